@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import hypothesis
+import pytest
+from django.conf import LazySettings
+from django.db import connections, transaction
+from django.test.utils import setup_databases, teardown_databases
+from pytest_django import DjangoDbBlocker
+
+from tests import child, router, servers
+from tests.servers import RedisServer
+
+# Examples of one property share the fixtures of its test and are told apart by their keys.
+# A deadline would measure the machine.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(params=servers.wanted_databases())
+def database(
+    request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[str]:
+    """The alias of each database in turn; all queries of the test go there, and are committed."""
+    _skip_if_absent(request.param)
+    with _database("default" if request.param == "sqlite" else request.param, django_db_blocker):
+        yield router.current()
+
+
+@pytest.fixture(params=RedisServer.KINDS)
+def redis_server(request: pytest.FixtureRequest, settings: LazySettings) -> Iterator[RedisServer]:
+    """A Valkey and a Redis in turn, empty, and the one that the settings name."""
+    _skip_if_absent(request.param)
+    with _redis(servers.redis_servers[request.param], settings) as server:
+        yield server
+
+
+@pytest.fixture
+def plain(
+    settings: LazySettings, django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[RedisServer]:
+    """SQLite and Valkey, once: for what does not depend on either."""
+    with (
+        _database("default", django_db_blocker),
+        _redis(servers.redis_servers["valkey"], settings) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def start_child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`start_child(function, *args, **kwargs)`: see tests/child.py."""
+    children = []
+
+    def start(*args: Any, **kwargs: Any) -> subprocess.Popen[str]:
+        children.append(child.start(*args, **kwargs))
+        return children[-1]
+
+    yield start
+    for process in children:
+        child.end(process)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[None]:
+    """All databases, where pytest-django's own makes those that its marks ask for."""
+    with django_db_blocker.unblock():
+        created = setup_databases(verbosity=0, interactive=False, aliases=set(connections))
+    yield
+    with django_db_blocker.unblock():
+        _drop_other_sessions()
+        teardown_databases(created, verbosity=0)
+
+
+def _skip_if_absent(name: str) -> None:
+    if name in servers.absent:
+        pytest.skip(f"no {name}: {servers.absent[name]}")
+
+
+@contextmanager
+def _database(alias: str, blocker: DjangoDbBlocker) -> Generator[None]:
+    router.use(alias)
+    with blocker.unblock():
+        yield
+        _empty(alias)
+    router.use("default")
+
+
+@contextmanager
+def _redis(server: RedisServer, settings: LazySettings) -> Generator[RedisServer]:
+    os.environ["WRITEBEHIND_TEST_REDIS"] = server.url
+    settings.WRITEBEHIND = {**settings.WRITEBEHIND, "REDIS": server.url}
+    settings.CACHES = {
+        **settings.CACHES,
+        "writebehind": {**settings.CACHES["writebehind"], "LOCATION": server.url},
+    }
+    yield server
+    server.clear()
+    del os.environ["WRITEBEHIND_TEST_REDIS"]
+
+
+def _empty(alias: str) -> None:
+    """Deletes all rows but those that `migrate` made.
+
+    A transaction around the test would be simpler, but the package's own are durable, and other
+    processes have to see the rows.
+    """
+    connection = connections[alias]
+    connection.close_if_unusable_or_obsolete()  # a fault test may have broken it
+    with (
+        transaction.atomic(using=alias),
+        connection.constraint_checks_disabled(),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(_rows_query(alias))
+        for (table,) in cursor.fetchall():
+            cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")
+
+
+@cache
+def _rows_query(alias: str) -> str:
+    """The names of the tables that hold rows, in one query: most tests fill few of many tables."""
+    connection = connections[alias]
+    made_by_migrate = {"auth_permission", "django_content_type", "django_q_schedule"}
+    tables = set(connection.introspection.django_table_names()) - made_by_migrate
+    return " UNION ALL ".join(
+        f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {connection.ops.quote_name(table)})"
+        for table in sorted(tables)
+    )
+
+
+def _drop_other_sessions() -> None:
+    """Ends sessions that threads and children have left: PostgreSQL drops no database in use."""
+    if "postgresql" in connections:
+        with connections["postgresql"].cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )

@@ -1,0 +1,132 @@
+"""The servers that the other tests stand on are what they say, and do not outlive the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.contrib.auth.models import Group
+from django.db import connections
+
+from tests import servers
+from tests.servers import RedisServer
+
+
+def test_each_database_is_of_its_kind(database: str) -> None:
+    connection = connections[database]
+    assert connection.vendor == {"default": "sqlite", "mariadb": "mysql"}.get(database, database)
+    if database == "mariadb":
+        assert connection.mysql_is_mariadb
+
+
+def test_each_redis_is_of_its_kind(redis_server: RedisServer) -> None:
+    with redis_server.client(decode_responses=True) as client:
+        info = client.info("server")
+        assert info["process_id"] == redis_server.pid
+        assert info.get("server_name", "redis") == redis_server.kind
+        assert client.config_get("appendonly", "maxmemory-policy") == {
+            "appendonly": "yes",
+            "maxmemory-policy": "noeviction",
+        }
+
+
+@pytest.mark.parametrize("run", [1, 2])
+def test_no_row_and_no_key_is_left_to_the_next_test(
+    run: int, database: str, redis_server: RedisServer
+) -> None:
+    with redis_server.client() as client:
+        assert client.dbsize() == 0
+        client.set("left", run)
+    assert not Group.objects.exists()
+    Group.objects.create(name="left")
+
+
+@pytest.fixture
+def valkey() -> Iterator[RedisServer]:
+    with RedisServer("valkey") as server:
+        yield server
+
+
+def test_a_killed_server_comes_back_with_its_data(valkey: RedisServer) -> None:
+    with valkey.client() as client:
+        client.config_set("appendfsync", "always")
+        client.set("kept", "1")
+    valkey.kill()
+    assert not valkey.running
+    valkey.start()
+    with valkey.client() as client:
+        assert client.get("kept") == b"1"
+
+
+def test_a_paused_server_answers_after_resume(valkey: RedisServer) -> None:
+    valkey.pause()
+    assert not valkey._answers()
+    valkey.resume()
+    assert valkey._answers()
+
+
+def test_a_child_is_on_the_database_and_the_redis_of_its_test(
+    database: str,
+    redis_server: RedisServer,
+    start_child: Callable[..., subprocess.Popen[str]],
+) -> None:
+    child = start_child(leave_a_trace, "from the child")
+    assert child.wait(30) == 0
+    assert Group.objects.using(database).get().name == "from the child"
+    with redis_server.client() as client:
+        assert client.get("trace") == b"from the child"
+
+
+def leave_a_trace(text: str) -> None:
+    import redis
+    from django.conf import settings
+
+    Group.objects.create(name=text)
+    with redis.Redis.from_url(settings.WRITEBEHIND["REDIS"]) as client:
+        client.set("trace", text)
+
+
+OWNER = """
+from tests.servers import RedisServer
+server = RedisServer("valkey")
+server.start()
+print(server.port, server.directory, flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_servers_end_with_their_owner(end: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as owner:
+        assert owner.stdout is not None
+        port, directory = owner.stdout.readline().split()
+        assert is_open(int(port))
+        owner.send_signal(end)
+        owner.wait(30)
+    deadline = time.monotonic() + 10
+    while is_open(int(port)) or os.path.exists(directory):
+        assert time.monotonic() < deadline, "the server outlives its owner"
+        time.sleep(0.02)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((servers.LOCALHOST, port)) == 0
+
+
+def test_an_unknown_database_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRITEBEHIND_TEST_DATABASES", "sqlite,oracle")
+    with pytest.raises(ValueError, match="'oracle'; there are sqlite, postgresql, mariadb"):
+        servers.wanted_databases()
