@@ -50,6 +50,7 @@ def plain(
     settings: LazySettings, django_db_setup: None, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[RedisServer]:
     """SQLite and Valkey, once: for what does not depend on either."""
+    _skip_if_absent("valkey")
     with (
         _database("default", django_db_blocker),
         _redis(servers.redis_servers["valkey"], settings) as server,

@@ -1,6 +1,6 @@
 """Settings of the tests, of processes that tests start, and of mypy's plugin.
 
-Importing them starts nothing: the servers are those that tests/servers.py left in the environment.
+Importing them starts nothing: the servers are those that tests/servers left in the environment.
 Without it there is SQLite alone, and a Redis that never answers.
 """
 

@@ -16,6 +16,7 @@ from django.db import connections
 
 from tests import servers
 from tests.servers import RedisServer
+from tests.servers.process import LOCALHOST
 
 
 def test_each_database_is_of_its_kind(database: str) -> None:
@@ -123,7 +124,7 @@ def test_servers_end_with_their_owner(end: signal.Signals) -> None:
 
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex((servers.LOCALHOST, port)) == 0
+        return probe.connect_ex((LOCALHOST, port)) == 0
 
 
 def test_an_unknown_database_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

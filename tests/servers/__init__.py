@@ -1,0 +1,78 @@
+"""The servers of a test run: Redis and Valkey are its own, databases are found or started.
+
+`start()` leaves what it found in the environment variable WRITEBEHIND_TEST_SERVERS, as JSON, where
+tests/settings.py reads it, in this process and in those that tests start. A database server is
+looked for in this order: the URL in WRITEBEHIND_TEST_POSTGRES or WRITEBEHIND_TEST_MARIADB (of which
+the database name is ignored), a local one on the standard port that lets us in without a password,
+and the binaries, started privately. WRITEBEHIND_TEST_DATABASES=sqlite,mariadb leaves the rest out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from tests.keeper import keeper
+from tests.servers.databases import ENGINES
+from tests.servers.process import Absent
+from tests.servers.redis import RedisServer
+
+ENVIRONMENT = "WRITEBEHIND_TEST_SERVERS"
+
+redis_servers: dict[str, RedisServer] = {}
+"""By kind, those of this run."""
+
+absent: dict[str, str] = {}
+"""Why a database or a kind of Redis is not there."""
+
+
+def start() -> None:
+    """Finds or starts every server that this test run may use."""
+    for kind in RedisServer.KINDS:
+        try:
+            redis_servers[kind] = RedisServer(kind)
+            redis_servers[kind].start()
+        except Absent as reason:
+            absent[kind] = str(reason)
+
+    databases = {}
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the controller has them up
+        shared = json.loads(os.environ[ENVIRONMENT])
+        databases = shared["databases"]
+        absent.update(shared["absent"])
+    else:
+        for engine in ENGINES:
+            if engine.alias in wanted_databases():
+                try:
+                    databases[engine.alias] = engine.find()
+                except Absent as reason:
+                    absent[engine.alias] = str(reason)
+
+    os.environ[ENVIRONMENT] = json.dumps(
+        {
+            "directory": str(keeper().directory),
+            # Two test runs, or two workers of one, can share a database server.
+            "database_name": f"writebehind_test_{os.getpid()}",
+            "databases": databases,
+            "redis": {kind: server.url for kind, server in redis_servers.items() if server.running},
+            "absent": absent,
+        }
+    )
+
+
+def wanted_databases() -> list[str]:
+    every = ["sqlite", *(engine.alias for engine in ENGINES)]
+    chosen = os.environ.get("WRITEBEHIND_TEST_DATABASES")
+    if not chosen:
+        return every
+    names = [name.strip() for name in chosen.split(",")]
+    for name in names:
+        if name not in every:
+            raise ValueError(
+                f"WRITEBEHIND_TEST_DATABASES names {name!r}; there are {', '.join(every)}."
+            )
+    return names
+
+
+def services_required() -> bool:
+    return os.environ.get("REQUIRE_SERVICES", "") not in ("", "0")

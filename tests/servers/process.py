@@ -1,0 +1,49 @@
+"""What the servers have in common as processes."""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.keeper import keeper
+
+LOCALHOST = "127.0.0.1"
+
+
+class Absent(Exception):
+    """There is no such server, for the reason given."""
+
+
+def start_process(directory: Path, command: list[str], **options: Any) -> subprocess.Popen[Any]:
+    with (directory / "log").open("ab") as log:
+        return keeper().start(
+            command, cwd=directory, stdout=log, stderr=subprocess.STDOUT, **options
+        )
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[Any], directory: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            keeper().end(process)
+            log = (directory / "log").read_text(errors="replace")
+            raise Absent(f"{directory.name} did not start: {log[-1000:]}")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    # Below the ports that systems hand out to outgoing connections: one of those could take the
+    # port while a server is down, and a client that reconnects could even reach itself.
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOCALHOST, port))
+            except OSError:
+                continue
+            return port
