@@ -1,0 +1,172 @@
+"""Models of the tests: one for each thing a buffered model can have."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from typing import Any
+
+from django.db import models
+
+from writebehind_app import RowBuffer
+
+
+class Color(models.TextChoices):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(models.IntegerChoices):
+    LOW = 1
+    HIGH = 2
+
+
+class Point:
+    """A value of a field of one's own."""
+
+    def __init__(self, x: int, y: int) -> None:
+        self.x, self.y = x, y
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and (self.x, self.y) == (other.x, other.y)
+
+    def __hash__(self) -> int:
+        return hash((self.x, self.y))
+
+    def __repr__(self) -> str:
+        return f"Point({self.x}, {self.y})"
+
+
+class PointField(models.CharField):
+    """Follows Django's rules for a field of one's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "max_length": 50})
+
+    def from_db_value(self, value: str | None, expression: Any, connection: Any) -> Point | None:
+        return None if value is None else self.to_python(value)
+
+    def to_python(self, value: Any) -> Point | None:
+        if value is None or isinstance(value, Point):
+            return value
+        x, y = value.split("|")
+        return Point(int(x), int(y))
+
+    def get_prep_value(self, value: Any) -> str | None:
+        return None if value is None else f"{value.x}|{value.y}"
+
+
+class Tier(enum.Enum):
+    FREE = "free"
+    PAID = "paid"
+
+
+class TierField(models.CharField):
+    """An enum that is no string."""
+
+    def from_db_value(self, value: str | None, expression: Any, connection: Any) -> Tier | None:
+        return None if value is None else Tier(value)
+
+    def to_python(self, value: Any) -> Tier | None:
+        return value if value is None or isinstance(value, Tier) else Tier(value)
+
+    def get_prep_value(self, value: Any) -> str | None:
+        return None if value is None else self.to_python(value).value
+
+
+class Owner(models.Model):
+    name = models.CharField(max_length=50, unique=True)
+
+
+class Item(models.Model):
+    """Six plain fields, and one without which a row cannot be inserted."""
+
+    number = models.BigIntegerField(unique=True)
+    a = models.IntegerField(default=0)
+    b = models.CharField(max_length=100, default="")
+    c = models.CharField(max_length=100, null=True)
+    d = models.FloatField(default=0.5)
+    e = models.BooleanField(default=False)
+    f = models.DecimalField(max_digits=12, decimal_places=2, default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    buffered = RowBuffer(key="number")
+
+
+class Everything(models.Model):
+    """A field of every type."""
+
+    key = models.UUIDField(unique=True, default=uuid.uuid4)
+    small = models.SmallIntegerField(null=True)
+    integer = models.IntegerField(null=True)
+    big = models.BigIntegerField(null=True)
+    positive_small = models.PositiveSmallIntegerField(null=True)
+    positive = models.PositiveIntegerField(null=True)
+    positive_big = models.PositiveBigIntegerField(null=True)
+    char = models.CharField(max_length=40, null=True)
+    text = models.TextField(null=True)
+    email = models.EmailField(null=True)
+    slug = models.SlugField(null=True)
+    url = models.URLField(null=True)
+    boolean = models.BooleanField(null=True)
+    date = models.DateField(null=True)
+    datetime = models.DateTimeField(null=True)
+    time = models.TimeField(null=True)
+    duration = models.DurationField(null=True)
+    decimal = models.DecimalField(max_digits=20, decimal_places=6, null=True)
+    float = models.FloatField(null=True)
+    uuid = models.UUIDField(null=True)
+    json = models.JSONField(null=True)
+    binary = models.BinaryField(null=True)
+    ip = models.GenericIPAddressField(null=True)
+    owner = models.ForeignKey(Owner, models.CASCADE, null=True)
+    color = models.CharField(max_length=10, choices=Color, null=True)
+    level = models.IntegerField(choices=Level, null=True)
+    file = models.FileField(null=True, max_length=200)
+    path = models.FilePathField(null=True, max_length=200)
+    point = PointField(null=True)
+    tier = TierField(max_length=10, null=True)
+
+    buffered = RowBuffer(key="key")
+
+
+class Pair(models.Model):
+    """A key of two fields, one of them a foreign key."""
+
+    owner = models.ForeignKey(Owner, models.CASCADE)
+    name = models.CharField(max_length=100)
+    value = models.IntegerField(default=0)
+    note = models.CharField(max_length=100, unique=True, null=True)
+
+    buffered = RowBuffer(key=("owner", "name"))
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="pair_key")]
+
+
+class Child(models.Model):
+    """Goes with the pair it belongs to."""
+
+    pair = models.ForeignKey(Pair, models.CASCADE)
+
+
+class Stamp(models.Model):
+    """Written by primary key: a row that is not there is not made."""
+
+    seen = models.DateTimeField(null=True)
+    count = models.IntegerField(default=0)
+
+    buffered = RowBuffer(key="pk", fields=["seen", "count"])
+
+
+class Strict(models.Model):
+    """Cannot be inserted without `required`, and carries fields that set themselves."""
+
+    code = models.CharField(max_length=20, unique=True)
+    required = models.CharField(max_length=20)
+    other = models.IntegerField(default=7)
+    day = models.DateField(auto_now_add=True)
+    clock = models.TimeField(auto_now=True)
+
+    buffered = RowBuffer(key="code")

@@ -1,0 +1,10 @@
+"""Write-behind for Django: small writes go to Redis at once and to the database in batches."""
+
+from __future__ import annotations
+
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.registry import register
+from writebehind_app.buffers.row import RowBuffer
+
+__all__ = ["Receipt", "RowBuffer", "register"]
+__version__ = "0.1.0"

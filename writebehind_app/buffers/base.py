@@ -1,0 +1,162 @@
+"""What every buffer is: a declaration on a model, whose entries are spread over shards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import models
+from django.db.models.signals import class_prepared
+
+from writebehind_app import conf
+from writebehind_app.buffers import registry
+from writebehind_app.store import shard as store
+from writebehind_app.store.connection import client
+from writebehind_app.store.keys import shard_key, shard_number
+from writebehind_app.store.shard import Shard
+
+if TYPE_CHECKING:
+    from writebehind_app.flush.engine import FlushResult
+
+_Self = TypeVar("_Self")
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingEntry:
+    """What is not in the database yet for one row."""
+
+    key: dict[str, Any]
+    values: dict[str, Any]
+    delete: bool  # the stored row goes first
+    writes: int  # how many writes are coalesced in it
+    since: datetime  # when the first of them came
+    attempts: int  # how often the database refused its batch
+    state: Literal["pending", "in_flight"]
+
+
+def asynchronous(
+    verb: Callable[Concatenate[_Self, _Params], _Result],
+) -> Callable[Concatenate[_Self, _Params], Coroutine[Any, Any, _Result]]:
+    """The twin of a verb that does not block the event loop."""
+
+    @wraps(verb)
+    async def twin(self: _Self, /, *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        method = getattr(self, verb.__name__)  # of the subclass, where it has its own
+        result: _Result = await sync_to_async(method)(*args, **kwargs)
+        return result
+
+    return twin
+
+
+class Buffer:
+    """A declaration, and the verbs that all kinds of buffers have.
+
+    Options that are not given are those of `WRITEBEHIND`.
+    """
+
+    model: type[models.Model]
+    name: str
+
+    def __init__(
+        self,
+        *,
+        max_age: float | None = None,
+        quiet: float | None = None,
+        batch_size: int | None = None,
+        shards: int | None = None,
+    ) -> None:
+        self.options = {
+            name: value
+            for name, value in {
+                "MAX_AGE": max_age,
+                "QUIET": quiet,
+                "BATCH_SIZE": batch_size,
+                "SHARDS": shards,
+            }.items()
+            if value is not None
+        }
+
+    # On the model
+
+    def contribute_to_class(self, model: type[models.Model], name: str) -> None:
+        setattr(model, name, self)
+        if model._meta.abstract:
+            # Each concrete child has rows, and so a buffer, of its own.
+            def contribute(sender: type[models.Model], **kwargs: Any) -> None:
+                inherits = issubclass(sender, model) and sender.__dict__.get(name) is None
+                if inherits and not sender._meta.abstract and not sender._meta.proxy:
+                    copy.copy(self).contribute_to_class(sender, name)
+
+            class_prepared.connect(contribute, weak=False)
+            return
+        self.model = model
+        self.name = name
+        registry.add(self)
+
+    def __get__(self, instance: models.Model | None, owner: type[models.Model]) -> Self:
+        if instance is not None:
+            raise AttributeError(
+                f"A buffer is used through the class: {owner.__name__}.{self.name}."
+            )
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
+
+    def __str__(self) -> str:
+        return f"{self.label}.{self.name}" if hasattr(self, "model") else "without a model"
+
+    @property
+    def label(self) -> str:
+        """Names the buffer: a model has one at most."""
+        return self.model._meta.label
+
+    def option(self, name: str) -> Any:
+        """An option of this buffer, or the project's."""
+        return self.options.get(name, getattr(conf.settings(), name))
+
+    # In Redis
+
+    def shards(self, *, patient: bool = False) -> list[Shard]:
+        """All shards; `patient` as in `client()`."""
+        connection = client(patient=patient)
+        return [Shard(connection, key) for key in self.shard_keys()]
+
+    def shard_of(self, id: str) -> Shard:
+        return Shard(client(), self.shard_key_of(id))
+
+    def shard_keys(self) -> list[str]:
+        prefix = conf.settings().PREFIX
+        return [shard_key(prefix, self.label, n) for n in range(self.option("SHARDS"))]
+
+    def shard_key_of(self, id: str) -> str:
+        number = shard_number(id, self.option("SHARDS"))
+        return shard_key(conf.settings().PREFIX, self.label, number)
+
+    # Verbs
+
+    def count_pending(self) -> int:
+        """How many entries are not in the database yet, those in flight included."""
+        counts = store.count(client(), self.shard_keys()).values()
+        return sum(count.pending + count.in_flight for count in counts)
+
+    def _flush(self, ids: Sequence[str] = ()) -> FlushResult:
+        from writebehind_app.flush.engine import flush
+
+        return flush(self, ids=ids, ignore_backoff=True, raise_errors=True)
+
+    def _discard(self, ids: Sequence[str] = ()) -> int:
+        if ids:
+            return sum(self.shard_of(id).discard(1, [id]) for id in ids)
+        count = 0
+        for shard in self.shards():
+            while discarded := shard.discard(self.option("BATCH_SIZE")):
+                count += discarded
+        return count

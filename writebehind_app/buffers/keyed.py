@@ -1,0 +1,83 @@
+"""Rows of the database by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Col, Expression
+from django.db.models.sql.compiler import SQLCompiler
+
+from writebehind_app.buffers.layout import Layout
+
+_CHUNK = 2000  # keys in one statement: below what any of the databases refuses
+
+
+def rows_by_id(layout: Layout, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
+    """The stored rows of those ids. `lock` holds them until the end of the transaction."""
+    found: dict[str, Any] = {}
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        rows = list(_query(layout, chunk, lock=lock))
+        wanted = set(chunk)
+        matched = {id: row for row in rows if (id := layout.id_of(row)) in wanted}
+        if len(matched) < len(rows):
+            # The database takes keys for equal that are not the same text, as MariaDB does with
+            # upper and lower case. Only it can say which of the ids it means.
+            for id in chunk:
+                if id not in matched and (row := _query(layout, [id], lock=lock).first()):
+                    matched[id] = next((r for r in rows if r.pk == row.pk), row)
+        found.update(matched)
+    return found
+
+
+def _query(layout: Layout, ids: Sequence[str], *, lock: bool) -> models.QuerySet[Any]:
+    # The base manager: a default manager may hide rows, which are in the table all the same.
+    query = layout.model._base_manager.using(layout.using)
+    keys = [layout.key_of(id) for id in ids]
+    if len(layout.key) == 1:
+        attname = layout.key[0].attname
+        query = query.filter(**{f"{attname}__in": [key[attname] for key in keys]})
+    else:
+        query = query.filter(_KeyIn(layout, keys))
+    if lock:
+        # Always in the order of the primary key, so that two who lock the same rows do not wait
+        # for each other.
+        query = query.select_for_update().order_by("pk")
+    return query
+
+
+class _KeyIn(Expression):
+    """`(key, key) IN (…)`: one of those combinations of several fields.
+
+    Written as comparisons joined by OR, a batch of them is too deep for SQLite's parser.
+    """
+
+    conditional = True
+
+    def __init__(self, layout: Layout, keys: Sequence[dict[str, Any]]) -> None:
+        super().__init__(output_field=models.BooleanField())
+        self.layout = layout
+        self.keys = keys
+
+    def resolve_expression(self, query: Any = None, *args: Any, **kwargs: Any) -> _KeyIn:
+        resolved = self.copy()
+        alias = query.get_initial_alias()
+        resolved.columns = [Col(alias, c.field) for c in self.layout.key]
+        return resolved
+
+    def as_sql(  # type: ignore[override]
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **kwargs: Any
+    ) -> tuple[str, list[Any]]:
+        columns = ", ".join(compiler.compile(column)[0] for column in self.columns)
+        row = f"({', '.join(['%s'] * len(self.columns))})"
+        rows = ", ".join([row] * len(self.keys))
+        values = f"VALUES {rows}" if connection.vendor == "sqlite" else rows
+        params = [
+            c.field.get_db_prep_value(key[c.attname], connection)
+            for key in self.keys
+            for c in self.layout.key
+        ]
+        return f"({columns}) IN ({values})", params

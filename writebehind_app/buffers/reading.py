@@ -1,0 +1,115 @@
+"""Read your writes: rows of the database with what Redis holds over them.
+
+Redis and the database are read one after the other, and a flusher may move a write from one to
+the other in between. A write must be seen once then, not twice and not at all:
+
+- What is in flight counts only while its token is not in the ledger. The ledger is read before
+  the rows and again after them, until both say the same.
+- What is pending counts only if it is pending still after the rows were read. Rows of which that
+  is not so are read again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+
+from writebehind_app.buffers.keyed import rows_by_id
+from writebehind_app.store import shard as store
+from writebehind_app.store.connection import client
+from writebehind_app.store.shard import Reading
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.row import RowBuffer
+
+
+def rows(buffer: RowBuffer, ids: Sequence[str]) -> dict[str, Any]:
+    """The rows of those ids as they are with all accepted writes, by id."""
+    layout = buffer.layout()
+    found = {}
+    while ids:
+        readings = _read(buffer, ids)
+        stored, applied = _stored(buffer, ids, readings)
+        pending = [id for id in ids if id in readings[id].pending]
+        still = _read(buffer, pending)
+        again = []
+        for id in ids:
+            reading, row = readings[id], stored.get(id)
+            if id in reading.in_flight and reading.token not in applied:
+                row = layout.merge(reading.in_flight[id], row)
+            if id in reading.pending:
+                entry = still[id].pending.get(id)
+                if entry is None or entry.no != reading.pending[id].no:
+                    again.append(id)
+                    continue
+                row = layout.merge(entry, row)
+            if row is not None:
+                found[id] = row
+        ids = again
+    return found
+
+
+def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
+    """The rows of a queryset as they are with all accepted writes."""
+    if not issubclass(queryset.model, buffer.model):
+        raise TypeError(
+            f"{buffer} overlays rows of {buffer.label}, not of {queryset.model._meta.label}."
+        )
+    layout = buffer.layout()
+    before = store.read(client(), {key: [] for key in buffer.shard_keys()})
+    stored = list(queryset)
+    if stored and not isinstance(stored[0], models.Model):
+        raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
+    ids = {layout.id_of(row): row for row in stored}
+    after = _read(buffer, list(ids))
+    # A shard that moved a batch while the queryset ran may have brought values to the database
+    # that the queryset missed and Redis holds no more.
+    changed = [
+        id
+        for id, reading in after.items()
+        if id in reading.pending
+        or id in reading.in_flight
+        or reading.moves != before[buffer.shard_key_of(id)].moves
+    ]
+    fresh = rows(buffer, changed)
+    gone = {id for id in changed if id not in fresh}
+    for id, row in fresh.items():
+        for field in row._meta.concrete_fields:
+            if field.attname in ids[id].__dict__:
+                setattr(ids[id], field.attname, getattr(row, field.attname))
+    return [row for row in stored if layout.id_of(row) not in gone]
+
+
+def _read(buffer: RowBuffer, ids: Iterable[str]) -> dict[str, Reading]:
+    """What Redis holds for each id."""
+    by_shard: dict[str, list[str]] = defaultdict(list)
+    for id in ids:
+        by_shard[buffer.shard_key_of(id)].append(id)
+    readings = store.read(client(), by_shard) if by_shard else {}
+    return {id: readings[key] for key, ids in by_shard.items() for id in ids}
+
+
+def _stored(
+    buffer: RowBuffer, ids: Sequence[str], readings: dict[str, Reading]
+) -> tuple[dict[str, Any], set[str]]:
+    """The rows as the database has them, and which batches in flight are in them already."""
+    # Models import buffers, and so this module, before there can be a model.
+    from writebehind_app.models import AppliedBatch
+
+    layout = buffer.layout()
+    tokens = {readings[id].token for id in ids if id in readings[id].in_flight}
+    ledger = AppliedBatch.objects.using(layout.using).filter(token__in=tokens)
+
+    def applied() -> set[str]:
+        return set(ledger.values_list("token", flat=True)) if tokens else set()
+
+    before = applied()
+    while True:
+        stored = rows_by_id(layout, ids)
+        after = applied()
+        if before == after:
+            return stored, before
+        before = after

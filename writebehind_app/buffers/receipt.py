@@ -1,0 +1,40 @@
+"""What a write returns."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from writebehind_app.store.shard import Shard, Where
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Tells where an accepted write is."""
+
+    shard: Shard = field(repr=False)
+    id: str
+    no: int  # of the entry that took the write
+
+    @property
+    def where(self) -> Where:
+        """'pending', 'in_flight', 'gone' (in the database), 'discarded' or 'lost'."""
+        return self.shard.locate(self.id, self.no)
+
+    @property
+    def persisted(self) -> bool:
+        """Whether the write is in the database."""
+        return self.where == "gone"
+
+    def wait(self, timeout: float, *, poll: float = 0.02) -> bool:
+        """Wait until the write is in the database; False if it is not by the end of the time.
+
+        Nothing is flushed by it. A write that will never arrive is not waited for.
+        """
+        deadline = time.monotonic() + timeout
+        while (where := self.where) in ("pending", "in_flight"):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(poll, left))
+        return where == "gone"

@@ -1,0 +1,196 @@
+"""The row buffer: one entry for each row, named by the fields of its key."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from django.db import models, router
+
+from writebehind_app.buffers import reading
+from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
+from writebehind_app.buffers.layout import Layout, layout, moment
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.steps import reach
+from writebehind_app.store import lua
+from writebehind_app.store.codec import Entry
+from writebehind_app.store.connection import client, errors
+
+if TYPE_CHECKING:
+    from writebehind_app.flush.engine import FlushResult
+
+_PIPELINE = 1000  # writes of set_many() in one round trip
+
+
+class RowBuffer(Buffer):
+    """Buffers writes to the rows of a model.
+
+    `key` names a row: a field, several, or "pk"; they carry a unique constraint. `fields` are
+    those that may be written: by default all that are not in the key, not the primary key, and
+    not set by themselves. `on_missing` says what becomes of a write to a row that is not there:
+    "insert" makes one, "discard" forgets the write (the default where the key is the primary key).
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str | Iterable[str],
+        fields: Iterable[str] | None = None,
+        on_missing: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.key = (key,) if isinstance(key, str) else tuple(key)
+        self.fields = None if fields is None else tuple(fields)
+        self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
+        self._layouts: dict[str, Layout] = {}
+
+    def layout(self) -> Layout:
+        """The declaration, worked out for the database that the rows are written to."""
+        using = router.db_for_write(self.model)
+        if using not in self._layouts:
+            self._layouts[using] = layout(
+                self.model,
+                using,
+                key=self.key,
+                fields=self.fields,
+                insert=self.on_missing == "insert",
+            )
+        return self._layouts[using]
+
+    # Writing
+
+    def set(self, **values: Any) -> Receipt:
+        """Write fields of the row that the key fields name."""
+        return self._write([self._checked(values)])[0]
+
+    def set_many(self, rows: Iterable[Mapping[str, Any] | models.Model]) -> list[Receipt]:
+        """Write many rows in few round trips; an instance is written with all its loaded fields.
+
+        All are checked before the first is sent.
+        """
+        layout = self.layout()
+        return self._write(
+            [
+                self._checked(layout.values_of(row) if isinstance(row, models.Model) else row)
+                for row in rows
+            ]
+        )
+
+    def delete(self, **key: Any) -> Receipt:
+        """Delete the row, with what its deletion cascades to, when it is flushed."""
+        return self._write([(self._id(key), "1", {})])[0]
+
+    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Hook: the values of one write, to be checked or changed before they are taken."""
+        return values
+
+    def _checked(self, values: Mapping[str, Any]) -> tuple[str, str, dict[str, str]]:
+        id, texts = self.layout().split(self.clean(dict(values)))
+        return id, "", texts
+
+    def _write(self, writes: list[tuple[str, str, dict[str, str]]]) -> list[Receipt]:
+        max_age, quiet = round(self.option("MAX_AGE") * 1e6), round(self.option("QUIET") * 1e6)
+        shards = [self.shard_of(id) for id, _, _ in writes]
+        calls = []
+        for shard, (id, delete, texts) in zip(shards, writes, strict=True):
+            fields = [part for pair in texts.items() for part in pair]
+            calls.append((shard.key, id, max_age, quiet, delete, *fields))
+        reach("write.sending")
+        with errors():
+            if len(calls) == 1:
+                numbers = [lua.run(client(), "write", *calls[0])]
+            else:
+                numbers = lua.run_in_order(client(), "write", calls, size=_PIPELINE)
+        reach("write.accepted")
+        return [
+            Receipt(shard, id, no)
+            for shard, (id, _, _), no in zip(shards, writes, numbers, strict=True)
+        ]
+
+    # Reading
+
+    def get(self, **key: Any) -> models.Model:
+        """The row as it is with all its writes; `Model.DoesNotExist` where there is none."""
+        id = self._id(key)
+        row = reading.rows(self, [id]).get(id)
+        if row is None:
+            given = ", ".join(f"{name}={value!r}" for name, value in key.items())
+            raise self.model.DoesNotExist(f"{self.label} with {given} does not exist.")
+        return row
+
+    def get_many(self, keys: Iterable[Any]) -> dict[Any, models.Model]:
+        """The rows that there are, by the keys as they were given.
+
+        A key of one field is its value; of several, a tuple in the order of the declaration.
+        """
+        ids = {key: self._id(self._key(key)) for key in keys}
+        rows = reading.rows(self, list(dict.fromkeys(ids.values())))
+        return {key: rows[id] for key, id in ids.items() if id in rows}
+
+    def overlay(self, queryset: models.QuerySet[Any]) -> list[Any]:
+        """The rows of a queryset, with pending values over the stored ones.
+
+        Rows that a pending write deletes are left out. Which rows there are, and their order, is
+        what the database says: a row that is not stored yet is not among them.
+        """
+        return reading.overlay(self, queryset)
+
+    def pending(self, limit: int = 100) -> list[PendingEntry]:
+        """What is not in the database yet, oldest first."""
+        found: list[tuple[Entry, PendingEntry]] = []
+        for shard in self.shards():
+            attempts, in_flight, pending = shard.pending(limit)
+            found += [(e, self._describe(e, attempts, "in_flight")) for e in in_flight]
+            found += [(e, self._describe(e, 0, "pending")) for e in pending]
+        found.sort(key=lambda pair: pair[0].since)
+        return [described for _, described in found[:limit]]
+
+    def _describe(self, entry: Entry, attempts: int, state: Any) -> PendingEntry:
+        layout = self.layout()
+        return PendingEntry(
+            key=layout.key_of(entry.id),
+            values=layout.values(entry),
+            delete=entry.delete,
+            writes=entry.writes,
+            since=moment(entry.since),
+            attempts=attempts,
+            state=state,
+        )
+
+    # Acting
+
+    def flush(self, **key: Any) -> FlushResult:
+        """Bring what is pending, for one row or for all, to the database, and return when it is
+        there. An error of the database is raised; nothing is lost by it."""
+        return self._flush([self._id(key)] if key else ())
+
+    def discard(self, **key: Any) -> int:
+        """Throw away what is pending, for one row or for all; says how many entries went.
+
+        What is in flight is not touched: it may be in the database already.
+        """
+        return self._discard([self._id(key)] if key else ())
+
+    def _id(self, key: Mapping[str, Any]) -> str:
+        layout = self.layout()
+        layout.only_key(key)
+        return layout.id(key)
+
+    def _key(self, key: Hashable) -> dict[str, Any]:
+        names = [column.name for column in self.layout().key]
+        values = key if isinstance(key, tuple) and len(names) > 1 else (key,)
+        if len(values) != len(names):
+            raise TypeError(f"A key of {self.label} is ({', '.join(names)}), not {key!r}.")
+        return dict(zip(names, values, strict=True))
+
+    aset = asynchronous(set)
+    aset_many = asynchronous(set_many)
+    adelete = asynchronous(delete)
+    aget = asynchronous(get)
+    aget_many = asynchronous(get_many)
+    aoverlay = asynchronous(overlay)
+    apending = asynchronous(pending)
+    acount_pending = asynchronous(Buffer.count_pending)
+    aflush = asynchronous(flush)
+    adiscard = asynchronous(discard)

@@ -1,0 +1,195 @@
+"""System checks: of the settings, and of every declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from django.core import checks
+from django.core.exceptions import FieldDoesNotExist
+from django.db import DEFAULT_DB_ALIAS, models
+
+from writebehind_app import conf
+from writebehind_app.buffers import registry
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
+from writebehind_app.buffers.row import RowBuffer
+from writebehind_app.store import connection
+
+
+def check_settings(**kwargs: Any) -> list[checks.CheckMessage]:
+    given = conf.raw()
+    if not isinstance(given, dict):
+        return [_error(1, f"{conf.NAME} is {given!r}.", "It must be a dict of settings.")]
+    messages: list[checks.CheckMessage] = []
+    for name, value in given.items():
+        if name not in conf.NAMES:
+            near = get_close_matches(str(name).upper(), conf.NAMES, n=1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            messages.append(
+                checks.Warning(
+                    f"{conf.NAME} has no setting {name!r}.",
+                    hint=f"{hint}There are: {', '.join(conf.NAMES)}.",
+                    id="writebehind.W001",
+                )
+            )
+        elif problem := conf.problem(name, value):
+            messages.append(_error(2, f"{conf.NAME}: {problem}", f"Set {name} to such a value."))
+    if not any(isinstance(message, checks.Error) for message in messages):
+        messages += _redis(given.get("REDIS", conf.Settings.REDIS))
+    return messages
+
+
+def _redis(where: str) -> Iterator[checks.CheckMessage]:
+    if problem := connection.problem(where):
+        yield _error(
+            3,
+            problem,
+            "Set WRITEBEHIND['REDIS'] to 'redis://host:port/number', or to the alias of a cache "
+            "whose backend is 'django_redis.cache.RedisCache'.",
+        )
+
+
+def check_buffers(**kwargs: Any) -> list[checks.CheckMessage]:
+    messages: list[checks.CheckMessage] = []
+    seen = set()
+    for buffer in registry.declared():
+        if buffer.label in seen:
+            messages.append(
+                _error(
+                    10,
+                    f"{buffer.label} has more than one buffer.",
+                    "Declare one; it can take all fields of the model.",
+                    buffer,
+                )
+            )
+            continue
+        seen.add(buffer.label)
+        messages += _options(buffer)
+        if isinstance(buffer, RowBuffer):
+            messages += _row_buffer(buffer)
+    return messages
+
+
+def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
+    for name, value in buffer.options.items():
+        if problem := conf.problem(name, value):
+            hint = f"Set {name.lower()} to such a value, or leave it out for the project's."
+            yield _error(11, problem.replace(name, name.lower()), hint, buffer)
+
+
+def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
+    meta = buffer.model._meta
+    if meta.proxy or [parent for parent in meta.parents if not parent._meta.abstract]:
+        yield _error(
+            12,
+            f"{buffer.label} keeps its rows in the table of another model too.",
+            "Multi-table inheritance and proxies cannot be written in bulk: declare the buffer on "
+            "a model with one table of its own.",
+            buffer,
+        )
+        return
+    if buffer.on_missing not in ("insert", "discard"):
+        yield _error(
+            13,
+            f"on_missing is {buffer.on_missing!r}.",
+            "Set it to 'insert' or 'discard'.",
+            buffer,
+        )
+    key = yield from _fields(buffer, buffer.key, "key")
+    written = yield from _fields(buffer, buffer.fields or (), "fields")
+    yield from _key(buffer, key)
+    for field in written:
+        if field.primary_key or field in key:
+            yield _error(
+                16,
+                f"The field {field.name!r} names the row and is among the written ones.",
+                f"Leave {field.name!r} out of `fields`.",
+                buffer,
+            )
+        elif getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
+            yield _error(
+                17,
+                f"The field {field.name!r} sets itself and is among the written ones.",
+                f"Leave {field.name!r} out of `fields`; it gets the time of the write.",
+                buffer,
+            )
+    if buffer.fields is None:
+        written = [f for f in meta.concrete_fields if not isinstance(f, models.GeneratedField)]
+    for field in {field.name: field for field in (*key, *written)}.values():
+        try:
+            column(field, DEFAULT_DB_ALIAS)
+        except Unsupported as reason:
+            yield _error(
+                18,
+                f"The field {field.name!r} cannot be buffered: {reason}.",
+                "Name the fields to be written in `fields`, without this one.",
+                buffer,
+            )
+
+
+def _fields(
+    buffer: RowBuffer, names: Iterable[str], option: str
+) -> Any:  # yields messages, returns the fields
+    """The fields of these names, with an error for each name that there is none for."""
+    meta = buffer.model._meta
+    concrete = [field.name for field in meta.concrete_fields]
+    found: list[models.Field[Any, Any]] = []
+    for name in names:
+        try:
+            field = meta.pk if name == "pk" else meta.get_field(name)
+        except FieldDoesNotExist:
+            field = None
+        if field is None or getattr(field, "column", None) is None:
+            near = get_close_matches(name, concrete, n=1)
+            yield _error(
+                14,
+                f"`{option}` names {name!r}, which is not a field with a column.",
+                (f"Did you mean {near[0]!r}? " if near else "")
+                + f"There are: {', '.join(concrete)}.",
+                buffer,
+            )
+        else:
+            found.append(field)  # type: ignore[arg-type]
+    return found
+
+
+def _key(buffer: RowBuffer, key: list[models.Field[Any, Any]]) -> Iterator[checks.CheckMessage]:
+    if len(key) < len(buffer.key) or not key:
+        if not buffer.key:
+            yield _error(15, "The key is empty.", "Name the fields that name a row.", buffer)
+        return
+    for field in key:
+        if isinstance(field, NOT_FOR_KEYS) or field.null:
+            why = "can be NULL" if field.null else f"is a {type(field).__name__}"
+            yield _error(
+                15,
+                f"The key field {field.name!r} {why}: it cannot name a row.",
+                "Choose fields that are never NULL and whose values are equal or not.",
+                buffer,
+            )
+    names = {field.name for field in key}
+    if len(key) == 1 and (key[0].unique or key[0].primary_key):
+        return
+    meta = buffer.model._meta
+    plain = [set(group) for group in meta.unique_together]
+    plain += [
+        set(c.fields)
+        for c in meta.constraints
+        if isinstance(c, models.UniqueConstraint)
+        and not (c.condition or c.expressions or c.deferrable)
+    ]
+    if names not in plain:
+        fields = ", ".join(repr(field.name) for field in key)
+        yield _error(
+            15,
+            f"The key ({', '.join(field.name for field in key)}) has no plain unique constraint.",
+            f"Add models.UniqueConstraint(fields=[{fields}], name=…) to the model, without a "
+            "condition, an expression or `deferrable`; or `unique=True` for a single field.",
+            buffer,
+        )
+
+
+def _error(number: int, message: str, hint: str, obj: Any = None) -> checks.Error:
+    return checks.Error(message, hint=hint, obj=obj, id=f"writebehind.E{number:03}")

@@ -1,0 +1,86 @@
+"""The settings: one dict, `WRITEBEHIND`, of which every key has a default but REDIS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+NAME = "WRITEBEHIND"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `WRITEBEHIND` says, with the defaults filled in. Times are in seconds."""
+
+    REDIS: str = "default"  # alias of a django-redis cache, or a URL
+    PREFIX: str = "wb"  # what every key in Redis begins with
+    MAX_AGE: float = 5.0  # flushed at the latest this long after the first unflushed write
+    QUIET: float = 0.0  # flushed once no write came for so long; 0: only MAX_AGE counts
+    BATCH_SIZE: int = 1000  # entries in one transaction
+    SHARDS: int = 4  # batches of one buffer that can be in flight at a time
+    LEASE: float = 60.0  # a batch whose flusher was silent for so long is taken over
+    BACKOFF: float = 1.0  # wait after a failed batch; doubles with each failure
+    MAX_BACKOFF: float = 60.0  # the longest such wait
+    CONNECT_TIMEOUT: float = 0.5  # for a connection to Redis
+    SOCKET_TIMEOUT: float = 1.0  # for an answer of Redis to a read or a write
+
+
+# What a value must be: (type, least value, whether that value itself is allowed).
+_NUMBERS: dict[str, tuple[type, float, bool]] = {
+    "MAX_AGE": (float, 0, True),
+    "QUIET": (float, 0, True),
+    "BATCH_SIZE": (int, 1, True),
+    "SHARDS": (int, 1, True),
+    "LEASE": (float, 0, False),
+    "BACKOFF": (float, 0, False),
+    "MAX_BACKOFF": (float, 0, False),
+    "CONNECT_TIMEOUT": (float, 0, False),
+    "SOCKET_TIMEOUT": (float, 0, False),
+}
+NAMES = tuple(field.name for field in fields(Settings))
+
+
+def problem(name: str, value: Any) -> str | None:
+    """What is wrong with the value of a setting, or None."""
+    if name not in _NUMBERS:
+        if isinstance(value, str) and value:
+            return None
+        return f"{name} must be a non-empty string, not {value!r}."
+    kind, least, included = _NUMBERS[name]
+    good = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
+    if good and (value > least or (included and value == least)):
+        return None
+    noun = "a number" if kind is float else "a whole number"
+    bound = f"at least {least}" if included else f"greater than {least}"
+    return f"{name} must be {noun}, {bound}, not {value!r}."
+
+
+def raw() -> Any:
+    """The dict as the project wrote it."""
+    return getattr(django_settings, NAME, {})
+
+
+@cache
+def settings() -> Settings:
+    """The settings in force."""
+    given = raw()
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(f"{NAME} must be a dict, not {given!r}.")
+    known = {name: value for name, value in given.items() if name in NAMES}
+    for name, value in known.items():
+        if message := problem(name, value):
+            raise ImproperlyConfigured(f"{NAME}: {message}")
+    return Settings(**known)
+
+
+def _reset(*, setting: str, **kwargs: Any) -> None:
+    if setting == NAME:
+        settings.cache_clear()
+
+
+setting_changed.connect(_reset, dispatch_uid="writebehind.conf")

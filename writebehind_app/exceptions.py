@@ -1,0 +1,11 @@
+"""Everything the package raises of its own."""
+
+from __future__ import annotations
+
+
+class WritebehindError(Exception):
+    """The base of all of them."""
+
+
+class BufferUnavailable(WritebehindError):
+    """Redis did not take or answer the call; nothing says that it ran."""

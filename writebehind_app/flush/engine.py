@@ -1,0 +1,195 @@
+"""What is pending goes to the database: claim, apply, acknowledge, shard by shard.
+
+A crash between any two steps leaves this:
+
+before claim        everything is pending
+claim … commit      the batch is in flight, the database knows nothing of it; once the lease has
+                    ended, the next flusher applies the same batch under the same token
+commit … ack        the batch is in flight and its token is in the ledger; the next flusher finds
+                    it there and only acknowledges
+after ack           the batch is in the database and nowhere else
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from django.db import IntegrityError, OperationalError, connections
+
+from writebehind_app import conf
+from writebehind_app.flush.writer import AlreadyApplied, Applied, apply, check_outside_transaction
+from writebehind_app.signals import flush_failed, flushed
+from writebehind_app.steps import reach
+from writebehind_app.store import shard as store
+from writebehind_app.store.connection import client
+from writebehind_app.store.shard import Batch, Shard, Wait
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.row import RowBuffer
+
+logger = logging.getLogger("writebehind")
+
+_POLL = 0.02  # seconds between two looks at a shard that another flusher is busy with
+_TRIES = 3  # of one batch in a row, where the database is likely to take it the next time
+
+
+@dataclass(slots=True, kw_only=True)
+class FlushResult:
+    """What a flush came to."""
+
+    rows: int = 0  # written or deleted in the database
+    batches: int = 0
+    dead_letters: int = 0
+    remaining: int = 0  # entries that were to be flushed and are not
+    seconds: float = 0.0
+    statements: int = 0
+    errors: int = 0  # batches that failed
+
+    def add(self, other: FlushResult) -> None:
+        self.rows += other.rows
+        self.batches += other.batches
+        self.dead_letters += other.dead_letters
+        self.remaining += other.remaining
+        self.seconds += other.seconds
+        self.statements += other.statements
+        self.errors += other.errors
+
+
+def flush(
+    buffer: RowBuffer,
+    *,
+    ids: Sequence[str] = (),
+    due_only: bool = False,
+    batch_size: int | None = None,
+    limit: int | None = None,
+    deadline: float | None = None,
+    ignore_backoff: bool = False,
+    raise_errors: bool = False,
+    wait: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda entries: None,
+) -> FlushResult:
+    """Flush what the buffer holds at this moment: all of it, what is due of it, or some ids.
+
+    It ends early at `limit` entries, at the `deadline` (of `time.monotonic()`), and, between two
+    batches, when `stop()` says so. A shard that another flusher is at is waited for, unless `wait`
+    is False. Errors of the database are logged, and raised at the end if `raise_errors` is set:
+    the other shards are flushed all the same.
+    """
+    check_outside_transaction(buffer.layout().using)
+    started = time.monotonic()
+    result = FlushResult()
+    failures: list[Exception] = []
+    size = batch_size or buffer.option("BATCH_SIZE")
+    for number, shard, todo, wanted in _work(buffer, ids, due_only=due_only):
+        left = todo
+        while left > 0 and not stop():
+            budget = min(size, left, limit) if limit is not None else min(size, left)
+            if budget <= 0 or (deadline is not None and time.monotonic() >= deadline):
+                break
+            reach("flush.claiming")
+            token = secrets.token_hex(16)
+            batch = shard.claim(
+                token,
+                lease=conf.settings().LEASE,
+                size=budget,
+                due_only=due_only,
+                ids=wanted,
+                ignore_backoff=ignore_backoff,
+            )
+            match batch:
+                case None:
+                    left = 0
+                case Wait(reason="busy") if wait:
+                    time.sleep(min(_POLL, batch.seconds))
+                case Wait():
+                    break
+                case Batch(entries=entries):
+                    reach("flush.claimed")
+                    try:
+                        applied = _flush_batch(buffer, number, shard, batch)
+                    except Exception as error:
+                        result.errors += 1
+                        failures.append(error)
+                        break
+                    result.rows += applied.rows
+                    result.statements += applied.statements
+                    result.batches += 1
+                    if not ids:
+                        left -= len(entries)
+                    elif batch.token == token:  # and not one that a dead flusher left
+                        left = 0
+                    if limit is not None:
+                        limit -= len(entries)
+                    progress(len(entries))
+        result.remaining += max(left, 0)
+    result.seconds = time.monotonic() - started
+    if raise_errors and failures:
+        raise failures[0]
+    return result
+
+
+def _work(
+    buffer: RowBuffer, ids: Sequence[str], *, due_only: bool
+) -> Iterator[tuple[int, Shard, int, Sequence[str]]]:
+    """The shards with something to do: number, shard, how many entries, which ids (or all)."""
+    keys = buffer.shard_keys()
+    shards = buffer.shards(patient=True)
+    if ids:
+        for id in ids:
+            number = keys.index(buffer.shard_key_of(id))
+            yield number, shards[number], 1, [id]
+        return
+    for number, counts in enumerate(store.count(client(), keys).values()):
+        todo = (counts.due if due_only else counts.pending) + counts.in_flight
+        if todo:
+            yield number, shards[number], todo, ()
+
+
+def _flush_batch(buffer: RowBuffer, number: int, shard: Shard, batch: Batch) -> Applied:
+    """Apply a claimed batch and acknowledge it, or give it back and raise."""
+    layout = buffer.layout()
+    try:
+        applied = _apply(buffer, number, batch)
+    except Exception as error:
+        settings = conf.settings()
+        delay = min(settings.MAX_BACKOFF, settings.BACKOFF * 2 ** min(batch.attempts, 30))
+        logger.exception(
+            "%s: a batch of %d entries failed (%d before); the next try is in %.1f s",
+            buffer,
+            len(batch.entries),
+            batch.attempts,
+            delay,
+        )
+        connections[layout.using].close_if_unusable_or_obsolete()
+        shard.release(batch.token, retry_in=delay, error=f"{type(error).__name__}: {error}"[:500])
+        flush_failed.send(
+            buffer.model, buffer=buffer, shard=number, error=error, attempts=batch.attempts + 1
+        )
+        raise
+    reach("flush.committed")
+    shard.ack(batch.token)
+    reach("flush.acked")
+    flushed.send(buffer.model, buffer=buffer, shard=number, applied=applied)
+    return applied
+
+
+def _apply(buffer: RowBuffer, number: int, batch: Batch) -> Applied:
+    """Apply a batch, again at once where someone else was in the way."""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return apply(buffer.layout(), buffer.label, number, batch)
+        except AlreadyApplied:
+            return Applied(rows=0, statements=1, seconds=0.0)
+        except (IntegrityError, OperationalError):
+            # A row inserted in between, a deadlock, a lock that took too long, a lost connection.
+            if attempt == _TRIES:
+                raise
+            connections[buffer.layout().using].close_if_unusable_or_obsolete()
+            time.sleep(_POLL * attempt)
+    raise AssertionError("unreachable")

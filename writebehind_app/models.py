@@ -1,0 +1,32 @@
+"""The tables of the package itself."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class AppliedBatch(models.Model):
+    """The ledger: a batch that is in the database, written in the transaction of its rows.
+
+    A batch whose token is here is never applied again. The table lives in the database of the
+    rows, and is the history of the flushes too.
+    """
+
+    token = models.CharField(_("token"), max_length=32, primary_key=True)
+    buffer = models.CharField(_("buffer"), max_length=200)
+    shard = models.PositiveIntegerField(_("shard"))
+    entries = models.PositiveIntegerField(_("entries"))  # claimed
+    rows = models.PositiveIntegerField(_("rows"), default=0)  # written or deleted
+    statements = models.PositiveIntegerField(_("statements"), default=0)
+    oldest_at = models.DateTimeField(_("oldest write"))  # the first write that is in the batch
+    applied_at = models.DateTimeField(_("applied"), db_index=True)
+    duration = models.DurationField(_("duration"), null=True)
+
+    class Meta:
+        verbose_name = _("applied batch")
+        verbose_name_plural = _("applied batches")
+        ordering = ("-applied_at",)
+
+    def __str__(self) -> str:
+        return f"{self.buffer} {self.token}"

@@ -1,0 +1,104 @@
+"""Connections to Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django_redis import get_redis_connection
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from writebehind_app import conf
+from writebehind_app.exceptions import BufferUnavailable
+
+SCHEMES = ("redis", "rediss", "unix")
+
+
+def is_url(where: str) -> bool:
+    return urlsplit(where).scheme in SCHEMES
+
+
+def client(*, patient: bool = False) -> redis.Redis:
+    """The client for the configured Redis.
+
+    A `patient` one waits for an answer as long as a lease lasts, for flushers, whose batches may
+    be large. The other gives up after SOCKET_TIMEOUT, because a request waits for it.
+    """
+    return _client(conf.settings().REDIS, patient)
+
+
+@cache
+def _client(where: str, patient: bool) -> redis.Redis:
+    settings = conf.settings()
+    pool_class, options = _pool(where)
+    # A retry of the client could run a command twice whose answer was lost. Whether to try again
+    # is for those to say who know what the command does.
+    options["retry"] = Retry(NoBackoff(), 0)
+    options["decode_responses"] = True
+    options.setdefault("socket_connect_timeout", settings.CONNECT_TIMEOUT)
+    if patient:
+        options["socket_timeout"] = settings.LEASE
+    else:
+        options.setdefault("socket_timeout", settings.SOCKET_TIMEOUT)
+    return redis.Redis(connection_pool=pool_class(**options))
+
+
+def _pool(where: str) -> tuple[type[redis.ConnectionPool], dict[str, Any]]:
+    """The class and the options of a pool for a URL or the alias of a django-redis cache."""
+    if is_url(where):
+        pool = redis.ConnectionPool.from_url(where)
+        # from_url() hands the class of a connection over in place of its options.
+        return type(pool), {**pool.connection_kwargs, "connection_class": pool.connection_class}
+    if message := problem(where):
+        raise ImproperlyConfigured(message)
+    pool = get_redis_connection(where, write=True).connection_pool
+    return type(pool), {**pool.connection_kwargs, "connection_class": pool.connection_class}
+
+
+def problem(where: str) -> str | None:
+    """What is wrong with the setting REDIS, or None."""
+    if is_url(where):
+        try:
+            redis.ConnectionPool.from_url(where)
+        except ValueError as error:
+            return f"WRITEBEHIND['REDIS'] is {where!r}: {error}."
+        return None
+    caches = django_settings.CACHES
+    if where not in caches:
+        return (
+            f"WRITEBEHIND['REDIS'] is {where!r}: neither a URL ({', '.join(SCHEMES)}) nor one of "
+            f"the caches in CACHES ({', '.join(sorted(caches))})."
+        )
+    try:
+        get_redis_connection(where, write=True)
+    except NotImplementedError:
+        return (
+            f"WRITEBEHIND['REDIS'] is {where!r}, the cache of the backend "
+            f"{caches[where].get('BACKEND')!r}."
+        )
+    return None
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turns what Redis and the socket raise into BufferUnavailable."""
+    try:
+        yield
+    except redis.exceptions.RedisError as error:
+        raise BufferUnavailable(f"Redis: {error}") from error
+
+
+def _reset(*, setting: str, **kwargs: Any) -> None:
+    if setting in (conf.NAME, "CACHES"):
+        _client.cache_clear()
+
+
+setting_changed.connect(_reset, dispatch_uid="writebehind.connection")

@@ -1,0 +1,25 @@
+"""Where things live in Redis."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+
+def shard_key(prefix: str, label: str, number: int) -> str:
+    """The key of a shard's state, and the beginning of all its other keys.
+
+    The braces make it a hash tag: on a cluster, all keys of a shard are on one node, so that a
+    script can take the others from this one.
+
+    {wb:app.Model:3}          hash    state: token and lease of the batch in flight, counters
+    {wb:app.Model:3}:due      zset    ids of pending entries by the time they are due
+    {wb:app.Model:3}:e:<id>   hash    a pending entry
+    {wb:app.Model:3}:flight   list    ids of the batch in flight
+    {wb:app.Model:3}:f:<id>   hash    an entry in flight
+    """
+    return f"{{{prefix}:{label}:{number}}}"
+
+
+def shard_number(id: str, shards: int) -> int:
+    """The shard an id belongs to, the same in every process and release."""
+    return crc32(id.encode()) % shards

@@ -1,0 +1,67 @@
+"""The Lua scripts, by the name of their file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+
+@cache
+def source(name: str) -> str:
+    return files(__package__).joinpath("scripts", f"{name}.lua").read_text()
+
+
+@cache
+def digest(name: str) -> str:
+    return sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
+    """Run a script on one shard; Redis is sent its text only where it does not know it yet."""
+    try:
+        return client.execute_command("EVALSHA", digest(name), 1, key, *args)
+    except NoScriptError:
+        return client.execute_command("EVAL", source(name), 1, key, *args)
+
+
+def run_many(client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ...]]) -> list[Any]:
+    """Run a script for each `(key, *args)`, all in one round trip.
+
+    SCRIPT LOAD goes ahead of them, so that Redis knows the script unless another client flushes
+    it in that moment. Calls that found it missing did not run and are sent again, after the
+    others: they must not depend on each other's order.
+    """
+    pipeline = client.pipeline(transaction=False)
+    replies: dict[int, Any] = {}
+    left = range(len(calls))
+    while left:
+        pipeline.execute_command("SCRIPT LOAD", source(name))
+        for i in left:
+            pipeline.execute_command("EVALSHA", digest(name), 1, *calls[i])
+        results = pipeline.execute(raise_on_error=False)
+        replies.update(zip(left, results[1:], strict=True))
+        left = [i for i in left if isinstance(replies[i], NoScriptError)]
+    for i in range(len(calls)):
+        if isinstance(replies[i], Exception):
+            raise replies[i]
+    return [replies[i] for i in range(len(calls))]
+
+
+def run_in_order(
+    client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ...]], *, size: int
+) -> list[Any]:
+    """As `run_many()`, but calls with the same first two arguments run in the order given."""
+    replies: list[Any] = []
+    part: dict[tuple[str | int, ...], tuple[str | int, ...]] = {}
+    for call in calls:
+        if call[:2] in part or len(part) == size:
+            replies += run_many(client, name, list(part.values()))
+            part = {}
+        part[call[:2]] = call
+    return replies + run_many(client, name, list(part.values())) if part else replies

@@ -1,0 +1,66 @@
+-- Makes pending entries the batch in flight, or takes over the one that a dead flusher left.
+--
+-- KEYS[1]  the shard
+-- ARGV     fresh token, lease µs, size, which ('due', 'all' or 'ids'), '1' to ignore the backoff
+--          or '', then the ids when which is 'ids'
+-- Returns  {'batch', token, attempts, {id, {name, text, ...}}, ...}
+--          {'busy', µs until the lease ends}     another flusher has the batch
+--          {'backoff', µs until the next try}    the batch failed a moment ago
+--          {'empty'}                             nothing to flush
+--
+-- RENAME freezes an entry: a write that comes now starts a new pending one. The token is chosen by
+-- the caller and random, so that a Redis that lost its last second can never name another batch by
+-- a token that the ledger has already.
+
+local shard = KEYS[1]
+local due, flight = shard .. ':due', shard .. ':flight'
+local token, lease, size, which = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+local state = redis.call('HMGET', shard, 'token', 'lease', 'attempts', 'retry_at')
+if state[1] then
+  local left = tonumber(state[2]) - now
+  if left > 0 then
+    return {'busy', left}
+  end
+  local wait = tonumber(state[4] or 0) - now
+  if wait > 0 and ARGV[5] ~= '1' then
+    return {'backoff', wait}
+  end
+  redis.call('HSET', shard, 'lease', now + lease)
+  local reply = {'batch', state[1], tonumber(state[3] or 0)}
+  for _, id in ipairs(redis.call('LRANGE', flight, 0, -1)) do
+    reply[#reply + 1] = {id, redis.call('HGETALL', shard .. ':f:' .. id)}
+  end
+  return reply
+end
+
+local ids = {}
+if which == 'due' then
+  ids = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, size)
+elseif which == 'all' then
+  ids = redis.call('ZRANGE', due, 0, size - 1)
+else
+  for i = 6, #ARGV do
+    if redis.call('ZSCORE', due, ARGV[i]) then
+      ids[#ids + 1] = ARGV[i]
+    end
+  end
+end
+if #ids == 0 then
+  return {'empty'}
+end
+
+local reply = {'batch', token, 0}
+for _, id in ipairs(ids) do
+  local entry = shard .. ':f:' .. id
+  redis.call('ZREM', due, id)
+  redis.call('RENAME', shard .. ':e:' .. id, entry)
+  redis.call('RPUSH', flight, id)
+  reply[#reply + 1] = {id, redis.call('HGETALL', entry)}
+end
+redis.call('HSET', shard, 'token', token, 'lease', now + lease, 'attempts', 0)
+redis.call('HINCRBY', shard, 'moves', 1)
+return reply

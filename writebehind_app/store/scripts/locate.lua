@@ -1,0 +1,21 @@
+-- Says where the write of a receipt is.
+--
+-- KEYS[1]  the shard
+-- ARGV     id, entry number
+-- Returns  'pending', 'in_flight', 'gone' (flushed), 'discarded', or 'lost' (Redis lost its data)
+
+local shard, id, no = KEYS[1], ARGV[1], ARGV[2]
+if redis.call('HGET', shard .. ':e:' .. id, '@no') == no then
+  return 'pending'
+end
+if redis.call('HGET', shard .. ':f:' .. id, '@no') == no then
+  return 'in_flight'
+end
+if redis.call('ZSCORE', shard .. ':discarded', no) then
+  return 'discarded'
+end
+local state = redis.call('HMGET', shard, 'first', 'no')
+if not state[1] or tonumber(no) <= tonumber(state[1]) or tonumber(no) > tonumber(state[2]) then
+  return 'lost'
+end
+return 'gone'
