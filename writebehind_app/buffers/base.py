@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from django.db.models.signals import class_prepared
 
 from writebehind_app import conf
 from writebehind_app.buffers import registry
+from writebehind_app.buffers.layout import Layout
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 from writebehind_app.store.keys import shard_key, shard_number
@@ -55,7 +57,7 @@ def asynchronous(
     return twin
 
 
-class Buffer:
+class Buffer(ABC):
     """A declaration, and the verbs that all kinds of buffers have.
 
     Options that are not given are those of `WRITEBEHIND`.
@@ -121,6 +123,10 @@ class Buffer:
     def option(self, name: str) -> Any:
         """An option of this buffer, or the project's."""
         return self.options.get(name, getattr(conf.settings(), name))
+
+    @abstractmethod
+    def layout(self) -> Layout:
+        """The declaration, worked out for the database that the rows are written to."""
 
     # In Redis
 

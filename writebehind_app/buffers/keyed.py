@@ -61,6 +61,7 @@ class _KeyIn(Expression):
         super().__init__(output_field=models.BooleanField())
         self.layout = layout
         self.keys = keys
+        self.columns: list[Col] = []
 
     def resolve_expression(self, query: Any = None, *args: Any, **kwargs: Any) -> _KeyIn:
         resolved = self.copy()

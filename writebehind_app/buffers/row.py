@@ -60,7 +60,7 @@ class RowBuffer(Buffer):
 
     # Writing
 
-    def set(self, **values: Any) -> Receipt:
+    def set(self, /, **values: Any) -> Receipt:
         """Write fields of the row that the key fields name."""
         return self._write([self._checked(values)])[0]
 
@@ -77,7 +77,7 @@ class RowBuffer(Buffer):
             ]
         )
 
-    def delete(self, **key: Any) -> Receipt:
+    def delete(self, /, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
         return self._write([(self._id(key), "1", {})])[0]
 
@@ -110,16 +110,18 @@ class RowBuffer(Buffer):
 
     # Reading
 
-    def get(self, **key: Any) -> models.Model:
+    def get(self, /, **key: Any) -> Any:
         """The row as it is with all its writes; `Model.DoesNotExist` where there is none."""
         id = self._id(key)
         row = reading.rows(self, [id]).get(id)
         if row is None:
             given = ", ".join(f"{name}={value!r}" for name, value in key.items())
-            raise self.model.DoesNotExist(f"{self.label} with {given} does not exist.")
+            raise self.layout().model.DoesNotExist(  # type: ignore[attr-defined]
+                f"{self.label} with {given} does not exist."
+            )
         return row
 
-    def get_many(self, keys: Iterable[Any]) -> dict[Any, models.Model]:
+    def get_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """The rows that there are, by the keys as they were given.
 
         A key of one field is its value; of several, a tuple in the order of the declaration.
@@ -160,12 +162,12 @@ class RowBuffer(Buffer):
 
     # Acting
 
-    def flush(self, **key: Any) -> FlushResult:
+    def flush(self, /, **key: Any) -> FlushResult:
         """Bring what is pending, for one row or for all, to the database, and return when it is
         there. An error of the database is raised; nothing is lost by it."""
         return self._flush([self._id(key)] if key else ())
 
-    def discard(self, **key: Any) -> int:
+    def discard(self, /, **key: Any) -> int:
         """Throw away what is pending, for one row or for all; says how many entries went.
 
         What is in flight is not touched: it may be in the database already.

@@ -30,7 +30,7 @@ from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Batch, Shard, Wait
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.row import RowBuffer
+    from writebehind_app.buffers.base import Buffer
 
 logger = logging.getLogger("writebehind")
 
@@ -61,7 +61,7 @@ class FlushResult:
 
 
 def flush(
-    buffer: RowBuffer,
+    buffer: Buffer,
     *,
     ids: Sequence[str] = (),
     due_only: bool = False,
@@ -111,11 +111,10 @@ def flush(
                     break
                 case Batch(entries=entries):
                     reach("flush.claimed")
-                    try:
-                        applied = _flush_batch(buffer, number, shard, batch)
-                    except Exception as error:
+                    applied = _flush_batch(buffer, number, shard, batch)
+                    if isinstance(applied, Exception):
                         result.errors += 1
-                        failures.append(error)
+                        failures.append(applied)
                         break
                     result.rows += applied.rows
                     result.statements += applied.statements
@@ -135,7 +134,7 @@ def flush(
 
 
 def _work(
-    buffer: RowBuffer, ids: Sequence[str], *, due_only: bool
+    buffer: Buffer, ids: Sequence[str], *, due_only: bool
 ) -> Iterator[tuple[int, Shard, int, Sequence[str]]]:
     """The shards with something to do: number, shard, how many entries, which ids (or all)."""
     keys = buffer.shard_keys()
@@ -151,8 +150,8 @@ def _work(
             yield number, shards[number], todo, ()
 
 
-def _flush_batch(buffer: RowBuffer, number: int, shard: Shard, batch: Batch) -> Applied:
-    """Apply a claimed batch and acknowledge it, or give it back and raise."""
+def _flush_batch(buffer: Buffer, number: int, shard: Shard, batch: Batch) -> Applied | Exception:
+    """Apply a claimed batch and acknowledge it; or give it back and return what went wrong."""
     layout = buffer.layout()
     try:
         applied = _apply(buffer, number, batch)
@@ -171,7 +170,7 @@ def _flush_batch(buffer: RowBuffer, number: int, shard: Shard, batch: Batch) -> 
         flush_failed.send(
             buffer.model, buffer=buffer, shard=number, error=error, attempts=batch.attempts + 1
         )
-        raise
+        return error
     reach("flush.committed")
     shard.ack(batch.token)
     reach("flush.acked")
@@ -179,7 +178,7 @@ def _flush_batch(buffer: RowBuffer, number: int, shard: Shard, batch: Batch) -> 
     return applied
 
 
-def _apply(buffer: RowBuffer, number: int, batch: Batch) -> Applied:
+def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
     """Apply a batch, again at once where someone else was in the way."""
     for attempt in range(1, _TRIES + 1):
         try:

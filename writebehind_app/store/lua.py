@@ -25,9 +25,9 @@ def digest(name: str) -> str:
 def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
     """Run a script on one shard; Redis is sent its text only where it does not know it yet."""
     try:
-        return client.execute_command("EVALSHA", digest(name), 1, key, *args)
+        return _execute(client, "EVALSHA", digest(name), 1, key, *args)
     except NoScriptError:
-        return client.execute_command("EVAL", source(name), 1, key, *args)
+        return _execute(client, "EVAL", source(name), 1, key, *args)
 
 
 def run_many(client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ...]]) -> list[Any]:
@@ -39,11 +39,11 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ..
     """
     pipeline = client.pipeline(transaction=False)
     replies: dict[int, Any] = {}
-    left = range(len(calls))
+    left = list(range(len(calls)))
     while left:
-        pipeline.execute_command("SCRIPT LOAD", source(name))
+        _execute(pipeline, "SCRIPT LOAD", source(name))
         for i in left:
-            pipeline.execute_command("EVALSHA", digest(name), 1, *calls[i])
+            _execute(pipeline, "EVALSHA", digest(name), 1, *calls[i])
         results = pipeline.execute(raise_on_error=False)
         replies.update(zip(left, results[1:], strict=True))
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
@@ -65,3 +65,7 @@ def run_in_order(
             part = {}
         part[call[:2]] = call
     return replies + run_many(client, name, list(part.values())) if part else replies
+
+
+def _execute(client: redis.Redis, *args: str | int) -> Any:
+    return client.execute_command(*args)  # type: ignore[no-untyped-call]
