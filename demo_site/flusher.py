@@ -1,0 +1,59 @@
+"""The background flusher: what is due goes to the database while the demo runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from django.db import connections
+
+from writebehind_app.buffers.registry import buffers
+from writebehind_app.exceptions import WritebehindError
+from writebehind_app.flush.engine import FlushResult, flush
+
+logger = logging.getLogger("demo_site")
+
+_PAUSE = 0.2  # seconds between two looks at what is due
+
+
+class Flusher(threading.Thread):
+    """Flushes until `end()`. Only what is due, or, with `eager`, whatever there is."""
+
+    def __init__(self, *, eager: bool = False) -> None:
+        super().__init__(name="flusher", daemon=True)
+        self.result = FlushResult()
+        self._eager = eager
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        try:
+            while not self._ending.wait(_PAUSE):
+                self._flush()
+        finally:
+            connections.close_all()
+
+    def end(self) -> None:
+        """Returns when the batch it is at is done."""
+        self._ending.set()
+        self.join()
+
+    def _flush(self) -> None:
+        for buffer in buffers().values():
+            try:
+                # Without waiting: a batch that a killed demo left in flight holds up its shard
+                # until its lease ends, and no other.
+                self.result.add(
+                    flush(buffer, due_only=not self._eager, wait=False, stop=self._ending.is_set)
+                )
+            except WritebehindError as error:
+                logger.error("The flusher goes on after: %s", error)
+                self._ending.wait(1)
+
+
+def drain() -> FlushResult:
+    """Flush everything, and return when nothing is left. An error of the database is raised."""
+    result = FlushResult()
+    for buffer in buffers().values():
+        while buffer.count_pending():
+            result.add(buffer.flush())
+    return result

@@ -1,0 +1,220 @@
+"""The demo: a site, its load, its flusher and its Valkey in one process that ends cleanly."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
+
+from demo_site import figures, proof
+from demo_site.figures import Figures
+from demo_site.flusher import Flusher, drain
+from demo_site.load import Load, open_tickets
+from demo_site.locks import Lock
+from demo_site.server import ServerError, Valkey
+from demo_site.web import PortTaken, Site
+from writebehind_app.exceptions import WritebehindError
+from writebehind_app.meta.models import TicketMeta
+
+LOGIN = "demo"
+
+_DIFFERENCES = 20  # printed at most
+_LEFT = "What is not in the database is kept, and flushed when the demo is started again."
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the demo site with a Valkey of its own, simulated load and a background flusher, "
+        "until Ctrl-C. With --once: a bounded run, and the proof that nothing was lost."
+    )
+    requires_system_checks = ()  # once Valkey is there, which some may ask
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--port", type=_port, default=8000, help="of the site; 0 for any free one [8000]"
+        )
+        parser.add_argument(
+            "--once",
+            action="store_true",
+            help="write, flush, compare each row of the database with what was written, do the "
+            "same writes with update_or_create, print a table; exit 1 on any difference",
+        )
+        parser.add_argument(
+            "--writes", type=_writes, default=10_000, help="of --once [10000]", metavar="N"
+        )
+
+    def handle(self, *, port: int, once: bool, writes: int, **options: Any) -> None:
+        with ExitStack() as stack:
+            self.ending = _Ending()
+            if once:
+                self.ending.set()  # it ends by itself, or at once
+            lock = Lock(settings.DATA_DIR / "demo.lock")
+            if not lock.acquire():
+                raise CommandError(
+                    f"A demo with the same data runs already, as process {lock.owner()}. End it "
+                    "first, or give this one other data: DEMO_DATA=/some/directory"
+                )
+            stack.callback(lock.release)
+            # Before anything is started that would have to be ended again.
+            site = None if once else self._site(port)
+            if site:
+                stack.callback(site.end)
+            self._start(stack)
+            try:
+                if site is None:
+                    self._prove(writes)
+                else:
+                    self._run(site)
+            except (WritebehindError, DatabaseError) as error:
+                died = self._valkey_died()
+                raise CommandError(f"{error}\n{_LEFT} {died}") from error
+            except KeyboardInterrupt:
+                raise CommandError(f"Interrupted. {_LEFT}", returncode=130) from None
+
+    def _site(self, port: int) -> Site:
+        try:
+            return Site(port)
+        except PortTaken as error:
+            raise CommandError(
+                f"Port {port} of 127.0.0.1 cannot be used: {error}. Choose another one: "
+                f"manage.py demo --port {port + 1}   (make demo ARGS='--port {port + 1}')"
+            ) from error
+
+    def _start(self, stack: ExitStack) -> None:
+        """Valkey, the tables and the login."""
+        self.valkey: Valkey | None = None
+        if not settings.EXTERNAL_REDIS:
+            self.valkey = Valkey(settings.DATA_DIR / "valkey", settings.VALKEY_SOCKET)
+            try:
+                self.valkey.start()
+            except ServerError as error:
+                raise CommandError(str(error)) from error
+            stack.callback(self.valkey.stop)
+            if self.valkey.replaced_stale:
+                self._say("Ended the Valkey of an earlier demo that was killed; its data is kept.")
+        self.check()
+        call_command("migrate", verbosity=0, interactive=False)
+        users = get_user_model()._default_manager
+        if not users.filter(username=LOGIN).exists():
+            users.create_superuser(LOGIN, "demo@example.com", LOGIN)  # type: ignore[attr-defined]
+        figures.begin()
+        if left := TicketMeta.buffered.count_pending():
+            self._say(f"{left:,} rows are pending from an earlier demo; they are flushed now.")
+
+    # --once
+
+    def _prove(self, writes: int) -> None:
+        drain()
+        parts = proof.plan(writes, proof.free_ids())
+        self._say(f"{writes:,} writes on {proof.KEYS} tickets from {proof.THREADS} threads …")
+        buffered = proof.run_buffered(parts)
+        self._say("The same writes with update_or_create …")
+        direct = proof.run_direct(proof.plan(writes, proof.free_ids()))
+        self._say(f"\n{proof.table(buffered, direct)}\n")
+        pending = TicketMeta.buffered.count_pending()
+        if differences := buffered.differences + direct.differences:
+            shown = "\n".join(differences[:_DIFFERENCES])
+            raise CommandError(f"{len(differences)} differences, the first of them:\n{shown}")
+        if pending:
+            raise CommandError(f"{pending} rows are still pending.")
+        self._say("Every row of the database is what was written, and nothing is pending.")
+
+    # Until Ctrl-C
+
+    def _run(self, site: Site) -> None:
+        flusher, load = Flusher(), Load()
+        flusher.start()
+        try:
+            open_tickets()
+            site.start()
+            load.start()
+            self._say(
+                f"\n  The help desk    {site.url}\n"
+                f"  The admin        {site.url}admin/\n"
+                f"  Login            {LOGIN}, password {LOGIN}\n\n"
+                "Ctrl-C ends the demo.\n"
+            )
+            self._show_until_the_end()
+        finally:
+            load.end()
+            site.end()
+            flusher.end()
+        self._say("\nFlushing the rest …")
+        drain()
+        last = figures.read()
+        self._say(
+            f"Everything is in the database: {last.accepted:,} writes were accepted, "
+            f"{last.flushed:,} rows written, {last.pending:,} are pending."
+        )
+
+    def _show_until_the_end(self) -> None:
+        """One line that changes on a terminal, a line now and then elsewhere."""
+        tty = self.stdout.isatty()
+        every, next_line = (0.5, 0.0) if tty else (5.0, 0.0)
+        while not self.ending.is_set():
+            if died := self._valkey_died():
+                raise CommandError(died)
+            if time.monotonic() >= next_line:
+                line = _line(figures.read())
+                if tty:
+                    line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+                self.stdout.write(line, ending="" if tty else "\n")
+                self.stdout.flush()
+                next_line = time.monotonic() + every
+            self.ending.wait(0.25)
+
+    def _valkey_died(self) -> str:
+        if self.valkey is None or self.valkey.running:
+            return ""
+        return f"Valkey has ended by itself; its log is {self.valkey.log}."
+
+    def _say(self, message: str) -> None:
+        self.stdout.write(message)
+        self.stdout.flush()
+
+
+class _Ending(threading.Event):
+    """Set by the first Ctrl-C, SIGTERM or SIGHUP. A second one interrupts what is going on: what
+    is pending then stays in Valkey for the next start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *args: object) -> None:
+        if self.is_set():
+            raise KeyboardInterrupt
+        self.set()
+
+
+def _line(now: Figures) -> str:
+    oldest = "none" if now.oldest is None else f"{now.oldest:.1f} s"
+    return (
+        f"accepted {now.accepted:,} writes   pending {now.pending:,} rows   "
+        f"flushed {now.flushed:,} rows   oldest {oldest}"
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, not {text!r}")
+    return int(text)
+
+
+def _writes(text: str) -> int:
+    if not text.isdigit() or int(text) < proof.KEYS:
+        raise argparse.ArgumentTypeError(
+            f"it takes {proof.KEYS} or more, so that each ticket is written, not {text!r}"
+        )
+    return int(text)

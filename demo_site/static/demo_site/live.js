@@ -1,0 +1,49 @@
+// Keeps the page up to date while it is looked at: figures from JSON, marked parts by loading the
+// page again and taking those parts from it. Without JavaScript, reloading does the same.
+"use strict";
+
+const strip = document.querySelector("[data-figures]");
+
+function text(name, value) {
+  if (value === null) return "–";
+  return name === "oldest" ? `${value.toFixed(1)} s` : value.toLocaleString("en");
+}
+
+async function refreshFigures() {
+  const response = await fetch(strip.dataset.figures);
+  if (!response.ok) throw new Error(response.statusText);
+  for (const [name, value] of Object.entries(await response.json())) {
+    strip.querySelector(`[data-figure="${name}"]`).textContent = text(name, value);
+  }
+}
+
+async function refreshParts() {
+  const parts = document.querySelectorAll("[data-live]");
+  if (!parts.length) return;
+  const response = await fetch(location.href);
+  if (!response.ok) throw new Error(response.statusText);
+  const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const part of parts) {
+    const now = fresh.getElementById(part.id);
+    // Not under the keyboard: a link that has the focus would lose it.
+    if (now && now.innerHTML !== part.innerHTML && !part.contains(document.activeElement)) {
+      part.replaceChildren(...now.childNodes);
+    }
+  }
+}
+
+async function refresh() {
+  let pause = 1000;
+  if (!document.hidden) {
+    try {
+      await Promise.all([refreshFigures(), refreshParts()]);
+      strip.classList.remove("away");
+    } catch {
+      strip.classList.add("away"); // the demo has ended, or starts again
+      pause = 3000;
+    }
+  }
+  setTimeout(refresh, pause);
+}
+
+if (strip) setTimeout(refresh, 1000);
