@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import FieldError, ValidationError
 from django.db import models
+from django.db.models.expressions import DatabaseDefault
 from django.utils import timezone
 
 from writebehind_app.buffers.columns import Column, column
@@ -31,10 +32,60 @@ class Layout:
     columns: dict[str, Column]  # the fields that may be written, by name
     insert: bool  # whether a write to a missing row makes one
 
+    # What a caller gives
+
+    def split(self, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+        """The id, and the text of each other field, by name."""
+        aliases = self._aliases
+        texts: dict[str, str] = {}
+        for alias, value in values.items():
+            column = aliases.get(alias)
+            if column is None:
+                raise FieldError(self._unknown(alias))
+            if column.name in texts:
+                raise FieldError(self._twice(column))
+            texts[column.name] = _encoded(column, value)
+        try:
+            return ",".join([texts.pop(name) for name in self._key_names]), texts
+        except KeyError as missing:
+            raise FieldError(self._missing(missing.args[0], values)) from None
+
+    def id(self, key: Mapping[str, Any]) -> str:
+        """The id of the row that these key fields name."""
+        return self.split(key)[0]
+
+    def only_key(self, key: Mapping[str, Any]) -> None:
+        """Refuse names that are not of the key."""
+        for alias in key:
+            if alias not in self._key_aliases:
+                raise FieldError(
+                    f"{alias!r} is not in the key of {self.model._meta.label}; a row is named by "
+                    f"{', '.join(self._key_names)}."
+                )
+
+    def id_of(self, row: models.Model) -> str:
+        """The id of a row that is there."""
+        return ",".join([_encoded(c, getattr(row, c.attname)) for c in self.key])
+
+    def values_of(self, row: models.Model) -> dict[str, Any]:
+        """The values of an instance, as far as it has them, to be written."""
+        if not isinstance(row, self.model):
+            raise TypeError(f"{row!r} is not a {self.model._meta.label}.")
+        values = {}
+        for c in (*self.key, *self.columns.values()):
+            if c.attname in row.__dict__:  # is not deferred
+                # A related object says by itself that it is not saved, or what its key is by now.
+                related = isinstance(c.field, models.ForeignKey) and c.field.is_cached(row)
+                value = getattr(row, c.name if related else c.attname)
+                if not isinstance(value, DatabaseDefault):
+                    values[c.name] = value
+        return values
+
     @cached_property
-    def _names(self) -> dict[str, str]:
-        """What a caller may call a field, to its name."""
-        return {alias: c.name for c in self.columns.values() for alias in (c.name, c.attname)}
+    def _aliases(self) -> dict[str, Column]:
+        """The columns by what a caller may call them."""
+        columns = self.columns.values()
+        return self._key_aliases | {alias: c for c in columns for alias in (c.name, c.attname)}
 
     @cached_property
     def _key_aliases(self) -> dict[str, Column]:
@@ -43,72 +94,32 @@ class Layout:
             aliases["pk"] = self.key[0]
         return aliases
 
-    # What a caller gives
-
-    def id(self, values: Mapping[str, Any]) -> str:
-        """The id of the row that the key fields among the values name."""
-        return ",".join(self._key_texts(values))
-
-    def only_key(self, values: Mapping[str, Any]) -> None:
-        """Refuse names that are not of the key."""
-        for alias in values:
-            if alias not in self._key_aliases:
-                raise FieldError(
-                    f"{alias!r} is not in the key of {self.model._meta.label}; a row is named by "
-                    f"{', '.join(c.name for c in self.key)}."
-                )
-
-    def id_of(self, row: models.Model) -> str:
-        """The id of a row that is there."""
-        return ",".join(_encoded(c, getattr(row, c.attname)) for c in self.key)
-
-    def split(self, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-        """The id, and the text of each other field, by name."""
-        id = self.id(values)
-        texts = {}
-        for alias, value in values.items():
-            name = self._names.get(alias)
-            if name is not None:
-                texts[name] = _encoded(self.columns[name], value)
-            elif alias not in self._key_aliases:
-                raise FieldError(self._unknown(alias))
-        return id, texts
-
-    def values_of(self, row: models.Model) -> dict[str, Any]:
-        """The values of an instance, as far as they are loaded, to be written."""
-        deferred = row.get_deferred_fields()
-        return {
-            c.attname: getattr(row, c.attname)
-            for c in (*self.key, *self.columns.values())
-            if c.attname not in deferred
-        }
-
-    def _key_texts(self, values: Mapping[str, Any]) -> Iterator[str]:
-        for c in self.key:
-            for alias, of in self._key_aliases.items():
-                if of is c and alias in values:
-                    if values[alias] is None:
-                        raise ValidationError({c.name: "A key cannot be null."})
-                    yield _encoded(c, values[alias])
-                    break
-            else:
-                given = ", ".join(values) or "nothing"
-                raise FieldError(
-                    f"{self.model._meta.label}: the key field {c.name!r} is missing; a row is "
-                    f"named by {', '.join(c.name for c in self.key)} (given: {given})."
-                )
+    @cached_property
+    def _key_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.key)
 
     def _unknown(self, alias: str) -> str:
         return (
             f"{self.model._meta.label} has no buffered field {alias!r}; the key is "
-            f"{', '.join(c.name for c in self.key)}, the fields are "
-            f"{', '.join(self.columns) or 'none'}."
+            f"{', '.join(self._key_names)}, the fields are {', '.join(self.columns) or 'none'}."
+        )
+
+    def _twice(self, column: Column) -> str:
+        names = [alias for alias, c in self._aliases.items() if c is column]
+        return f"{self.model._meta.label}: {' and '.join(names)} are the same field; give one."
+
+    def _missing(self, name: str, values: Mapping[str, Any]) -> str:
+        return (
+            f"{self.model._meta.label}: the key field {name!r} is missing; a row is named by "
+            f"{', '.join(self._key_names)} (given: {', '.join(values) or 'nothing'})."
         )
 
     # Entries and rows
 
     def key_of(self, id: str) -> dict[str, Any]:
         """The values of the key, by attname."""
+        if len(self.key) == 1:
+            return {self.key[0].attname: self.key[0].decode(id)}
         return {c.attname: c.decode(text) for c, text in zip(self.key, _parts(id), strict=True)}
 
     def values(self, entry: Entry) -> dict[str, Any]:
@@ -137,14 +148,17 @@ class Layout:
     @cached_property
     def stamped(self) -> tuple[models.Field[Any, Any], ...]:
         """The fields that take the time of each write, as save() would set them."""
-        return self._auto("auto_now")
+        return tuple(f for f in self.model._meta.concrete_fields if getattr(f, "auto_now", False))
 
     @cached_property
     def stamped_once(self) -> tuple[models.Field[Any, Any], ...]:
-        return self._auto("auto_now_add")
-
-    def _auto(self, option: str) -> tuple[models.Field[Any, Any], ...]:
-        return tuple(f for f in self.model._meta.concrete_fields if getattr(f, option, False))
+        """The fields that take the time at which a row comes into being."""
+        return tuple(
+            field
+            for field in self.model._meta.concrete_fields
+            if getattr(field, "auto_now_add", False)
+            or (isinstance(field, models.DateTimeField) and field.default is timezone.now)
+        )
 
 
 def layout(
@@ -190,7 +204,12 @@ def _encoded(column: Column, value: Any) -> str:
     try:
         return column.encode(value)
     except ValidationError as error:
-        raise ValidationError({column.name: error.error_list}) from None
+        raise ValidationError({column.name: error}) from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        # Fields do not refuse every value as they should.
+        kind = type(column.field).__name__
+        message = f"{value!r} is not a value of a {kind}: {error}."
+        raise ValidationError({column.name: message}) from error
 
 
 def _parts(id: str) -> Iterator[str]:

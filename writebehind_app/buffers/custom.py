@@ -1,0 +1,105 @@
+"""Fields of a project's own, which convert values by Django's rules."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import connections, models
+
+from writebehind_app.buffers.refusals import refuse_expression, refuse_null, text_check
+from writebehind_app.buffers.values import BYTES, MICROSECOND, NULL, Decode, Encode
+
+
+def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    """What the field prepares for the database travels, and comes back as it would from there.
+    What becomes of None is for the field to say."""
+    connection = connections[using]
+    by_backend = not own_methods(field).isdisjoint(("get_db_prep_value", "get_db_prep_save"))
+    from_db_value = getattr(field, "from_db_value", None)
+    check_text = text_check(field, using)
+
+    def encode(value: Any) -> str:
+        refuse_expression(value)
+        value = field.to_python(value)
+        prepared = (
+            field.get_db_prep_save(value, connection) if by_backend else field.get_prep_value(value)
+        )
+        if prepared is None:
+            return NULL if field.null else refuse_null()
+        try:
+            if isinstance(field, models.JSONField) and not by_backend:
+                prepared = json.dumps(prepared, cls=field.encoder)  # the database gives text back
+            text = json.dumps(_tag(prepared), ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except (TypeError, ValueError) as error:
+            raise ValidationError(
+                f"{type(field).__name__} prepares {prepared!r}, which cannot be carried as "
+                f"JSON: {error}.",
+                code="invalid",
+            ) from None
+        if isinstance(prepared, str):
+            check_text(prepared)
+        return text
+
+    def decode(text: str) -> Any:
+        value = _untag(json.loads(text))
+        if from_db_value is not None:
+            return from_db_value(value, None, connection)
+        return field.to_python(value)
+
+    return encode, decode
+
+
+def own_methods(field: models.Field[Any, Any]) -> set[str]:
+    """The methods by which a field converts values otherwise than Django's field that it is."""
+    own: set[str] = set()
+    for kind in type(field).__mro__:
+        if kind.__module__.startswith("django.db.models."):
+            break
+        own.update(_CONVERSIONS & vars(kind).keys())
+    return own
+
+
+_CONVERSIONS = {
+    "from_db_value",
+    "get_db_prep_save",
+    "get_db_prep_value",
+    "get_prep_value",
+    "to_python",
+}
+_TAGS: tuple[
+    tuple[str, type | tuple[type, ...], Callable[[Any], Any], Callable[[Any], Any]], ...
+] = (
+    ("decimal", decimal.Decimal, str, decimal.Decimal),
+    ("datetime", datetime.datetime, str, datetime.datetime.fromisoformat),
+    ("date", datetime.date, str, datetime.date.fromisoformat),
+    ("time", datetime.time, str, datetime.time.fromisoformat),
+    ("duration", datetime.timedelta, lambda v: v // MICROSECOND, lambda n: n * MICROSECOND),
+    ("uuid", uuid.UUID, str, uuid.UUID),
+    ("bytes", BYTES, lambda v: base64.b64encode(v).decode(), base64.b64decode),
+)
+_LOAD = {tag: load for tag, _, _, load in _TAGS}
+
+
+def _tag(value: Any) -> Any:
+    """A value of a type that JSON lacks, as {type: text}; other values as they are."""
+    for tag, kind, dump, _ in _TAGS:
+        if isinstance(value, kind):
+            return {tag: dump(value)}
+    if isinstance(value, dict | list | tuple):
+        return {"json": value}
+    return value
+
+
+def _untag(value: Any) -> Any:
+    if isinstance(value, dict):
+        ((tag, inner),) = value.items()
+        return _LOAD[tag](inner) if tag in _LOAD else inner
+    return value

@@ -1,0 +1,46 @@
+"""What is refused whatever kind of field it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from django.core.exceptions import ValidationError
+from django.db import connections, models
+
+NUL_ERROR = "PostgreSQL keeps no NUL characters."
+
+
+def refuse_null() -> NoReturn:
+    raise ValidationError("This field cannot be null.", code="null")
+
+
+def refuse_expression(value: Any) -> None:
+    if hasattr(value, "resolve_expression"):
+        raise ValidationError(
+            f"{value!r} is an expression for the database; a buffered write takes values.",
+            code="expression",
+        )
+
+
+def text_check(field: models.Field[Any, Any], using: str) -> Callable[[str], None]:
+    """Refuses text that the database would."""
+    # The length of a TextField is for forms.
+    limit = None if isinstance(field, models.TextField) else field.max_length
+    refuse_nul = connections[using].vendor == "postgresql"
+
+    def check(value: str) -> None:
+        if limit is not None and len(value) > limit:
+            raise ValidationError(
+                f"Ensure this value has at most {limit} characters (it has {len(value)}).",
+                code="max_length",
+            )
+        if refuse_nul and "\0" in value:
+            raise ValidationError(NUL_ERROR, code="nul")
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise ValidationError(f"This text is not valid Unicode: {error}.") from None
+
+    return check

@@ -1,0 +1,298 @@
+"""How the values of Django's own fields become text, and values again.
+
+A text is JSON. What a field, or its type in the database, refuses is refused at the call.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+import math
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from json.encoder import encode_basestring as json_string
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import connections, models
+from django.db.models.fields.files import FieldFile
+from django.utils import timezone
+
+from writebehind_app.buffers.refusals import NUL_ERROR, refuse_expression, refuse_null, text_check
+
+Encode = Callable[[Any], str]
+Decode = Callable[[str], Any]
+Codec = tuple[Encode, Decode] | tuple[Encode, Decode, Decode]
+NULL = "null"
+INT64 = (-(2**63), 2**63 - 1)
+
+
+def codec(field: models.Field[Any, Any], using: str) -> Codec | None:
+    """For values that are not None: encode, decode, and what prepares them for the database where
+    decode does not. None for a field that is none of Django's."""
+    for kinds, make in _MAKERS:
+        if isinstance(field, kinds):
+            return make(field, using)
+    return None
+
+
+# Text
+
+
+def _string(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    check = text_check(field, using)
+
+    def encode(value: Any) -> str:
+        if type(value) is not str:
+            value = str(field.to_python(value))
+        check(value)
+        return json_string(value)
+
+    return encode, json.loads
+
+
+def _ip(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    def encode(value: Any) -> str:
+        value = field.to_python(value)
+        if not value:  # as in the ORM
+            return NULL if field.null else refuse_null()
+        for validate in field.default_validators:
+            validate(value)
+        return json_string(value)
+
+    return encode, json.loads
+
+
+def _file(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    encode, decode = _string(field, using)
+
+    def encode_name(value: Any) -> str:
+        if isinstance(value, FieldFile):
+            if value and not getattr(value, "_committed", True):
+                raise ValidationError(
+                    f"The file {value.name!r} is not in the storage yet: save it there first, "
+                    "then write its name.",
+                    code="uncommitted",
+                )
+            value = value.name or ""
+        if not isinstance(value, str):
+            raise ValidationError(
+                f"{value!r} is not the name of a file in the storage.", code="invalid"
+            )
+        return encode(value)
+
+    return encode_name, decode
+
+
+# Numbers
+
+
+def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    least, most = INT64
+    with suppress(KeyError):  # a type of the project's own
+        low, high = connections[using].ops.integer_field_range(field.get_internal_type())
+        least, most = max(least, low), min(most, high)
+
+    def encode(value: Any) -> str:
+        if type(value) is not int:
+            value = int(field.to_python(value))  # of a member of an enum, or a bool
+        if not least <= value <= most:
+            raise ValidationError(
+                f"Ensure this value is between {least} and {most} (it is {value}).", code="range"
+            )
+        return str(value)
+
+    return encode, int
+
+
+def _boolean(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    def encode(value: Any) -> str:
+        if type(value) is not bool:
+            value = field.to_python(value)
+            if value is None:
+                return NULL
+        return "true" if value else "false"
+
+    return encode, lambda text: text == "true"
+
+
+def _float(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    def encode(value: Any) -> str:
+        value = float(field.to_python(value))
+        if not math.isfinite(value):
+            raise ValidationError(f"{value} is not a number a database keeps.", code="invalid")
+        return repr(value)
+
+    return encode, float
+
+
+def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    assert isinstance(field, models.DecimalField)
+    digits, places = field.max_digits, field.decimal_places
+
+    def decode(text: str) -> decimal.Decimal:
+        return decimal.Decimal(text[1:-1])
+
+    if digits is None or places is None:  # as many as the value has; from Django 6.1 on
+        return lambda value: f'"{field.to_python(value)}"', decode
+
+    whole = digits - places
+    step = decimal.Decimal(1).scaleb(-places)
+    # The ORM leaves a float to PostgreSQL to round.
+    by_database = connections[using].vendor == "postgresql"
+    context = decimal.Context(
+        prec=digits + 1,
+        rounding=decimal.ROUND_HALF_UP if by_database else decimal.ROUND_HALF_EVEN,
+        traps=[decimal.InvalidOperation],
+    )
+
+    def encode(value: Any) -> str:
+        given = field.to_python(value)
+        fits = not given or given.adjusted() < whole
+        rounded = given.quantize(step, context=context) if fits else given
+        if rounded and rounded.adjusted() >= whole:
+            raise ValidationError(
+                f"Ensure that there are no more than {whole} digits before the decimal point "
+                f"(it is {given}).",
+                code="max_whole_digits",
+            )
+        # A float is never exact; of everything else, nothing is rounded away.
+        if rounded != given and not isinstance(value, float):
+            raise ValidationError(
+                f"Ensure that there are no more than {places} decimal places (it is {given}).",
+                code="max_decimal_places",
+            )
+        return f'"{rounded if rounded else abs(rounded):f}"'  # -0 is 0, in a key too
+
+    return encode, decode
+
+
+# Times
+
+
+def _datetime(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    def encode(value: Any) -> str:
+        if type(value) is not datetime.datetime:
+            value = field.to_python(value)
+        if settings.USE_TZ:
+            if timezone.is_naive(value):
+                # It gets the time zone as it would in the ORM, warning included.
+                value = field.get_prep_value(value)
+            value = value.astimezone(datetime.UTC)
+        elif timezone.is_aware(value):
+            raise ValidationError(f"{value} has a time zone, but USE_TZ is False.", code="aware")
+        return f'"{value.isoformat()}"'
+
+    return encode, lambda text: datetime.datetime.fromisoformat(text[1:-1])
+
+
+def _date(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    return (
+        lambda value: f'"{field.to_python(value).isoformat()}"',
+        lambda text: datetime.date.fromisoformat(text[1:-1]),
+    )
+
+
+def _time(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    def encode(value: Any) -> str:
+        value = field.to_python(value)
+        if timezone.is_aware(value):
+            raise ValidationError(f"{value} has a time zone; the field has none.", code="aware")
+        return f'"{value.isoformat()}"'
+
+    return encode, lambda text: datetime.time.fromisoformat(text[1:-1])
+
+
+MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+def _duration(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    def encode(value: Any) -> str:
+        micros = field.to_python(value) // MICROSECOND
+        if not INT64[0] <= micros <= INT64[1]:
+            raise ValidationError(f"{value} is longer than a database keeps.", code="range")
+        return str(micros)
+
+    return encode, lambda text: datetime.timedelta(microseconds=int(text))
+
+
+# The rest
+
+
+def _uuid(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    return (
+        lambda value: f'"{field.to_python(value)}"',
+        lambda text: uuid.UUID(text[1:-1]),
+    )
+
+
+def _binary(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+    def encode(value: Any) -> str:
+        if not isinstance(value, BYTES):
+            raise ValidationError(f"{value!r} is not bytes.", code="invalid")
+        return f'"{base64.b64encode(value).decode()}"'
+
+    return encode, lambda text: base64.b64decode(text[1:-1])
+
+
+BYTES = (bytes, bytearray, memoryview)
+_NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def _json(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode, Decode]:
+    """`[value]` for a value, so that it can be JSON's null, which is not SQL's NULL."""
+    assert isinstance(field, models.JSONField)
+    json_null = models.Value(None, models.JSONField())
+    refuse_nul = connections[using].vendor == "postgresql"
+
+    def encode(value: Any) -> str:
+        if isinstance(value, models.Value):
+            value = value.value
+        else:
+            refuse_expression(value)
+        try:
+            text = json.dumps(
+                value,
+                cls=field.encoder,
+                ensure_ascii=False,
+                allow_nan=False,
+                separators=(",", ":"),
+            )
+            text.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValidationError(f"This is not JSON: {error}.", code="invalid") from None
+        if refuse_nul and "\\u0000" in text and _NUL_IN_JSON.search(text):
+            raise ValidationError(NUL_ERROR, code="nul")
+        return f"[{text}]"
+
+    def decode(text: str) -> Any:
+        return json.loads(text[1:-1], cls=field.decoder)
+
+    def prepare(text: str) -> Any:
+        return json_null if text == "[null]" else decode(text)
+
+    return encode, decode, prepare
+
+
+_Make = Callable[["models.Field[Any, Any]", str], Codec]
+_MAKERS: tuple[tuple[type | tuple[type, ...], _Make], ...] = (
+    (models.FileField, _file),
+    (models.GenericIPAddressField, _ip),
+    ((models.CharField, models.TextField, models.FilePathField), _string),
+    (models.BooleanField, _boolean),
+    ((models.IntegerField, models.AutoField), _integer),
+    (models.FloatField, _float),
+    (models.DecimalField, _decimal),
+    (models.DateTimeField, _datetime),
+    (models.DateField, _date),
+    (models.TimeField, _time),
+    (models.DurationField, _duration),
+    (models.UUIDField, _uuid),
+    (models.BinaryField, _binary),
+    (models.JSONField, _json),
+)
