@@ -50,7 +50,8 @@ CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     "writebehind": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": _redis},
 }
-WRITEBEHIND = {"REDIS": _redis}
+# And what else of the settings a test changes for its processes.
+WRITEBEHIND = {"REDIS": _redis, **json.loads(os.environ.get("WRITEBEHIND_TEST_OPTIONS", "{}"))}
 
 INSTALLED_APPS = [
     "django.contrib.admin",

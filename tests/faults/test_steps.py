@@ -1,0 +1,159 @@
+"""A process is killed at every named step of a write and of a flush; nothing is lost, nothing
+comes twice, and every read in between is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.models import Item
+from writebehind_app import steps
+from writebehind_app.models import AppliedBatch
+
+FLUSH_STEPS = [step for step in steps.STEPS if step.startswith("flush.")]
+WRITE_STEPS = [step for step in steps.STEPS if step.startswith("write.")]
+AFTER_COMMIT = ("flush.committed", "flush.acked")
+
+
+class Killed(BaseException):
+    """No code between a step and the end of the process may run on as if nothing had happened."""
+
+
+def kill_self_at(step: str) -> None:
+    """In a child: die at a step of a flush, by a signal that no code can catch."""
+
+    def hook(reached: str) -> None:
+        if reached == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    steps.hook = hook
+    Item.buffered.flush()
+
+
+def write_and_die(step: str, value: int) -> None:
+    """In a child: die at a step of a write."""
+
+    def hook(reached: str) -> None:
+        if reached == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    steps.hook = hook
+    Item.buffered.set(number=1, a=value)
+
+
+@pytest.fixture
+def short_lease(redis_server, settings, monkeypatch):
+    """All on one shard, so that one batch holds everything, and leases that end at once."""
+    options = {"LEASE": 0.3, "SHARDS": 1}
+    monkeypatch.setenv("WRITEBEHIND_TEST_OPTIONS", json.dumps(options))
+    settings.WRITEBEHIND = {**settings.WRITEBEHIND, **options}
+
+
+def write_before() -> dict[int, dict]:
+    """Rows that are stored, then pending changes of each kind; says what must come of them."""
+    Item.objects.create(number=1, a=1, b="stored")
+    Item.objects.create(number=2, a=2, b="stored")
+    Item.objects.create(number=3, a=3, b="stored")
+    Item.buffered.set(number=1, a=10)
+    Item.buffered.delete(number=2)
+    Item.buffered.delete(number=3)
+    Item.buffered.set(number=3, a=30)
+    Item.buffered.set(number=4, a=40, b="new")
+    Item.buffered.set(number=5, a=50)
+    Item.buffered.delete(number=5)
+    return {
+        1: {"a": 10, "b": "stored"},
+        3: {"a": 30, "b": ""},
+        4: {"a": 40, "b": "new"},
+    }
+
+
+def read() -> dict[int, dict]:
+    rows = Item.buffered.get_many(range(1, 6))
+    return {number: {"a": row.a, "b": row.b} for number, row in rows.items()}
+
+
+def stored() -> dict[int, dict]:
+    return {row.number: {"a": row.a, "b": row.b} for row in Item.objects.all()}
+
+
+@pytest.mark.parametrize("step", FLUSH_STEPS)
+def test_a_flusher_is_killed(step, database, redis_server, short_lease, start_child):
+    expected = write_before()
+    before = stored()
+
+    child = start_child(kill_self_at, step)
+    assert child.wait(60) == -signal.SIGKILL
+
+    assert read() == expected
+    assert stored() == (expected if step in AFTER_COMMIT else before)
+    remade = Item.objects.filter(number=3).values_list("pk", flat=True)[0]
+
+    # Written after the batch was frozen, and stronger than it whenever it is applied.
+    Item.buffered.set(number=1, b="later")
+    expected[1]["b"] = "later"
+    assert read() == expected
+
+    Item.buffered.flush()
+
+    assert stored() == expected == read()
+    assert Item.buffered.count_pending() == 0
+    if step in AFTER_COMMIT:  # applied a second time, the row would have been made once more
+        assert Item.objects.get(number=3).pk == remade
+    entries = sorted(AppliedBatch.objects.values_list("entries", flat=True))
+    assert entries == ([5] if step == "flush.claiming" else [1, 5])
+
+
+@pytest.mark.parametrize("step", FLUSH_STEPS)
+def test_a_flusher_stops_dead_and_another_one_goes_on(
+    step, database, redis_server, short_lease, monkeypatch
+):
+    """The same in one process, with one more batch in the shard behind the first."""
+    expected = write_before()
+
+    def hook(reached: str) -> None:
+        if reached == step:
+            raise Killed
+
+    monkeypatch.setattr(steps, "hook", hook)
+    with pytest.raises(Killed):
+        Item.buffered.flush()
+    monkeypatch.setattr(steps, "hook", None)
+
+    for _ in range(2):
+        assert read() == expected
+        Item.buffered.flush()
+    assert stored() == expected
+    assert Item.buffered.count_pending() == 0
+
+
+@pytest.mark.parametrize("step", WRITE_STEPS)
+def test_a_writer_is_killed(step, database, redis_server, start_child):
+    Item.buffered.set(number=1, a=1)
+
+    child = start_child(write_and_die, step, 2)
+    assert child.wait(60) == -signal.SIGKILL
+
+    expected = 2 if step == "write.accepted" else 1
+    assert Item.buffered.get(number=1).a == expected
+    Item.buffered.flush()
+    assert Item.objects.get().a == expected
+
+
+def test_the_walk_knows_every_step_that_the_code_has():
+    """A step that nobody reaches, or that is not listed, would make the walk a lie."""
+    from pathlib import Path
+
+    import writebehind_app
+
+    source = Path(writebehind_app.__file__).parent
+    reached = {
+        line.split('"')[1]
+        for file in source.rglob("*.py")
+        for line in file.read_text().splitlines()
+        if line.strip().startswith('reach("')
+    }
+    assert reached == set(steps.STEPS)
