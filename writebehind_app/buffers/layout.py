@@ -22,7 +22,7 @@ _JSON = json.JSONDecoder()
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The key and the fields of a row buffer, in one database."""
 

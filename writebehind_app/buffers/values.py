@@ -53,7 +53,14 @@ def _string(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
         check(value)
         return json_string(value)
 
-    return encode, json.loads
+    return encode, _text
+
+
+def _text(text: str) -> str:
+    if "\\" not in text:  # as almost always: nothing is escaped
+        return text[1:-1]
+    value: str = json.loads(text)
+    return value
 
 
 def _ip(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:

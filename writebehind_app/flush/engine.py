@@ -15,7 +15,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,68 +88,104 @@ def flush(
     result = FlushResult()
     failures: list[Exception] = []
     size = batch_size or buffer.option("BATCH_SIZE")
-    for number, shard, todo, wanted in _work(buffer, ids, due_only=due_only):
-        left = todo
-        while left > 0 and not stop():
-            budget = min(size, left, limit) if limit is not None else min(size, left)
-            if budget <= 0 or (deadline is not None and time.monotonic() >= deadline):
-                break
-            reach("flush.claiming")
-            token = secrets.token_hex(16)
-            batch = shard.claim(
-                token,
-                lease=conf.settings().LEASE,
-                size=budget,
-                due_only=due_only,
-                ids=wanted,
-                ignore_backoff=ignore_backoff,
-            )
+
+    def over() -> bool:
+        return stop() or (deadline is not None and time.monotonic() >= deadline)
+
+    def claim(work: _Work, budget: int) -> Batch | Wait | None:
+        reach("flush.claiming")
+        work.token = secrets.token_hex(16)
+        batch = work.shard.claim(
+            work.token,
+            lease=conf.settings().LEASE,
+            size=budget,
+            due_only=due_only,
+            ids=work.ids,
+            ignore_backoff=ignore_backoff,
+        )
+        if isinstance(batch, Batch):
+            reach("flush.claimed")
+        return batch
+
+    def next_claim() -> Callable[[], tuple[_Work, int, Batch | Wait | None]] | None:
+        """The claim to be made next, if there is one. What is claimed is always applied."""
+        nonlocal limit
+        if not queue or over() or limit == 0:
+            return None
+        work = queue.popleft()
+        budget = min(size, work.left)
+        if limit is not None:
+            budget = min(budget, limit)
+            limit -= budget
+        return lambda: (work, budget, claim(work, budget))
+
+    works = _works(buffer, ids, due_only=due_only)
+    queue = deque(works)
+    with ThreadPoolExecutor(1, thread_name_prefix="writebehind-claim") as ahead:
+        claimed = next_claim()
+        while claimed is not None:
+            work, budget, batch = claimed()
+            if limit is not None:  # what it did not use up
+                limit += budget - (len(batch.entries) if isinstance(batch, Batch) else 0)
+            # Redis gets the next shard's batch ready while the database takes this one.
+            following = next_claim() if isinstance(batch, Batch) else None
+            claimed = following and ahead.submit(following).result
             match batch:
                 case None:
-                    left = 0
+                    work.left = 0
                 case Wait(reason="busy") if wait:
                     time.sleep(min(_POLL, batch.seconds))
-                case Wait():
-                    break
-                case Batch(entries=entries):
-                    reach("flush.claimed")
-                    applied = _flush_batch(buffer, number, shard, batch)
+                    queue.append(work)
+                case Batch():
+                    applied = _flush_batch(buffer, work.number, work.shard, batch)
                     if isinstance(applied, Exception):
-                        result.errors += 1
                         failures.append(applied)
-                        break
-                    result.rows += applied.rows
-                    result.statements += applied.statements
-                    result.batches += 1
-                    if not ids:
-                        left -= len(entries)
-                    elif batch.token == token:  # and not one that a dead flusher left
-                        left = 0
-                    if limit is not None:
-                        limit -= len(entries)
-                    progress(len(entries))
-        result.remaining += max(left, 0)
+                    else:
+                        result.rows += applied.rows
+                        result.statements += applied.statements
+                        result.batches += 1
+                        work.done(batch)
+                        progress(len(batch.entries))
+                        if work.left:
+                            queue.append(work)
+            claimed = claimed or next_claim()
+    result.errors = len(failures)
+    result.remaining = sum(work.left for work in works)
     result.seconds = time.monotonic() - started
     if raise_errors and failures:
         raise failures[0]
     return result
 
 
-def _work(
-    buffer: Buffer, ids: Sequence[str], *, due_only: bool
-) -> Iterator[tuple[int, Shard, int, Sequence[str]]]:
-    """The shards with something to do: number, shard, how many entries, which ids (or all)."""
+@dataclass(slots=True)
+class _Work:
+    """What is to be done in a shard."""
+
+    number: int
+    shard: Shard
+    left: int  # entries to be flushed
+    ids: Sequence[str] = ()  # which, if not all
+    token: str = ""  # of the last claim
+
+    def done(self, batch: Batch) -> None:
+        if not self.ids:
+            self.left = max(self.left - len(batch.entries), 0)
+        elif batch.token == self.token:  # and not one that a dead flusher left
+            self.left = 0
+
+
+def _works(buffer: Buffer, ids: Sequence[str], *, due_only: bool) -> list[_Work]:
     keys = buffer.shard_keys()
     shards = buffer.shards(patient=True)
     if ids:
-        for id in ids:
-            number = keys.index(buffer.shard_key_of(id))
-            yield number, shards[number], 1, [id]
-        return
+        numbers = {id: keys.index(buffer.shard_key_of(id)) for id in ids}
+        return [_Work(number, shards[number], 1, [id]) for id, number in numbers.items()]
+    works = []
     for number, counts in enumerate(store.count(client(), keys).values()):
-        todo = (counts.due if due_only else counts.pending) + counts.in_flight
-        if todo:
-            yield number, shards[number], todo, ()
+        left = (counts.due if due_only else counts.pending) + counts.in_flight
+        if left:
+            works.append(_Work(number, shards[number], left))
+    return works
 
 
 def _flush_batch(buffer: Buffer, number: int, shard: Shard, batch: Batch) -> Applied | Exception:

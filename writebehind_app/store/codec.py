@@ -1,15 +1,14 @@
-"""How an entry looks in Redis: texts by name, each a JSON value."""
+"""How an entry looks in Redis: its head, and a JSON text for each field."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-RESERVED = "@"  # begins the names that are not a field's: '@no', '@n', '@since', '@at', '@delete'
+HEAD = "@"  # no field of a model can be called that
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """What is pending, or in flight, for one row."""
 
     id: str  # the row's key, as text
@@ -27,14 +26,5 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
     if not flat:
         return None
     texts = dict(zip(flat[::2], flat[1::2], strict=True))
-    delete = texts.pop("@delete", None)
-    return Entry(
-        id=id,
-        no=int(texts.pop("@no")),
-        since=int(texts.pop("@since")),
-        writes=int(texts.pop("@n")),
-        at=int(texts.pop("@at")),
-        delete=delete is not None,
-        keep=delete != "1",
-        texts=texts,
-    )
+    no, writes, since, at, row = texts.pop(HEAD).split()
+    return Entry(id, int(no), int(writes), int(since), int(at), row != "1", row != "2", texts)

@@ -10,8 +10,12 @@ if redis.call('HGET', shard, 'token') ~= ARGV[1] then
 end
 local flight = shard .. ':flight'
 local ids = redis.call('LRANGE', flight, 0, -1)
-for _, id in ipairs(ids) do
-  redis.call('UNLINK', shard .. ':f:' .. id)
+local entries = {}
+for i, id in ipairs(ids) do
+  entries[i] = shard .. ':f:' .. id
+end
+for i = 1, #entries, 1000 do -- Lua unpacks a few thousand at most
+  redis.call('UNLINK', unpack(entries, i, math.min(i + 999, #entries)))
 end
 redis.call('DEL', flight)
 redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error')

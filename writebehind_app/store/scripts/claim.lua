@@ -54,12 +54,15 @@ if #ids == 0 then
 end
 
 local reply = {'batch', token, 0}
-for _, id in ipairs(ids) do
+for i, id in ipairs(ids) do
   local entry = shard .. ':f:' .. id
-  redis.call('ZREM', due, id)
   redis.call('RENAME', shard .. ':e:' .. id, entry)
-  redis.call('RPUSH', flight, id)
-  reply[#reply + 1] = {id, redis.call('HGETALL', entry)}
+  reply[i + 3] = {id, redis.call('HGETALL', entry)}
+end
+for i = 1, #ids, 1000 do -- Lua unpacks a few thousand at most
+  local last = math.min(i + 999, #ids)
+  redis.call('ZREM', due, unpack(ids, i, last))
+  redis.call('RPUSH', flight, unpack(ids, i, last))
 end
 redis.call('HSET', shard, 'token', token, 'lease', now + lease, 'attempts', 0)
 redis.call('HINCRBY', shard, 'moves', 1)

@@ -16,8 +16,9 @@ end
 local count = 0
 for _, id in ipairs(ids) do
   local entry = shard .. ':e:' .. id
-  local no = redis.call('HGET', entry, '@no')
-  if no then
+  local head = redis.call('HGET', entry, '@')
+  if head then
+    local no = string.match(head, '%d+')
     redis.call('ZREM', due, id)
     redis.call('UNLINK', entry)
     redis.call('ZADD', gone, no, no)

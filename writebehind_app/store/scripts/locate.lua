@@ -5,10 +5,15 @@
 -- Returns  'pending', 'in_flight', 'gone' (flushed), 'discarded', or 'lost' (Redis lost its data)
 
 local shard, id, no = KEYS[1], ARGV[1], ARGV[2]
-if redis.call('HGET', shard .. ':e:' .. id, '@no') == no then
+local function is_at(entry)
+  local head = redis.call('HGET', entry, '@')
+  return head and string.match(head, '%d+') == no
+end
+
+if is_at(shard .. ':e:' .. id) then
   return 'pending'
 end
-if redis.call('HGET', shard .. ':f:' .. id, '@no') == no then
+if is_at(shard .. ':f:' .. id) then
   return 'in_flight'
 end
 if redis.call('ZSCORE', shard .. ':discarded', no) then

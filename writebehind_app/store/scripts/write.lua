@@ -4,45 +4,46 @@
 -- ARGV     id, max_age µs, quiet µs, '1' for a delete or '', then name, text, name, text, ...
 -- Returns  the number of the entry that now holds the write
 --
--- The pending entry is a hash. '@no' numbers it within the shard, '@n' counts the writes in it,
--- '@since' and '@at' are the times of the first and the last of them; '@delete' says that the row
--- goes: 1, for good; 2, before a new one with these fields comes. Every other name is a field.
+-- The pending entry is a hash. Its field '@' is 'no writes since at row': the number that names
+-- the entry within the shard, how many writes are in it, the times of the first and the last of
+-- them, and what becomes of the row: 1, it stays, or comes to be; 2, it goes; 3, it goes, and a
+-- new one comes. Every other name is a field of the row.
 
 local shard, id = KEYS[1], ARGV[1]
 local entry, due = shard .. ':e:' .. id, shard .. ':due'
 local max_age, quiet = tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+local now = string.format('%.0f', time[1] * 1000000 + time[2])
 
-local pending = redis.call('HMGET', entry, '@no', '@n', '@since', '@delete')
-local no, writes, since = pending[1], pending[2], pending[3]
-
-if not no then
+local no, writes, since, row
+local pending = redis.call('HGET', entry, '@')
+if pending then
+  no, writes, since, row = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d)')
+else
   -- Numbers start at the clock, not at one: a receipt from before Redis lost everything then lies
-  -- below '@first' and is not taken for a flushed one.
+  -- below 'first' and is not taken for a flushed one.
   if redis.call('HSETNX', shard, 'no', now) == 1 then
     redis.call('HSET', shard, 'first', now)
   end
-  no, writes, since = redis.call('HINCRBY', shard, 'no', 1), 0, now
-  redis.call('HSET', entry, '@no', no, '@since', now)
+  no = string.format('%.0f', redis.call('HINCRBY', shard, 'no', 1))
+  writes, since, row = 0, now, '1'
 end
 
 if ARGV[4] == '1' then
   -- Nothing that was written before a delete matters after it.
   redis.call('DEL', entry)
-  redis.call('HSET', entry, '@no', no, '@since', since, '@n', writes + 1, '@at', now, '@delete', 1)
-else
-  redis.call('HSET', entry, '@n', writes + 1, '@at', now, unpack(ARGV, 5))
-  if pending[4] == '1' then
-    redis.call('HSET', entry, '@delete', 2)
-  end
+  row = '2'
+elseif row == '2' then
+  row = '3'
 end
+local head = table.concat({no, string.format('%.0f', writes + 1), since, now, row}, ' ')
+redis.call('HSET', entry, '@', head, unpack(ARGV, 5))
 
 if quiet > 0 then
-  redis.call('ZADD', due, math.min(tonumber(since) + max_age, now + quiet), id)
-elseif writes == 0 then
-  redis.call('ZADD', due, now + max_age, id)
+  redis.call('ZADD', due, math.min(tonumber(since) + max_age, tonumber(now) + quiet), id)
+elseif not pending then
+  redis.call('ZADD', due, tonumber(now) + max_age, id)
 end
 redis.call('HINCRBY', shard, 'accepted', 1)
 return tonumber(no)
