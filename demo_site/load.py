@@ -18,7 +18,7 @@ from writebehind_app.meta.models import TicketMeta
 
 logger = logging.getLogger("demo_site")
 
-STATUSES = ("open", "pending", "on hold", "solved", "closed")
+STATUSES = ("open", "waiting", "on hold", "solved", "closed")
 AGENTS = ("", "alma", "bruno", "chidi", "dora", "emil", "farah")
 _CATEGORIES = ("account", "billing", "course", "certificate", "video")
 _SUBJECTS = (
@@ -59,7 +59,7 @@ def changes(rng: random.Random, ticket_ids: list[int]) -> Iterator[Write]:
             case 0:
                 values = {"status": rng.choice(STATUSES)}
             case 1:
-                values = {"assigned_to": rng.choice(AGENTS), "status": "pending"}
+                values = {"assigned_to": rng.choice(AGENTS), "status": "waiting"}
             case 2:
                 values = {"extra": {"draft": "…" * rng.randint(1, 9), "seen": rng.randint(1, 99)}}
             case _:

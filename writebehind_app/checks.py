@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
-from django.db import DEFAULT_DB_ALIAS, models
+from django.db import models, router
 
 from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
+from writebehind_app.buffers.layout import may_be_written
 from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.store import connection
 
@@ -25,19 +27,17 @@ def check_settings(**kwargs: Any) -> list[checks.CheckMessage]:
     messages: list[checks.CheckMessage] = []
     for name, value in given.items():
         if name not in conf.NAMES:
-            near = get_close_matches(str(name).upper(), conf.NAMES, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
             messages.append(
                 checks.Warning(
                     f"{conf.NAME} has no setting {name!r}.",
-                    hint=f"{hint}There are: {', '.join(conf.NAMES)}.",
+                    hint=_nearest(str(name).upper(), conf.NAMES),
                     id="writebehind.W001",
                 )
             )
         elif problem := conf.problem(name, value):
             messages.append(_error(2, f"{conf.NAME}: {problem}", f"Set {name} to such a value."))
     if not any(isinstance(message, checks.Error) for message in messages):
-        messages += _redis(given.get("REDIS", conf.Settings.REDIS))
+        messages += _redis(conf.settings().REDIS)
     return messages
 
 
@@ -81,12 +81,21 @@ def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
 
 def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
     meta = buffer.model._meta
-    if meta.proxy or [parent for parent in meta.parents if not parent._meta.abstract]:
+    if meta.proxy or meta.parents:
         yield _error(
             12,
             f"{buffer.label} keeps its rows in the table of another model too.",
             "Multi-table inheritance and proxies cannot be written in bulk: declare the buffer on "
             "a model with one table of its own.",
+            buffer,
+        )
+        return
+    if len(meta.pk_fields) > 1:
+        yield _error(
+            12,
+            f"{buffer.label} has a composite primary key.",
+            "Rows with one cannot be written in bulk: give the model a primary key of one field, "
+            "and a unique constraint over those fields.",
             buffer,
         )
         return
@@ -116,42 +125,43 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
                 buffer,
             )
     if buffer.fields is None:
-        written = [f for f in meta.concrete_fields if not isinstance(f, models.GeneratedField)]
-    for field in {field.name: field for field in (*key, *written)}.values():
+        written = [field for field in meta.concrete_fields if may_be_written(field)]
+    using = router.db_for_write(buffer.model)
+    for field in dict.fromkeys((*key, *written)):
         try:
-            column(field, DEFAULT_DB_ALIAS)
+            column(field, using)
         except Unsupported as reason:
             yield _error(
                 18,
                 f"The field {field.name!r} cannot be buffered: {reason}.",
-                "Name the fields to be written in `fields`, without this one.",
+                "Choose another key."
+                if field in key
+                else "Name the fields to be written in `fields`, without this one.",
                 buffer,
             )
 
 
 def _fields(
     buffer: RowBuffer, names: Iterable[str], option: str
-) -> Any:  # yields messages, returns the fields
+) -> Generator[checks.CheckMessage, None, list[models.Field[Any, Any]]]:
     """The fields of these names, with an error for each name that there is none for."""
     meta = buffer.model._meta
     concrete = [field.name for field in meta.concrete_fields]
     found: list[models.Field[Any, Any]] = []
     for name in names:
-        try:
-            field = meta.pk if name == "pk" else meta.get_field(name)
-        except FieldDoesNotExist:
-            field = None
-        if field is None or getattr(field, "column", None) is None:
-            near = get_close_matches(name, concrete, n=1)
+        field: Any = meta.pk if name == "pk" else None
+        if field is None:
+            with suppress(FieldDoesNotExist):
+                field = meta.get_field(name)
+        if field not in meta.concrete_fields:
             yield _error(
                 14,
                 f"`{option}` names {name!r}, which is not a field with a column.",
-                (f"Did you mean {near[0]!r}? " if near else "")
-                + f"There are: {', '.join(concrete)}.",
+                _nearest(str(name), concrete),
                 buffer,
             )
         else:
-            found.append(field)  # type: ignore[arg-type]
+            found.append(field)
     return found
 
 
@@ -189,6 +199,11 @@ def _key(buffer: RowBuffer, key: list[models.Field[Any, Any]]) -> Iterator[check
             "condition, an expression or `deferrable`; or `unique=True` for a single field.",
             buffer,
         )
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, n=1)
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(names)}."
 
 
 def _error(number: int, message: str, hint: str, obj: Any = None) -> checks.Error:

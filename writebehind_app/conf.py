@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -48,12 +49,14 @@ NAMES = tuple(field.name for field in fields(Settings))
 def problem(name: str, value: Any) -> str | None:
     """What is wrong with the value of a setting, or None."""
     if name not in _NUMBERS:
-        if isinstance(value, str) and value:
-            return None
-        return f"{name} must be a non-empty string, not {value!r}."
+        if not isinstance(value, str) or not value:
+            return f"{name} must be a non-empty string, not {value!r}."
+        if name == "PREFIX" and not {"{", "}"}.isdisjoint(value):  # they mark what is hashed
+            return f"PREFIX must be without braces, not {value!r}."
+        return None
     kind, least, included = _NUMBERS[name]
     good = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
-    if good and (value > least or (included and value == least)):
+    if good and (least < value < math.inf or (included and value == least)):
         return None
     noun = "a number" if kind is float else "a whole number"
     bound = f"at least {least}" if included else f"greater than {least}"

@@ -298,6 +298,9 @@ def _large_statements(connection: BaseDatabaseWrapper) -> Iterator[None]:
     most = connection.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
     features: Any = connection.features
     least = features.max_query_params
+    if least >= most:  # from Django 6.1 on it asks SQLite itself, and cannot be set
+        yield
+        return
     features.max_query_params = most
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import signal
 import threading
@@ -55,9 +56,7 @@ class Command(BaseCommand):
 
     def handle(self, *, port: int, once: bool, writes: int, **options: Any) -> None:
         with ExitStack() as stack:
-            self.ending = _Ending()
-            if once:
-                self.ending.set()  # it ends by itself, or at once
+            self.ending = _Ending(at_once=once)
             lock = Lock(settings.DATA_DIR / "demo.lock")
             if not lock.acquire():
                 raise CommandError(
@@ -76,8 +75,7 @@ class Command(BaseCommand):
                 else:
                     self._run(site)
             except (WritebehindError, DatabaseError) as error:
-                died = self._valkey_died()
-                raise CommandError(f"{error}\n{_LEFT} {died}") from error
+                raise CommandError(f"{error}\n{self._valkey_died() or _LEFT}") from error
             except KeyboardInterrupt:
                 raise CommandError(f"Interrupted. {_LEFT}", returncode=130) from None
 
@@ -106,7 +104,7 @@ class Command(BaseCommand):
         call_command("migrate", verbosity=0, interactive=False)
         users = get_user_model()._default_manager
         if not users.filter(username=LOGIN).exists():
-            users.create_superuser(LOGIN, "demo@example.com", LOGIN)  # type: ignore[attr-defined]
+            users.create_superuser(LOGIN, "demo@example.com", LOGIN)
         figures.begin()
         if left := TicketMeta.buffered.count_pending():
             self._say(f"{left:,} rows are pending from an earlier demo; they are flushed now.")
@@ -160,7 +158,7 @@ class Command(BaseCommand):
     def _show_until_the_end(self) -> None:
         """One line that changes on a terminal, a line now and then elsewhere."""
         tty = self.stdout.isatty()
-        every, next_line = (0.5, 0.0) if tty else (5.0, 0.0)
+        every, next_line = 0.5 if tty else 3.0, 0.0
         while not self.ending.is_set():
             if died := self._valkey_died():
                 raise CommandError(died)
@@ -176,7 +174,7 @@ class Command(BaseCommand):
     def _valkey_died(self) -> str:
         if self.valkey is None or self.valkey.running:
             return ""
-        return f"Valkey has ended by itself; its log is {self.valkey.log}."
+        return f"Valkey has ended by itself; its log is {self.valkey.log}. {_LEFT}"
 
     def _say(self, message: str) -> None:
         self.stdout.write(message)
@@ -184,17 +182,22 @@ class Command(BaseCommand):
 
 
 class _Ending(threading.Event):
-    """Set by the first Ctrl-C, SIGTERM or SIGHUP. A second one interrupts what is going on: what
-    is pending then stays in Valkey for the next start."""
+    """Set by the first Ctrl-C, SIGTERM or SIGHUP. A later one interrupts what is going on: what is
+    pending then stays in Valkey for the next start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool) -> None:
         super().__init__()
+        # A wrapper may pass on what the terminal has sent to us too: that is no second wish.
+        self._interrupt_from = 0.0 if at_once else math.inf
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, *args: object) -> None:
-        if self.is_set():
+        now = time.monotonic()
+        if now >= self._interrupt_from:
             raise KeyboardInterrupt
+        if not self.is_set():
+            self._interrupt_from = now + 1
         self.set()
 
 

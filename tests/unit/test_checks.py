@@ -1,0 +1,386 @@
+"""Declarations and settings that cannot work are said before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core import checks
+from django.core.management import call_command
+from django.db import models
+from django.db.models.functions import Lower
+from django.test.utils import isolate_apps
+
+from tests.models import Owner
+from writebehind_app import RowBuffer
+from writebehind_app.buffers import registry
+from writebehind_app.checks import check_buffers, check_settings
+
+
+@pytest.fixture(autouse=True)
+def models_of_the_test() -> Iterator[None]:
+    """Models that a test declares, and their buffers, are gone after it."""
+    before = registry.declared()
+    with isolate_apps("tests"):
+        yield
+    for buffer in registry.declared():
+        if buffer not in before:
+            registry.remove(buffer)
+
+
+def test_the_project_passes():
+    call_command("check")
+
+
+class TestDeclaration:
+    def test_a_good_one(self):
+        class Good(models.Model):
+            owner = models.ForeignKey(Owner, models.CASCADE, related_name="+")
+            name = models.CharField(max_length=10)
+            score = models.FloatField()
+            data = models.JSONField()
+            created_at = models.DateTimeField(auto_now_add=True)
+            upper = models.GeneratedField(
+                expression=Lower("name"),
+                output_field=models.CharField(max_length=10),
+                db_persist=True,
+            )
+
+            buffered = RowBuffer(key=("name", "owner"), batch_size=10, max_age=0)
+
+            class Meta:
+                constraints = [models.UniqueConstraint(fields=["owner", "name"], name="key")]
+
+        assert problems(Good) == []
+
+    @pytest.mark.parametrize("key", ["pk", "id", "number", "slug", ("a", "b")])
+    def test_keys_that_name_a_row(self, key):
+        class Keyed(models.Model):
+            number = models.IntegerField(unique=True)
+            slug = models.OneToOneField(Owner, models.CASCADE, related_name="+")
+            a = models.IntegerField()
+            b = models.IntegerField()
+
+            buffered = RowBuffer(key=key)
+
+            class Meta:
+                unique_together = [("b", "a")]
+
+        assert problems(Keyed) == []
+
+    def test_two_buffers(self):
+        class Twice(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number")
+            other = RowBuffer(key="number")
+
+        (error,) = (m for m in check_buffers() if m.obj in (Twice.buffered, Twice.other))
+        assert error.id == "writebehind.E010"
+        assert error.msg == "tests.Twice has more than one buffer."
+        assert "Declare one" in error.hint
+
+    @pytest.mark.parametrize(
+        ("option", "value", "must"),
+        [
+            ("batch_size", 0, "must be a whole number, at least 1"),
+            ("batch_size", 2.5, "must be a whole number, at least 1"),
+            ("shards", True, "must be a whole number, at least 1"),
+            ("max_age", -1, "must be a number, at least 0"),
+            ("quiet", "1", "must be a number, at least 0"),
+        ],
+    )
+    def test_the_value_of_an_option(self, option, value, must):
+        class Optional(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", **{option: value})
+
+        error = problem(Optional, "E011")
+        assert error.msg == f"{option} {must}, not {value!r}."
+        assert f"Set {option}" in error.hint
+
+    def test_a_model_in_two_tables(self):
+        class Parent(models.Model):
+            number = models.IntegerField(unique=True)
+
+        class Child(Parent):
+            name = models.CharField(max_length=10)
+
+            buffered = RowBuffer(key="number")
+
+        error = problem(Child, "E012")
+        assert error.msg == "tests.Child keeps its rows in the table of another model too."
+        assert "declare the buffer on a model with one table of its own" in error.hint
+
+    def test_a_proxy(self):
+        class Real(models.Model):
+            number = models.IntegerField(unique=True)
+
+        class Proxy(Real):
+            buffered = RowBuffer(key="number")
+
+            class Meta:
+                proxy = True
+
+        assert "Multi-table inheritance and proxies" in problem(Proxy, "E012").hint
+
+    def test_a_composite_primary_key(self):
+        class Composite(models.Model):
+            pk = models.CompositePrimaryKey("a", "b")
+            a = models.IntegerField()
+            b = models.IntegerField()
+
+            buffered = RowBuffer(key=("a", "b"))
+
+        error = problem(Composite, "E012")
+        assert error.msg == "tests.Composite has a composite primary key."
+        assert "a unique constraint over those fields" in error.hint
+
+    def test_an_unknown_on_missing(self):
+        class Missing(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", on_missing="ignore")
+
+        error = problem(Missing, "E013")
+        assert error.msg == "on_missing is 'ignore'."
+        assert error.hint == "Set it to 'insert' or 'discard'."
+
+    @pytest.mark.parametrize("option", ["key", "fields"])
+    @pytest.mark.parametrize("name", ["nunber", "tags", "child"])
+    def test_a_name_without_a_column(self, option, name):
+        class Named(models.Model):
+            number = models.IntegerField(unique=True)
+            value = models.IntegerField()
+            tags = models.ManyToManyField(Owner, related_name="+")
+
+            buffered = RowBuffer(**{"key": "number", option: [name]})
+
+        error = problem(Named, "E014")
+        assert error.msg == f"`{option}` names {name!r}, which is not a field with a column."
+        assert "There are: id, number, value." in error.hint
+        assert ("Did you mean 'number'?" in error.hint) == (name == "nunber")
+
+    def test_an_empty_key(self):
+        class Empty(models.Model):
+            buffered = RowBuffer(key=())
+
+        error = problem(Empty, "E015")
+        assert error.msg == "The key is empty."
+        assert error.hint == "Name the fields that name a row."
+
+    @pytest.mark.parametrize(
+        ("field", "why"),
+        [
+            (models.IntegerField(unique=True, null=True), "can be NULL"),
+            (models.FloatField(unique=True), "is a FloatField"),
+            (models.JSONField(unique=True), "is a JSONField"),
+            (models.BinaryField(unique=True), "is a BinaryField"),
+        ],
+    )
+    def test_a_field_that_cannot_name_a_row(self, field, why):
+        class Unnamed(models.Model):
+            number = field
+
+            buffered = RowBuffer(key="number")
+
+        error = problem(Unnamed, "E015")
+        assert error.msg == f"The key field 'number' {why}: it cannot name a row."
+        assert "never NULL" in error.hint
+
+    @pytest.mark.parametrize(
+        "constraint",
+        [
+            models.UniqueConstraint(fields=["a"], name="half"),
+            models.UniqueConstraint(fields=["a", "b"], condition=models.Q(a=1), name="if"),
+            models.UniqueConstraint(Lower("a"), "b", name="expression"),
+            models.UniqueConstraint(
+                fields=["a", "b"], deferrable=models.Deferrable.DEFERRED, name="later"
+            ),
+            models.CheckConstraint(condition=models.Q(a=1), name="no_key"),
+        ],
+        ids=lambda constraint: constraint.name,
+    )
+    def test_a_key_that_is_not_plainly_unique(self, constraint):
+        class NotUnique(models.Model):
+            a = models.CharField(max_length=10)
+            b = models.CharField(max_length=10)
+
+            buffered = RowBuffer(key=("a", "b"))
+
+            class Meta:
+                constraints = [constraint]
+
+        error = problem(NotUnique, "E015")
+        assert error.msg == "The key (a, b) has no plain unique constraint."
+        assert "models.UniqueConstraint(fields=['a', 'b'], name=…)" in error.hint
+
+    @pytest.mark.parametrize("name", ["number", "id", "pk"])
+    def test_a_field_that_names_the_row_is_written(self, name):
+        class Written(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", fields=[name])
+
+        error = problem(Written, "E016")
+        assert "names the row and is among the written ones" in error.msg
+        assert "Leave" in error.hint
+
+    @pytest.mark.parametrize("option", ["auto_now", "auto_now_add"])
+    def test_a_field_that_sets_itself_is_written(self, option):
+        class Stamped(models.Model):
+            number = models.IntegerField(unique=True)
+            at = models.DateTimeField(**{option: True})
+
+            buffered = RowBuffer(key="number", fields=["at"])
+
+        error = problem(Stamped, "E017")
+        assert error.msg == "The field 'at' sets itself and is among the written ones."
+        assert "it gets the time of the write" in error.hint
+
+
+class TestUnsupportedFields:
+    def test_a_generated_one(self):
+        class Generated(models.Model):
+            name = models.CharField(max_length=10, unique=True)
+            lower = models.GeneratedField(
+                expression=Lower("name"),
+                output_field=models.CharField(max_length=10),
+                db_persist=True,
+                unique=True,
+            )
+
+            buffered = RowBuffer(key="name", fields=["lower"])
+
+        error = problem(Generated, "E018")
+        assert error.msg == "The field 'lower' cannot be buffered: the database computes it."
+        assert "Name the fields to be written in `fields`, without this one." in error.hint
+
+        class ByGenerated(models.Model):
+            name = models.CharField(max_length=10)
+            lower = models.GeneratedField(
+                expression=Lower("name"),
+                output_field=models.CharField(max_length=10),
+                db_persist=True,
+                unique=True,
+            )
+
+            buffered = RowBuffer(key="lower")
+
+        assert problem(ByGenerated, "E018").hint == "Choose another key."
+
+    def test_of_postgresql_alone(self):
+        fields = pytest.importorskip("django.contrib.postgres.fields")
+
+        class Tags(fields.ArrayField):
+            """A subclass is refused as well."""
+
+        class Arrays(models.Model):
+            number = models.IntegerField(unique=True)
+            tags = Tags(models.CharField(max_length=10))
+
+            buffered = RowBuffer(key="number")
+
+        error = problem(Arrays, "E018")
+        assert error.msg == (
+            "The field 'tags' cannot be buffered: values of Tags cannot be carried as JSON."
+        )
+
+        class Without(models.Model):
+            number = models.IntegerField(unique=True)
+            tags = Tags(models.CharField(max_length=10), default=list)
+            value = models.IntegerField()
+
+            buffered = RowBuffer(key="number", fields=["value"])
+
+        assert problems(Without) == []
+
+    def test_an_image_that_is_measured(self):
+        class Measured(models.Model):
+            number = models.IntegerField(unique=True)
+            width = models.IntegerField()
+            image = models.ImageField(width_field="width")
+
+            buffered = RowBuffer(key="number")
+
+        assert "to set it is to open the file" in problem(Measured, "E018").msg
+
+    def test_a_foreign_key_to_nowhere(self):
+        class Lost(models.Model):
+            number = models.IntegerField(unique=True)
+            other = models.ForeignKey("absent.Model", models.CASCADE, related_name="+")
+
+            buffered = RowBuffer(key="number")
+
+        assert "the model 'absent.Model' that it points to" in problem(Lost, "E018").msg
+
+
+class TestSettings:
+    def test_good_ones(self, settings):
+        settings.WRITEBEHIND = {"REDIS": "redis://localhost:1/0", "MAX_AGE": 0.5, "SHARDS": 8}
+        assert check_settings() == []
+        settings.WRITEBEHIND = {"REDIS": "writebehind"}  # django-redis, in CACHES
+        assert check_settings() == []
+
+    def test_not_a_dict(self, settings):
+        settings.WRITEBEHIND = "redis://localhost"
+        (error,) = check_settings()
+        assert (error.id, error.msg) == (
+            "writebehind.E001",
+            "WRITEBEHIND is 'redis://localhost'.",
+        )
+        assert error.hint == "It must be a dict of settings."
+
+    @pytest.mark.parametrize(
+        ("name", "near"), [("BATCHSIZE", "BATCH_SIZE"), ("max_age", "MAX_AGE"), ("ZZZZZ", None)]
+    )
+    def test_an_unknown_one(self, settings, name, near):
+        settings.WRITEBEHIND = {**settings.WRITEBEHIND, name: 1}
+        (warning,) = check_settings()
+        assert (warning.id, warning.msg) == (
+            "writebehind.W001",
+            f"WRITEBEHIND has no setting {name!r}.",
+        )
+        assert (f"Did you mean {near!r}?" in warning.hint) == (near is not None)
+        assert "There are: REDIS, PREFIX," in warning.hint
+
+    @pytest.mark.parametrize(("name", "value"), [("MAX_AGE", "5"), ("SHARDS", 0), ("REDIS", None)])
+    def test_a_wrong_value(self, settings, name, value):
+        settings.WRITEBEHIND = {**settings.WRITEBEHIND, name: value}
+        (error,) = check_settings()
+        assert error.id == "writebehind.E002"
+        assert error.msg.startswith(f"WRITEBEHIND: {name} must be ")
+        assert repr(value) in error.msg
+        assert f"Set {name}" in error.hint
+
+    @pytest.mark.parametrize(
+        ("redis", "why"),
+        [
+            ({"REDIS": "default"}, "'django.core.cache.backends.locmem.LocMemCache'"),
+            ({}, "'django.core.cache.backends.locmem.LocMemCache'"),  # REDIS is 'default' then
+            ({"REDIS": "absent"}, "nor one of the caches in CACHES (default, writebehind)"),
+            ({"REDIS": "http://localhost"}, "neither a URL (redis, rediss, unix)"),
+            ({"REDIS": "redis://localhost:port/0"}, "'redis://localhost:port/0'"),
+        ],
+    )
+    def test_a_redis_that_is_none(self, settings, redis, why):
+        settings.WRITEBEHIND = redis
+        (error,) = check_settings()
+        assert error.id == "writebehind.E003"
+        assert error.msg.startswith("WRITEBEHIND['REDIS'] is ")
+        assert why in error.msg
+        assert "redis://host:port/number" in error.hint
+        assert "django_redis.cache.RedisCache" in error.hint
+
+
+def problems(model: Any) -> list[checks.CheckMessage]:
+    return [message for message in check_buffers() if message.obj is model.buffered]
+
+
+def problem(model: Any, number: str) -> Any:
+    """The only thing that is wrong with the declaration."""
+    (message,) = problems(model)
+    assert message.id == f"writebehind.{number}"
+    return message

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from writebehind_app import conf
+
+
+class TestDefaults:
+    def test_without_the_setting(self, settings):
+        del settings.WRITEBEHIND
+        assert conf.settings() == conf.Settings()
+
+    def test_what_is_not_given(self, settings):
+        settings.WRITEBEHIND = {"MAX_AGE": 1}
+        assert conf.settings() == conf.Settings(MAX_AGE=1)
+
+    def test_every_number_is_one_that_is_allowed(self):
+        defaults = conf.Settings()
+        assert [conf.problem(name, getattr(defaults, name)) for name in conf.NAMES] == [None] * len(
+            conf.NAMES
+        )
+
+
+class TestOverriding:
+    def test_holds_at_once_and_ends(self, settings):
+        before = conf.settings()
+        given = settings.WRITEBEHIND
+        settings.WRITEBEHIND = {**given, "BATCH_SIZE": 7}
+        assert conf.settings().BATCH_SIZE == 7
+        settings.WRITEBEHIND = given
+        assert conf.settings() == before
+
+    def test_unknown_names_are_left_to_the_checks(self, settings):
+        settings.WRITEBEHIND = {"TYPO": 1}
+        assert conf.settings() == conf.Settings()
+
+
+class TestWrongValues:
+    @pytest.mark.parametrize(
+        ("name", "value", "must"),
+        [
+            ("REDIS", "", "must be a non-empty string"),
+            ("REDIS", 1, "must be a non-empty string"),
+            ("PREFIX", None, "must be a non-empty string"),
+            ("PREFIX", "a}", "must be without braces"),
+            ("MAX_AGE", -0.1, "must be a number, at least 0"),
+            ("MAX_AGE", math.nan, "must be a number, at least 0"),
+            ("MAX_AGE", math.inf, "must be a number, at least 0"),
+            ("QUIET", True, "must be a number, at least 0"),
+            ("BATCH_SIZE", 0, "must be a whole number, at least 1"),
+            ("SHARDS", 1.0, "must be a whole number, at least 1"),
+            ("LEASE", 0, "must be a number, greater than 0"),
+            ("BACKOFF", "1", "must be a number, greater than 0"),
+            ("MAX_BACKOFF", -1, "must be a number, greater than 0"),
+            ("CONNECT_TIMEOUT", 0, "must be a number, greater than 0"),
+            ("SOCKET_TIMEOUT", None, "must be a number, greater than 0"),
+        ],
+    )
+    def test_say_what_is_right(self, settings, name, value, must):
+        settings.WRITEBEHIND = {name: value}
+        with pytest.raises(ImproperlyConfigured) as caught:
+            conf.settings()
+        assert str(caught.value) == f"WRITEBEHIND: {name} {must}, not {value!r}."
+
+    def test_not_a_dict(self, settings):
+        settings.WRITEBEHIND = []
+        with pytest.raises(ImproperlyConfigured, match=r"WRITEBEHIND must be a dict, not \[\]\."):
+            conf.settings()
