@@ -8,11 +8,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import redis
 
-from tests.models import Item
 from writebehind_app.meta.models import TicketMeta
 
 ROWS = 20_000
@@ -98,7 +98,7 @@ def test_flush_against_bulk_create(kind, database, redis_server):
         if kind == "insert":
             TicketMeta.objects.all().delete()
         rows = [ticket(n, "bare") for n in range(ROWS)]
-        alone = seconds(lambda: bare(rows))
+        alone = seconds(partial(bare, rows))
         ratios.append(whole / alone)
         print(f"\n  {whole:.2f} s against {alone:.2f} s", end="")
     print(f"\nflush() / bulk_create, {kind}, {database}: {statistics.median(ratios):.2f}")

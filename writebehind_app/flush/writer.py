@@ -129,8 +129,8 @@ def _takes_whole_rows(layout: Layout) -> bool:
     others = {field for field in meta.concrete_fields if not field.generated} - given - {meta.pk}
     # MariaDB updates by whichever unique key the new row meets. Only one may be there to meet.
     uniques = [{f} for f in meta.concrete_fields if f.unique and f is not meta.pk]
-    uniques += [{meta.get_field(name) for name in group} for group in meta.unique_together]
-    uniques += [{meta.get_field(n) for n in c.fields} for c in meta.total_unique_constraints]
+    groups = [*meta.unique_together, *(c.fields for c in meta.total_unique_constraints)]
+    uniques += [{f for f in meta.concrete_fields if f.name in group} for group in groups]
     partial = len(meta.total_unique_constraints) < sum(
         isinstance(c, models.UniqueConstraint) for c in meta.constraints
     )
@@ -203,11 +203,11 @@ def _compiler(connection: BaseDatabaseWrapper) -> type[SQLInsertCompiler]:
     Django asks for the placeholder of each single value. PostgreSQL's compiler has a way around
     it of its own; the others spend a third of an insert on it.
     """
-    plain: Any = connection.ops.compiler("SQLInsertCompiler")
+    plain: type[SQLInsertCompiler] = connection.ops.compiler("SQLInsertCompiler")  # type: ignore[assignment]
     if plain.assemble_as_sql is not SQLInsertCompiler.assemble_as_sql:
         return plain
 
-    class Quick(plain):
+    class Quick(plain):  # type: ignore[misc, valid-type]
         def assemble_as_sql(self, fields: Any, value_rows: Any) -> Any:
             if any(f is None or hasattr(f, "get_placeholder") for f in fields) or any(
                 hasattr(value, "as_sql") for row in value_rows for value in row

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,13 +32,19 @@ def client(*, patient: bool = False) -> redis.Redis:
     A `patient` one waits for an answer as long as a lease lasts, for flushers, whose batches may
     be large. The other gives up after SOCKET_TIMEOUT, because a request waits for it.
     """
-    return _client(conf.settings().REDIS, patient)
+    if patient not in _clients:
+        with _lock:
+            if patient not in _clients:
+                _clients[patient] = _client(conf.settings(), patient)
+    return _clients[patient]
 
 
-@cache
-def _client(where: str, patient: bool) -> redis.Redis:
-    settings = conf.settings()
-    pool_class, options = _pool(where)
+_clients: dict[bool, redis.Redis] = {}
+_lock = threading.Lock()
+
+
+def _client(settings: conf.Settings, patient: bool) -> redis.Redis:
+    pool_class, options = _pool(settings.REDIS)
     # A retry of the client could run a command twice whose answer was lost. Whether to try again
     # is for those to say who know what the command does.
     options["retry"] = Retry(NoBackoff(), 0)
@@ -98,7 +104,9 @@ def errors() -> Iterator[None]:
 
 def _reset(*, setting: str, **kwargs: Any) -> None:
     if setting in (conf.NAME, "CACHES"):
-        _client.cache_clear()
+        for client in _clients.values():
+            client.connection_pool.disconnect()
+        _clients.clear()
 
 
 setting_changed.connect(_reset, dispatch_uid="writebehind.connection")
