@@ -14,6 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.db import connection
 from django.db.models import JSONField, Model, QuerySet, Value
 from django.db.models.fields.files import FieldFile
 from hypothesis import given, settings
@@ -175,6 +176,40 @@ class TestNulls:
             "id": stored["id"],
             "key": key,
         }
+
+
+@on_valkey
+@pytest.mark.xfail(strict=True, reason="rows are written back as they were read")
+class TestFieldsThatWereNotWritten:
+    """They stay as they are stored, though another row of the batch writes them."""
+
+    @pytest.fixture(autouse=True)
+    def one_batch(self, redis_server: Any, settings: Any) -> None:
+        settings.WRITEBEHIND = {**settings.WRITEBEHIND, "SHARDS": 1}
+
+    def test_json_null(self, database):
+        row = Everything.objects.create(key=uuid.uuid4(), json=JSON_NULL)
+        other = Everything.objects.create(key=uuid.uuid4())
+        Everything.buffered.set(key=row.key, integer=1)
+        Everything.buffered.set(key=other.key, json=[1])
+        Everything.buffered.flush()
+        assert not Everything.objects.filter(json__isnull=True).exists()
+
+    @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+    def test_digits_that_sqlite_stores_and_django_does_not_read(self, database):
+        row = Everything.objects.create(key=uuid.uuid4(), decimal="12345678901234.567891")
+        other = Everything.objects.create(key=uuid.uuid4())
+
+        def stored() -> Any:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT decimal FROM tests_everything WHERE id = %s", [row.pk])
+                return cursor.fetchone()
+
+        before = stored()
+        Everything.buffered.set(key=row.key, integer=1)
+        Everything.buffered.set(key=other.key, decimal=1)
+        Everything.buffered.flush()
+        assert stored() == before
 
 
 @on_valkey
