@@ -170,3 +170,18 @@ class Strict(models.Model):
     clock = models.TimeField(auto_now=True)
 
     buffered = RowBuffer(key="code")
+
+
+class Counter(models.Model):
+    """What operations can change."""
+
+    name = models.CharField(max_length=20, unique=True)
+    small = models.IntegerField(default=0)
+    big = models.BigIntegerField(null=True)
+    decimal = models.DecimalField(max_digits=40, decimal_places=2, null=True)
+    real = models.FloatField(null=True)
+    at = models.DateTimeField(null=True)
+    span = models.DurationField(null=True)
+    extra = models.JSONField(null=True)
+
+    buffered = RowBuffer(key="name")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from writebehind_app.buffers.operations import Add, Max, Merge, Min
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.registry import register
 from writebehind_app.buffers.row import RowBuffer
 
-__all__ = ["Receipt", "RowBuffer", "register"]
+__all__ = ["Add", "Max", "Merge", "Min", "Receipt", "RowBuffer", "register"]
 __version__ = "0.1.0"

@@ -7,5 +7,9 @@ class WritebehindError(Exception):
     """The base of all of them."""
 
 
+class AlreadyExists(WritebehindError):
+    """The row that was to be created is there, pending or stored."""
+
+
 class BufferUnavailable(WritebehindError):
     """Redis did not take or answer the call; nothing says that it ran."""

@@ -353,7 +353,6 @@ class TestDeclaring:
         assert One.buffered is not Two.buffered
         assert (One.buffered.model, Two.buffered.model) == (One, Two)
 
-    @pytest.mark.xfail(strict=True, reason="copies of a buffer share its layouts")
     def test_each_child_of_an_abstract_model_has_its_own_fields(self):
         class Base(models.Model):
             number = models.IntegerField(unique=True)

@@ -179,7 +179,6 @@ class TestNulls:
 
 
 @on_valkey
-@pytest.mark.xfail(strict=True, reason="rows are written back as they were read")
 class TestFieldsThatWereNotWritten:
     """They stay as they are stored, though another row of the batch writes them."""
 

@@ -100,6 +100,7 @@ class Buffer(ABC):
             return
         self.model = model
         self.name = name
+        self._layouts: dict[str, Layout] = {}
         registry.add(self)
 
     def __get__(self, instance: models.Model | None, owner: type[models.Model]) -> Self:

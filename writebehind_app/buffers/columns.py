@@ -36,6 +36,7 @@ class Column:
     encode: Encode  # value → text; raises for what is not a value of the field
     decode: Decode  # text → value, as an instance holds it
     prepare: Decode  # text → value, as it is handed to the database
+    exact: bool  # what is read and written back is what was stored
 
 
 def column(field: models.Field[Any, Any], using: str) -> Column:
@@ -58,7 +59,9 @@ def column(field: models.Field[Any, Any], using: str) -> Column:
         encode = _related(field, encode)
     if django_codec or target is not field:
         encode, decode, prepare = _nullable(field, encode), _optional(decode), _optional(prepare)
-    return Column(field, field.name, field.attname, encode, decode, prepare)
+    # JSON's null is read as NULL is, SQLite rounds decimals, and of others one cannot know.
+    exact = bool(django_codec) and not isinstance(target, models.JSONField | models.DecimalField)
+    return Column(field, field.name, field.attname, encode, decode, prepare, exact)
 
 
 # None, expressions, and related objects

@@ -16,6 +16,16 @@ from django.db.models.expressions import DatabaseDefault
 from django.utils import timezone
 
 from writebehind_app.buffers.columns import Column, column
+from writebehind_app.buffers.operations import (
+    Merge,
+    Operation,
+    described_operation,
+    is_kept_operation,
+    merged,
+    merged_field,
+    operated,
+    operation_texts,
+)
 from writebehind_app.store.codec import Entry
 
 _JSON = json.JSONDecoder()
@@ -44,11 +54,37 @@ class Layout:
                 raise FieldError(self._unknown(alias))
             if column.name in texts:
                 raise FieldError(self._twice(column))
-            texts[column.name] = _encoded(column, value)
+            if isinstance(value, Operation):
+                texts.update(self._operation(column, value))
+            else:
+                texts[column.name] = _encoded(column, value)
         try:
             return ",".join([texts.pop(name) for name in self._key_names]), texts
         except KeyError as missing:
             raise FieldError(self._missing(missing.args[0], values)) from None
+
+    def _operation(self, column: Column, operation: Operation) -> dict[str, str]:
+        if column in self.key:
+            raise ValidationError({column.name: "A key names a row: it takes a plain value."})
+        try:
+            return operation_texts(column, operation, self.using)
+        except ValidationError as error:
+            raise ValidationError({column.name: error.error_list}) from None
+
+    def expected(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """The text of each value that a row is expected to have, by name."""
+        texts = {}
+        for alias, value in values.items():
+            column = self._aliases.get(alias)
+            if column is None:
+                raise FieldError(self._unknown(alias))
+            texts[column.name] = _encoded(column, value)
+        return texts
+
+    def texts_of(self, row: models.Model, names: Iterable[str]) -> dict[str, str]:
+        """The text of fields of a row."""
+        columns = [self._aliases[name] for name in names]
+        return {c.name: _encoded(c, getattr(row, c.attname)) for c in columns}
 
     def id(self, key: Mapping[str, Any]) -> str:
         """The id of the row that these key fields name."""
@@ -123,8 +159,17 @@ class Layout:
         return {c.attname: c.decode(text) for c, text in zip(self.key, _parts(id), strict=True)}
 
     def values(self, entry: Entry) -> dict[str, Any]:
-        """What an entry sets, by name."""
-        return {name: self.columns[name].decode(text) for name, text in entry.texts.items()}
+        """What an entry sets, by name: values, and operations as Redis keeps them."""
+        described: dict[str, Any] = {}
+        for name, text in entry.texts.items():
+            field = merged_field(name)
+            if field is not None:
+                described[field] = Merge(merged(self.columns[field], entry.texts, None))
+            elif is_kept_operation(text):
+                described[name] = described_operation(self.columns[name], text, self.using)
+            else:
+                described[name] = self.columns[name].decode(text)
+        return described
 
     def merge(
         self, entry: Entry, row: models.Model | None, *, to_store: bool = False
@@ -140,10 +185,29 @@ class Layout:
             row = self.model(**self.key_of(entry.id))
             _stamp(row, self.stamped_once, entry.since)
         for name, text in entry.texts.items():
+            if entry.relative and (is_kept_operation(text) or merged_field(name)):
+                continue
             c = self.columns[name]
             setattr(row, c.attname, c.prepare(text) if to_store else c.decode(text))
+        if entry.relative:
+            self._operate(entry, row)
         _stamp(row, self.stamped, entry.at)
         return row
+
+    def _operate(self, entry: Entry, row: models.Model) -> None:
+        """Carry out the operations on what is stored; values are in the row already."""
+        for name, text in entry.texts.items():
+            if not merged_field(name) and is_kept_operation(text):
+                c = self.columns[name]
+                value = operated(c, text, getattr(row, c.attname), self.using)
+                setattr(row, c.attname, value)
+        for name in {field for name in entry.texts if (field := merged_field(name))}:
+            c = self.columns[name]
+            setattr(row, c.attname, merged(c, entry.texts, getattr(row, c.attname)))
+
+    def fields_of(self, entry: Entry) -> set[str]:
+        """The names of the fields that an entry changes."""
+        return {merged_field(name) or name for name in entry.texts}
 
     @cached_property
     def stamped(self) -> tuple[models.Field[Any, Any], ...]:

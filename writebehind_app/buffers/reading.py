@@ -52,6 +52,23 @@ def rows(buffer: RowBuffer, ids: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def guarded(buffer: RowBuffer, id: str) -> tuple[Any | None, str]:
+    """The row as it is, if it is, and what tells whether anything was written to it since."""
+    while True:
+        before = _read(buffer, [id])[id]
+        row = rows(buffer, [id]).get(id)
+        after = _read(buffer, [id])[id]
+        guard = _guard(after, id)
+        if guard == _guard(before, id):
+            return row, guard
+
+
+def _guard(reading: Reading, id: str) -> str:
+    """As scripts/write.lua has it: what is pending, or that nothing was claimed."""
+    pending = reading.pending.get(id)
+    return pending.head if pending else f"moves {reading.moves}"
+
+
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     """The rows of a queryset as they are with all accepted writes."""
     if not issubclass(queryset.model, buffer.model):

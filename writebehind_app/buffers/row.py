@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ValidationError
 from django.db import models, router
 
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
 from writebehind_app.buffers.layout import Layout, layout, moment
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.steps import reach
 from writebehind_app.store import lua
 from writebehind_app.store.codec import Entry
-from writebehind_app.store.connection import client, errors
+from writebehind_app.store.connection import OutOfRange, client, errors
 
 if TYPE_CHECKING:
     from writebehind_app.flush.engine import FlushResult
 
 _PIPELINE = 1000  # writes of set_many() in one round trip
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A write that was checked."""
+
+    id: str
+    texts: dict[str, str]
+    delete: str = ""  # '1' for a delete
+    guard: str = ""  # what Redis must hold for the row still
 
 
 class RowBuffer(Buffer):
@@ -35,15 +48,14 @@ class RowBuffer(Buffer):
         self,
         *,
         key: str | Iterable[str],
-        fields: Iterable[str] | None = None,
+        fields: str | Iterable[str] | None = None,
         on_missing: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.key = (key,) if isinstance(key, str) else tuple(key)
-        self.fields = None if fields is None else tuple(fields)
+        self.fields = (fields,) if isinstance(fields, str) else fields and tuple(fields)
         self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
-        self._layouts: dict[str, Layout] = {}
 
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
@@ -61,7 +73,8 @@ class RowBuffer(Buffer):
     # Writing
 
     def set(self, /, **values: Any) -> Receipt:
-        """Write fields of the row that the key fields name."""
+        """Write fields of the row that the key fields name: values, or operations on what is
+        there, as `Add(1)`."""
         return self._write([self._checked(values)])[0]
 
     def set_many(self, rows: Iterable[Mapping[str, Any] | models.Model]) -> list[Receipt]:
@@ -77,35 +90,64 @@ class RowBuffer(Buffer):
             ]
         )
 
+    def create(self, /, **values: Any) -> Receipt:
+        """Write a new row; `AlreadyExists` where there is one, pending or stored."""
+        write = self._checked(values)
+        while True:
+            row, guard = reading.guarded(self, write.id)
+            if row is not None:
+                raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
+            if receipts := self._write([replace(write, guard=guard)]):
+                return receipts[0]
+
+    def set_if(self, expected: Mapping[str, Any], /, **values: Any) -> bool:
+        """Write to the row only while it is there and has the expected values; says whether it
+        did. Nobody's write comes between the look and the write."""
+        layout = self.layout()
+        write = self._checked(values)
+        wanted = layout.expected(expected)
+        while True:
+            row, guard = reading.guarded(self, write.id)
+            if row is None or layout.texts_of(row, wanted) != wanted:
+                return False
+            if self._write([replace(write, guard=guard)]):
+                return True
+
     def delete(self, /, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
-        return self._write([(self._id(key), "1", {})])[0]
+        return self._write([_Write(self._id(key), {}, delete="1")])[0]
 
     def clean(self, values: dict[str, Any]) -> dict[str, Any]:
         """Hook: the values of one write, to be checked or changed before they are taken."""
         return values
 
-    def _checked(self, values: Mapping[str, Any]) -> tuple[str, str, dict[str, str]]:
-        id, texts = self.layout().split(self.clean(dict(values)))
-        return id, "", texts
+    def _checked(self, values: Mapping[str, Any]) -> _Write:
+        return _Write(*self.layout().split(self.clean(dict(values))))
 
-    def _write(self, writes: list[tuple[str, str, dict[str, str]]]) -> list[Receipt]:
+    def _write(self, writes: list[_Write]) -> list[Receipt]:
+        """Send checked writes; those whose row no longer looks as expected are left out."""
         max_age, quiet = round(self.option("MAX_AGE") * 1e6), round(self.option("QUIET") * 1e6)
-        shards = [self.shard_of(id) for id, _, _ in writes]
+        shards = [self.shard_of(write.id) for write in writes]
         calls = []
-        for shard, (id, delete, texts) in zip(shards, writes, strict=True):
-            fields = [part for pair in texts.items() for part in pair]
-            calls.append((shard.key, id, max_age, quiet, delete, *fields))
+        for shard, write in zip(shards, writes, strict=True):
+            fields = [part for pair in write.texts.items() for part in pair]
+            head = (shard.key, write.id, max_age, quiet, write.delete, write.guard)
+            calls.append((*head, *fields))
         reach("write.sending")
-        with errors():
-            if len(calls) == 1:
-                numbers = [lua.run(client(), "write", *calls[0])]
-            else:
-                numbers = lua.run_in_order(client(), "write", calls, size=_PIPELINE)
+        try:
+            with errors():
+                if len(calls) == 1:
+                    numbers = [lua.run(client(), "write", *calls[0])]
+                else:
+                    numbers = lua.run_in_order(client(), "write", calls, size=_PIPELINE)
+        except OutOfRange as error:
+            message = "The sum leaves the range of the field; nothing was changed."
+            raise ValidationError({str(error): [ValidationError(message, code="range")]}) from None
         reach("write.accepted")
         return [
-            Receipt(shard, id, no)
-            for shard, (id, _, _), no in zip(shards, writes, numbers, strict=True)
+            Receipt(shard, write.id, number)
+            for shard, write, number in zip(shards, writes, numbers, strict=True)
+            if number
         ]
 
     # Reading
@@ -116,9 +158,8 @@ class RowBuffer(Buffer):
         row = reading.rows(self, [id]).get(id)
         if row is None:
             given = ", ".join(f"{name}={value!r}" for name, value in key.items())
-            raise self.layout().model.DoesNotExist(  # type: ignore[attr-defined]
-                f"{self.label} with {given} does not exist."
-            )
+            missing: Any = self.model
+            raise missing.DoesNotExist(f"{self.label} with {given} does not exist.")
         return row
 
     def get_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
@@ -187,6 +228,8 @@ class RowBuffer(Buffer):
         return dict(zip(names, values, strict=True))
 
     aset = asynchronous(set)
+    acreate = asynchronous(create)
+    aset_if = asynchronous(set_if)
     aset_many = asynchronous(set_many)
     adelete = asynchronous(delete)
     aget = asynchronous(get)

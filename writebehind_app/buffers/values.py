@@ -193,7 +193,8 @@ def _datetime(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
             value = value.astimezone(datetime.UTC)
         elif timezone.is_aware(value):
             raise ValidationError(f"{value} has a time zone, but USE_TZ is False.", code="aware")
-        return f'"{value.isoformat()}"'
+        # Always as long, so that texts are in the order of the times.
+        return f'"{value.isoformat(timespec="microseconds")}"'
 
     return encode, lambda text: datetime.datetime.fromisoformat(text[1:-1])
 
@@ -210,7 +211,7 @@ def _time(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
         value = field.to_python(value)
         if timezone.is_aware(value):
             raise ValidationError(f"{value} has a time zone; the field has none.", code="aware")
-        return f'"{value.isoformat()}"'
+        return f'"{value.isoformat(timespec="microseconds")}"'
 
     return encode, lambda text: datetime.time.fromisoformat(text[1:-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import sqlite3
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Plan:
 
     delete: list[Any]  # rows that go
     update: list[Any]  # rows that were there, as they become
-    update_fields: list[str]  # what may have changed in any of them
+    changed: dict[str, list[Any]]  # which of them change in a field
     insert: list[Any]  # new rows
     upsert: list[Any]  # rows whose entries say all there is to say: stored or not, they are this
 
@@ -89,7 +90,7 @@ def make_plan(layout: Layout, entries: Sequence[Entry]) -> Plan:
             partial.append(entry)
     stored = rows_by_id(layout, [entry.id for entry in partial], lock=True)
     delete, update, insert = [], {}, []
-    changed: set[str] = set()
+    changed = defaultdict(list)
     for entry in partial:
         row = stored.get(entry.id)
         if row is not None and entry.delete:
@@ -102,11 +103,9 @@ def make_plan(layout: Layout, entries: Sequence[Entry]) -> Plan:
             insert.append(merged)
         else:
             update[row.pk] = row
-            changed.update(entry.texts)
-    fields = [name for name in layout.columns if name in changed]
-    if update:
-        fields += [field.name for field in layout.stamped]
-    return Plan(delete, list(update.values()), fields, insert, upsert)
+            for name in layout.fields_of(entry):
+                changed[name].append(row)
+    return Plan(delete, list(update.values()), changed, insert, upsert)
 
 
 def _is_whole(layout: Layout, entry: Entry) -> bool:
@@ -114,6 +113,7 @@ def _is_whole(layout: Layout, entry: Entry) -> bool:
     return (
         entry.keep
         and not entry.delete
+        and not entry.relative
         and len(entry.texts) == len(layout.columns)
         and _takes_whole_rows(layout)
     )
@@ -146,13 +146,26 @@ def _takes_whole_rows(layout: Layout) -> bool:
 
 
 def _update(layout: Layout, plan: Plan) -> None:
-    """Write the changed rows whole, in one statement: they are locked, so what did not change is
-    what is stored. The primary key is what they are found by on each of the databases."""
-    if plan.update and plan.update_fields:
-        _call_pre_save(layout, plan.update, add=False)
-        pk = layout.model._meta.pk
-        assert pk is not None
-        _upsert(layout, plan.update, plan.update_fields, [pk.name])
+    """Write the changed rows: one statement for all fields that can be written back as they were
+    read where a row did not change, as it is locked; one for each other field. The primary key is
+    what rows are found by on each of the databases."""
+    if not plan.update:
+        return
+    _call_pre_save(layout, plan.update, add=False)
+    for field in layout.model._meta.concrete_fields:
+        if isinstance(field, models.JSONField) and not field.null:
+            for row in plan.update:
+                if getattr(row, field.attname) is None:  # a null of JSON: it cannot be another
+                    setattr(row, field.attname, models.Value(None, models.JSONField()))
+    pk = layout.model._meta.pk
+    assert pk is not None
+    exact = [c.name for c in layout.columns.values() if c.exact and c.name in plan.changed]
+    exact += [field.name for field in layout.stamped]
+    if exact:
+        _upsert(layout, plan.update, exact, [pk.name])
+    for name, rows in plan.changed.items():
+        if not layout.columns[name].exact:
+            _upsert(layout, rows, [name], [pk.name])
 
 
 def _insert(layout: Layout, plan: Plan) -> None:

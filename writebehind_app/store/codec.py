@@ -12,12 +12,14 @@ class Entry(NamedTuple):
     """What is pending, or in flight, for one row."""
 
     id: str  # the row's key, as text
+    head: str  # differs from what it was once anything was written to the entry
     no: int  # names this entry; a write after it was claimed begins another one
     writes: int  # how many writes are in it
     since: int  # when the first of them came, in µs since 1970
     at: int  # when the last of them came
     delete: bool  # the row that is stored goes
     keep: bool  # there is a row afterwards: the stored one or a new one, with the values in it
+    relative: bool  # some texts are operations on what is stored
     texts: dict[str, str]  # by field name
 
 
@@ -26,5 +28,17 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
     if not flat:
         return None
     texts = dict(zip(flat[::2], flat[1::2], strict=True))
-    no, writes, since, at, row = texts.pop(HEAD).split()
-    return Entry(id, int(no), int(writes), int(since), int(at), row != "1", row != "2", texts)
+    head = texts.pop(HEAD)
+    no, writes, since, at, row, relative = head.split()
+    return Entry(
+        id,
+        head,
+        int(no),
+        int(writes),
+        int(since),
+        int(at),
+        row != "1",
+        row != "2",
+        relative == "1",
+        texts,
+    )

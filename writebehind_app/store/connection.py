@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import redis
 from django.conf import settings as django_settings
+from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django_redis import get_redis_connection
@@ -85,7 +86,7 @@ def problem(where: str) -> str | None:
         )
     try:
         get_redis_connection(where, write=True)
-    except NotImplementedError:
+    except (NotImplementedError, InvalidCacheBackendError):
         return (
             f"WRITEBEHIND['REDIS'] is {where!r}, the cache of the backend "
             f"{caches[where].get('BACKEND')!r}."
@@ -93,11 +94,19 @@ def problem(where: str) -> str | None:
     return None
 
 
+class OutOfRange(Exception):
+    """An operation leaves the range of the field it names."""
+
+
 @contextmanager
 def errors() -> Iterator[None]:
     """Turns what Redis and the socket raise into BufferUnavailable."""
     try:
         yield
+    except redis.exceptions.ResponseError as error:
+        if str(error).startswith("OVERFLOW "):
+            raise OutOfRange(str(error).removeprefix("OVERFLOW ")) from None
+        raise BufferUnavailable(f"Redis: {error}") from error
     except redis.exceptions.RedisError as error:
         raise BufferUnavailable(f"Redis: {error}") from error
 

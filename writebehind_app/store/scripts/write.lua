@@ -1,44 +1,234 @@
 -- Takes one write of one row into the row's pending entry.
 --
 -- KEYS[1]  the shard
--- ARGV     id, max_age µs, quiet µs, '1' for a delete or '', then name, text, name, text, ...
--- Returns  the number of the entry that now holds the write
+-- ARGV     id, max_age µs, quiet µs, '1' for a delete or '', what the row must look like or '',
+--          then name, text, name, text, ...
+-- Returns  the number of the entry that now holds the write, or 0 where the row looks different;
+--          an error 'OVERFLOW name' where an operation leaves the range of its field
 --
--- The pending entry is a hash. Its field '@' is 'no writes since at row': the number that names
--- the entry within the shard, how many writes are in it, the times of the first and the last of
--- them, and what becomes of the row: 1, it stays, or comes to be; 2, it goes; 3, it goes, and a
--- new one comes. Every other name is a field of the row.
+-- The pending entry is a hash. Its field '@' is 'no writes since at row relative': the number that
+-- names the entry within the shard, how many writes are in it, the times of the first and the last
+-- of them, what becomes of the row (1, it stays, or comes to be; 2, it goes; 3, it goes, and a new
+-- one comes), and whether there are operations whose outcome depends on the stored row.
+--
+-- Every other name is a field of the row, or '&field:"key"' for a key of a JSON object that is
+-- merged into a field. A text is JSON, or an operation: '+', '>' (not below) or '<' (not above),
+-- then the kind '#' and 'amount,places,least,most' for whole numbers and decimals, or the kind '~'
+-- (compared as text) or '%' (as a float) and the amount.
+--
+-- An operation on a pending value is carried out; on a stored one, which is not known here, it is
+-- kept, as '#add,low,high,null,places' or '~low,high,null': add first, then keep within the
+-- bounds; `null` is the outcome where the stored value is NULL. Every sequence of operations comes
+-- to such a form.
 
 local shard, id = KEYS[1], ARGV[1]
 local entry, due = shard .. ':e:' .. id, shard .. ':due'
 local max_age, quiet = tonumber(ARGV[2]), tonumber(ARGV[3])
 
+-- Whole numbers of any length, as text: a Lua number is exact up to 15 digits only.
+
+local function plain(text)
+  local sign, digits = string.match(text, '^(-?)0*(%d+)$')
+  return digits == '0' and '0' or sign .. digits
+end
+
+local function less(a, b)
+  local a_negative, b_negative = string.sub(a, 1, 1) == '-', string.sub(b, 1, 1) == '-'
+  if a_negative ~= b_negative then
+    return a_negative
+  elseif a_negative then
+    a, b = string.sub(b, 2), string.sub(a, 2)
+  end
+  if #a ~= #b then
+    return #a < #b
+  end
+  return a < b
+end
+
+-- The digits of |a| + |b|, or of |a| - |b| where |a| >= |b|.
+local function combine(a, b, sign)
+  local length = math.max(#a, #b)
+  a, b = string.rep('0', length - #a) .. a, string.rep('0', length - #b) .. b
+  local digits, carry = {}, 0
+  for i = length, 1, -1 do
+    local sum = string.byte(a, i) - 48 + sign * (string.byte(b, i) - 48) + carry
+    carry = math.floor(sum / 10)
+    digits[#digits + 1] = sum % 10
+  end
+  if carry > 0 then
+    digits[#digits + 1] = carry
+  end
+  return string.reverse(table.concat(digits))
+end
+
+local function add(a, b)
+  if #a <= 15 and #b <= 15 then
+    return plain(string.format('%.0f', tonumber(a) + tonumber(b)))
+  end
+  local a_digits, b_digits = string.match(a, '%d+'), string.match(b, '%d+')
+  local a_sign, b_sign = string.match(a, '^-?'), string.match(b, '^-?')
+  if a_sign == b_sign then
+    return plain(a_sign .. combine(a_digits, b_digits, 1))
+  elseif less(a_digits, b_digits) then
+    return plain(b_sign .. combine(b_digits, a_digits, -1))
+  end
+  return plain(a_sign .. combine(a_digits, b_digits, -1))
+end
+
+local overflow = false -- whether a number left the range of its field
+
+-- Decimals are whole numbers of their last place.
+
+local function to_number(text, places)
+  if places == '' then
+    return plain(text)
+  end
+  local sign, whole, fraction = string.match(text, '^"(-?)(%d+)%.?(%d*)"$')
+  if #fraction > tonumber(places) then
+    overflow = true -- written when the field had more places
+  end
+  return plain(sign .. whole .. fraction .. string.rep('0', tonumber(places) - #fraction))
+end
+
+local function from_number(number, places)
+  if places == '' then
+    return number
+  end
+  local sign, digits = string.match(number, '^(-?)(%d+)$')
+  places = tonumber(places)
+  digits = string.rep('0', places + 1 - #digits) .. digits
+  local point = places > 0 and '.' or ''
+  return '"' .. sign .. string.sub(digits, 1, #digits - places) .. point
+    .. string.sub(digits, #digits - places + 1) .. '"'
+end
+
+-- Operations: one on a value, which may be nil for NULL, or a bound, which may be '' for none.
+
+local function before(kind, a, b)
+  if kind == '#' then
+    return less(a, b)
+  elseif kind == '%' then
+    return tonumber(a) < tonumber(b)
+  end
+  return a < b
+end
+
+local function apply(op, kind, value, amount)
+  if value == nil then
+    return amount
+  elseif op == '+' then
+    return add(value, amount)
+  elseif (op == '>' and before(kind, value, amount)) or (op == '<' and before(kind, amount, value)) then
+    return amount
+  end
+  return value
+end
+
+local function split(text)
+  local parts = {}
+  for part in string.gmatch(text .. ',', '([^,]*),') do
+    parts[#parts + 1] = part
+  end
+  return parts
+end
+
+local function operated(text, old)
+  local op, kind = string.sub(text, 1, 1), string.sub(text, 2, 2)
+  local given = split(string.sub(text, 3))
+  local amount, places = given[1], given[2] or ''
+  local function bounded(value)
+    overflow = overflow or less(value, given[3]) or less(given[4], value)
+    return value
+  end
+
+  if old and not string.find(old, '^[#~%%]') then
+    local value = nil
+    if old ~= 'null' then
+      value = kind == '#' and to_number(old, places) or old
+    end
+    value = apply(op, kind, value, amount)
+    return kind == '#' and from_number(bounded(value), places) or value
+  end
+
+  local form = old and split(string.sub(old, 2))
+    or (kind == '#' and {'0', '', '', '', places} or {'', '', ''})
+  local first = kind == '#' and 2 or 1 -- where the bounds begin
+  local low, high, null = form[first], form[first + 1], form[first + 2]
+  if op == '+' then
+    form[1] = add(form[1], amount)
+    low, high = low ~= '' and add(low, amount) or '', high ~= '' and add(high, amount) or ''
+  elseif op == '>' then
+    low = apply(op, kind, low ~= '' and low or nil, amount)
+    high = high ~= '' and apply(op, kind, high, amount) or ''
+  else
+    high = apply(op, kind, high ~= '' and high or nil, amount)
+    low = low ~= '' and apply(op, kind, low, amount) or ''
+  end
+  null = apply(op, kind, null ~= '' and null or nil, amount)
+  form[first], form[first + 1], form[first + 2] = low, high, null
+  return kind .. table.concat(form, ',')
+end
+
+-- The write
+
+local pending = redis.call('HGET', entry, '@')
+if ARGV[5] ~= '' and ARGV[5] ~= (pending or 'moves ' .. (redis.call('HGET', shard, 'moves') or '0')) then
+  return 0
+end
+
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000000 + time[2])
-
-local no, writes, since, row
-local pending = redis.call('HGET', entry, '@')
+local no, writes, since, row, relative
 if pending then
-  no, writes, since, row = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d)')
+  no, writes, since, row, relative = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d) (%d)')
 else
+  writes, since, row, relative = 0, now, '1', '0'
+end
+
+local fields, replaced = {}, {}
+for i = 6, #ARGV, 2 do
+  local name, text = ARGV[i], ARGV[i + 1]
+  local first = string.byte(text)
+  if first == 43 or first == 60 or first == 62 then -- + < >
+    text = operated(text, pending and row ~= '2' and redis.call('HGET', entry, name) or nil)
+    relative = '1'
+    if overflow then
+      return redis.error_reply('OVERFLOW ' .. name)
+    end
+  elseif string.byte(name) == 38 then -- &
+    relative = '1'
+  elseif relative == '1' then
+    replaced['&' .. name .. ':'] = true
+  end
+  fields[#fields + 1], fields[#fields + 2] = name, text
+end
+
+-- Nothing was changed before this line, and nothing fails after it.
+
+if not pending then
   -- Numbers start at the clock, not at one: a receipt from before Redis lost everything then lies
   -- below 'first' and is not taken for a flushed one.
   if redis.call('HSETNX', shard, 'no', now) == 1 then
     redis.call('HSET', shard, 'first', now)
   end
   no = string.format('%.0f', redis.call('HINCRBY', shard, 'no', 1))
-  writes, since, row = 0, now, '1'
 end
-
 if ARGV[4] == '1' then
   -- Nothing that was written before a delete matters after it.
   redis.call('DEL', entry)
-  row = '2'
+  row, relative = '2', '0'
 elseif row == '2' then
   row = '3'
 end
-local head = table.concat({no, string.format('%.0f', writes + 1), since, now, row}, ' ')
-redis.call('HSET', entry, '@', head, unpack(ARGV, 5))
+if next(replaced) then
+  for _, name in ipairs(redis.call('HKEYS', entry)) do
+    if replaced[string.match(name, '^&[^:]*:')] then
+      redis.call('HDEL', entry, name)
+    end
+  end
+end
+local head = table.concat({no, string.format('%.0f', writes + 1), since, now, row, relative}, ' ')
+redis.call('HSET', entry, '@', head, unpack(fields))
 
 if quiet > 0 then
   redis.call('ZADD', due, math.min(tonumber(since) + max_age, tonumber(now) + quiet), id)

@@ -1,0 +1,220 @@
+"""Add, Max, Min, Merge, create and set_if: as the same steps one by one through the ORM."""
+
+from __future__ import annotations
+
+import datetime
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import connections
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.models import Counter
+from writebehind_app import Add, Max, Merge, Min
+from writebehind_app.exceptions import AlreadyExists
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+SMALL = st.integers(-1000, 1000)
+BIG = st.integers(-(10**15), 10**15)
+# SQLite keeps 15 digits of a decimal.
+CENTS = st.integers(-(10**12), 10**12).map(lambda n: Decimal(n).scaleb(-2))
+TIMES = st.datetimes(
+    datetime.datetime(1990, 1, 1),  # noqa: DTZ001
+    datetime.datetime(2040, 1, 1),  # noqa: DTZ001
+    timezones=st.just(datetime.UTC),
+)
+SPANS = st.integers(-(10**12), 10**12).map(lambda n: datetime.timedelta(microseconds=n))
+JSON = st.dictionaries(
+    st.sampled_from(["a", 'b"', "c:d", ""]), st.integers() | st.none(), max_size=3
+)
+
+
+def values(plain, add=True):
+    kinds = [plain.map(Max), plain.map(Min)] + ([plain.map(Add)] if add else [])
+    return st.one_of(plain, st.none(), *kinds)
+
+
+FIELDS = {
+    "big": values(BIG),
+    "decimal": values(CENTS),
+    "real": values(st.floats(-1e9, 1e9), add=False),
+    "at": values(TIMES, add=False),
+    "span": values(SPANS),
+    "extra": st.one_of(JSON, st.none(), JSON.map(Merge)),
+}
+WRITE = st.fixed_dictionaries({}, optional=FIELDS).map(lambda v: ("set", v))
+STEP = st.one_of(WRITE, WRITE, WRITE, st.just(("delete", {})), st.just(("flush", {})))
+
+
+def in_python(row: dict, name: str, value):
+    """What an operation means."""
+    old = row[name]
+    match value:
+        case Add(amount):
+            return amount if old is None else old + amount
+        case Max(other):
+            return other if old is None else max(old, other)
+        case Min(other):
+            return other if old is None else min(old, other)
+        case Merge(keys):
+            return {**(old if isinstance(old, dict) else {}), **keys}
+    return value
+
+
+def as_dict(row: Counter) -> dict:
+    return {name: getattr(row, name) for name in FIELDS}
+
+
+class TestOneByOne:
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
+    @given(st.lists(STEP, max_size=12))
+    def test_a_sequence_comes_to_what_its_steps_come_to(self, database, redis_server, steps):
+        Counter.buffered.discard()
+        Counter.objects.all().delete()
+        row = None
+        for verb, given_ in steps:
+            if verb == "flush":
+                Counter.buffered.flush()
+            elif verb == "delete":
+                Counter.buffered.delete(name="x")
+                row = None
+            else:
+                row = row or as_dict(Counter(name="x"))
+                Counter.buffered.set(name="x", **given_)
+                row = {**row, **{n: in_python(row, n, v) for n, v in given_.items()}}
+            seen = Counter.buffered.get_many(["x"]).get("x")
+            assert (as_dict(seen) if seen else None) == row
+        Counter.buffered.flush()
+        stored = Counter.objects.first()
+        assert (as_dict(stored) if stored else None) == row
+
+
+class TestAdd:
+    def test_is_exact_up_to_64_bits(self, database, redis_server):
+        Counter.buffered.set(name="x", big=2**62)
+        Counter.buffered.set(name="x", big=Add(2**62 - 1))
+        assert Counter.buffered.get(name="x").big == 2**63 - 1
+        Counter.buffered.flush()
+        Counter.buffered.set(name="x", big=Add(-(2**63) + 1))
+        Counter.buffered.set(name="x", big=Add(-3))
+        assert Counter.buffered.get(name="x").big == -3
+        Counter.buffered.flush()
+        assert Counter.objects.get().big == -3
+
+    @given(st.lists(INT64, min_size=2, max_size=5))
+    def test_adds_numbers_of_any_length(self, plain, numbers):
+        Counter.buffered.discard()
+        whole = [Decimal(number).scaleb(-2) for number in numbers]
+        for number in whole:
+            Counter.buffered.set(name="x", decimal=Add(number))
+        expected = sum((Decimal(n) for n in numbers), Decimal()).scaleb(-2)
+        assert Counter.buffered.get(name="x").decimal == expected
+
+    def test_many_from_many_threads_all_count(self, database, redis_server):
+        def add(n):
+            Counter.buffered.set(name="x", big=Add(n))
+            if n % 25 == 0:
+                Counter.buffered.flush()
+                connections.close_all()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(add, range(400)))
+            pool.submit(connections.close_all)
+        Counter.buffered.flush()
+        assert Counter.objects.get().big == sum(range(400))
+
+    def test_beyond_the_range_is_an_error_and_changes_nothing(self, plain):
+        Counter.buffered.set(name="x", big=2**63 - 1, small=1)
+        with pytest.raises(ValidationError) as error:
+            Counter.buffered.set(name="x", small=2, big=Add(1))
+        assert "range" in error.value.message_dict["big"][0]
+        assert Counter.buffered.get(name="x").small == 1
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"real": Add(1)}, "Add needs a field that is a whole number"),
+            ({"big": Add(0.5)}, "Add needs an exact number"),
+            ({"big": Add(None)}, "Add needs an exact number"),
+            ({"decimal": Add(Decimal("0.001"))}, "no more than 2 decimal places"),
+            ({"small": Add(10**30)}, "more than the field can hold"),
+            ({"extra": Max(1)}, "Max needs a field that is a number"),
+            ({"big": Max(None)}, "Max needs a value"),
+            ({"big": Merge({})}, "Merge needs a field that is JSON"),
+            ({"extra": Merge([1])}, "Merge takes a dict"),
+            ({"name": Add(1)}, "takes a plain value"),
+        ],
+    )
+    def test_where_it_makes_no_sense_is_refused(self, plain, values, message):
+        with pytest.raises(ValidationError, match=message):
+            Counter.buffered.set(**{"name": "x", **values})
+        assert Counter.buffered.count_pending() == 0
+
+    def test_pending_shows_operations(self, plain):
+        Counter.objects.create(name="x", big=1)
+        Counter.buffered.set(name="x", big=Add(2), extra=Merge({"a": 1}), real=Max(2.5))
+        Counter.buffered.set(name="x", big=Min(9))
+        assert Counter.buffered.pending()[0].values == {
+            "big": (Add(2), Min(9)),
+            "extra": Merge({"a": 1}),
+            "real": Max(2.5),
+        }
+
+
+class TestCreate:
+    def test_refuses_what_is_pending_or_stored(self, database, redis_server):
+        Counter.buffered.create(name="x", big=1)
+        with pytest.raises(AlreadyExists, match="exists already"):
+            Counter.buffered.create(name="x", big=2)
+        Counter.buffered.flush()
+        with pytest.raises(AlreadyExists):
+            Counter.buffered.create(name="x", big=2)
+        Counter.buffered.delete(name="x")
+        Counter.buffered.create(name="x", big=3)
+        Counter.buffered.flush()
+        assert Counter.objects.get().big == 3
+
+    def test_of_many_at_once_exactly_one_wins(self, database, redis_server):
+        def create(n):
+            try:
+                Counter.buffered.create(name="x", big=n)
+            except AlreadyExists:
+                return 0
+            finally:
+                connections.close_all()
+            return 1
+
+        with ThreadPoolExecutor(16) as pool:
+            assert sum(pool.map(create, range(50))) == 1
+
+
+class TestSetIf:
+    def test_writes_only_what_is_as_expected(self, database, redis_server):
+        assert not Counter.buffered.set_if({}, name="x", big=1)
+        Counter.objects.create(name="x", big=1)
+        assert not Counter.buffered.set_if({"big": 2}, name="x", big=3)
+        assert Counter.buffered.set_if({"big": 1, "span": None}, name="x", big=3)
+        assert not Counter.buffered.set_if({"big": 1}, name="x", big=4)
+        assert Counter.buffered.set_if({"big": 3}, name="x", big=Add(2))
+        Counter.buffered.flush()
+        assert Counter.objects.get().big == 5
+
+    def test_steps_from_many_threads_come_one_after_the_other(self, database, redis_server):
+        Counter.objects.create(name="x", big=0)
+
+        def step(n):
+            if n % 20 == 0:
+                Counter.buffered.flush()
+            done = False
+            while not done:
+                now = Counter.buffered.get(name="x").big
+                done = Counter.buffered.set_if({"big": now}, name="x", big=now + 1)
+            connections.close_all()
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(step, range(60)))
+        Counter.buffered.flush()
+        assert Counter.objects.get().big == 60

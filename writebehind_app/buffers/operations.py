@@ -1,0 +1,225 @@
+"""Writes that depend on the value they change: Add, Max, Min, Merge.
+
+Redis carries an operation out on a value that is pending. On one that is stored it keeps the
+operation, and whoever reads or flushes the row carries it out; see scripts/write.lua for how they
+look there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import connections, models
+
+from writebehind_app.buffers.columns import Column
+from writebehind_app.buffers.values import INT64, MICROSECOND
+
+
+class Operation:
+    """What a write can give in the place of a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Operation):
+    """Adds to a whole number, a decimal or a duration; NULL counts as nothing."""
+
+    amount: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Max(Operation):
+    """Replaces a smaller value, or NULL."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Min(Operation):
+    """Replaces a greater value, or NULL."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(Operation):
+    """Sets keys of a JSON object, and leaves its others; anything else becomes an object."""
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A field as whole numbers, exact and of any length."""
+
+    number: Callable[[Any], int]
+    value: Callable[[int], Any]
+    least: int
+    most: int
+    places: str  # of a decimal; '' for what is a whole number already
+
+
+def operation_texts(column: Column, operation: Operation, using: str) -> dict[str, str]:
+    """What goes to Redis, by name."""
+    if isinstance(operation, Merge):
+        return _merge_texts(column, operation)
+    if isinstance(operation, Add):
+        scale = _scale(column.field, using)
+        if scale is None:
+            raise _refused(column, "Add", "a whole number, a decimal or a duration")
+        amount = _amount(column, operation.amount, scale)
+        return {column.name: f"+#{amount},{scale.places},{scale.least},{scale.most}"}
+    assert isinstance(operation, Max | Min)
+    sign, name = (">", "Max") if isinstance(operation, Max) else ("<", "Min")
+    if operation.value is None:
+        raise ValidationError(f"{name} needs a value.", code="null")
+    if scale := _scale(column.field, using):
+        number = scale.number(column.decode(column.encode(operation.value)))
+        return {column.name: f"{sign}#{number},{scale.places},{scale.least},{scale.most}"}
+    kind = "%" if isinstance(column.field, models.FloatField) else "~"
+    if kind == "~" and not isinstance(column.field, models.DateField | models.TimeField):
+        raise _refused(column, name, "a number, a date, a time or a duration")
+    return {column.name: f"{sign}{kind}{column.encode(operation.value)}"}
+
+
+def operated(column: Column, text: str, value: Any, using: str) -> Any:
+    """The value after an operation that Redis kept."""
+    kind, parts = text[0], text[1:].split(",")
+    if kind == "#":
+        scale = _scale(column.field, using)
+        assert scale is not None
+        add, low, high, null, _ = parts
+        if value is None:
+            return scale.value(int(null))
+        number = scale.number(value) + int(add)
+        if low:
+            number = max(number, int(low))
+        if high:
+            number = min(number, int(high))
+        return scale.value(number)
+    low, high, null = parts
+    if value is None:
+        return column.decode(null)
+    if low:
+        value = max(value, column.decode(low))
+    if high:
+        value = min(value, column.decode(high))
+    return value
+
+
+def described_operation(column: Column, text: str, using: str) -> tuple[Operation, ...] | Operation:
+    """An operation that Redis kept, for people: one, or several in the order they apply."""
+    kind, parts = text[0], text[1:].split(",")
+    operations: list[Operation] = []
+    scale = _scale(column.field, using) if kind == "#" else None
+
+    def convert(part: str) -> Any:
+        return scale.value(int(part)) if scale else column.decode(part)
+
+    if scale:
+        add, *parts = parts
+        if add != "0":
+            operations.append(Add(convert(add)))
+    low, high, *_ = parts
+    operations += [Max(convert(low))] if low else []
+    operations += [Min(convert(high))] if high else []
+    return operations[0] if len(operations) == 1 else tuple(operations)
+
+
+def is_kept_operation(text: str) -> bool:
+    """Whether a text of an entry is an operation, not a value."""
+    return text[:1] in ("#", "~", "%")
+
+
+# Merge: a key of the object is a field of the entry of its own, '&name:"key"'.
+
+
+def _merge_texts(column: Column, operation: Merge) -> dict[str, str]:
+    if not isinstance(column.field, models.JSONField):
+        raise _refused(column, "Merge", "JSON")
+    values = operation.values
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ValidationError(f"Merge takes a dict with text keys, not {values!r}.", code="invalid")
+    texts = {f"&{column.name}:": ""}  # that there is an object, if it has no key
+    for key, value in values.items():
+        texts[f"&{column.name}:{json.dumps(key, ensure_ascii=False)}"] = column.encode([value])[
+            2:-2
+        ]
+    return texts
+
+
+def merged(column: Column, texts: Mapping[str, str], value: Any) -> Any:
+    """The object after the merges among the texts of an entry."""
+    result = dict(value) if isinstance(value, dict) else {}
+    prefix = f"&{column.name}:"
+    for name, text in texts.items():
+        if name.startswith(prefix) and text:
+            result[json.loads(name[len(prefix) :])] = column.decode(f"[{text}]")
+    return result
+
+
+def merged_field(name: str) -> str | None:
+    """The field that a name of an entry merges into, None for a field itself."""
+    return name[1:].partition(":")[0] if name.startswith("&") else None
+
+
+# Numbers
+
+
+def _scale(field: models.Field[Any, Any], using: str) -> Scale | None:
+    if isinstance(field, models.IntegerField | models.AutoField):
+        least, most = INT64
+        with suppress(KeyError):
+            low, high = connections[using].ops.integer_field_range(field.get_internal_type())
+            least, most = max(least, low), min(most, high)
+        return Scale(int, int, least, most, "")
+    if isinstance(field, models.DecimalField) and field.decimal_places is not None:
+        places = field.decimal_places
+        bound = 10**field.max_digits - 1
+        return Scale(
+            lambda value: int(Decimal(value).scaleb(places)),
+            lambda number: _decimal(number, places),
+            -bound,
+            bound,
+            str(places),
+        )
+    if isinstance(field, models.DurationField):
+        return Scale(lambda v: v // MICROSECOND, lambda n: n * MICROSECOND, *INT64, "")
+    return None
+
+
+def _decimal(number: int, places: int) -> Decimal:
+    """Without a context, which would round."""
+    digits = Decimal(number).as_tuple()
+    return Decimal((digits.sign, digits.digits, -places))
+
+
+def _amount(column: Column, amount: Any, scale: Scale) -> int:
+    value = column.field.to_python(amount)
+    if value is None or isinstance(amount, float | bool):
+        raise ValidationError(
+            f"Add needs an exact number, not {amount!r}: a whole number, or a Decimal.",
+            code="invalid",
+        )
+    number = scale.number(value)
+    if scale.value(number) != value:
+        raise ValidationError(
+            f"Ensure that there are no more than {scale.places or 0} decimal places "
+            f"(it is {amount}).",
+            code="max_decimal_places",
+        )
+    if abs(number) > scale.most - scale.least:
+        raise ValidationError(f"{amount} is more than the field can hold.", code="range")
+    return number
+
+
+def _refused(column: Column, name: str, what: str) -> ValidationError:
+    return ValidationError(
+        f"{name} needs a field that is {what}, not a {type(column.field).__name__}.",
+        code="operation",
+    )
