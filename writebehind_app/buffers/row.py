@@ -45,6 +45,10 @@ class RowBuffer(Buffer):
         self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
         self._layouts: dict[str, Layout] = {}
 
+    def contribute_to_class(self, model: type[models.Model], name: str) -> None:
+        self._layouts = {}  # a copy, for the child of an abstract model, has those of its model
+        super().contribute_to_class(model, name)
+
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
         using = router.db_for_write(self.model)
