@@ -170,3 +170,23 @@ class Strict(models.Model):
     clock = models.TimeField(auto_now=True)
 
     buffered = RowBuffer(key="code")
+
+
+class Score(models.Model):
+    """Declares the buffer of its children."""
+
+    code = models.CharField(max_length=20, unique=True)
+    points = models.IntegerField(default=0)
+
+    buffered = RowBuffer(key="code")
+
+    class Meta:
+        abstract = True
+
+
+class ExamScore(Score):
+    pass
+
+
+class GameScore(Score):
+    pass
