@@ -117,8 +117,8 @@ def test_deletes_and_inserts_among_the_changes(database, redis_server, configure
     result = Item.buffered.flush()
     assert (result.batches, result.statements <= 10) == (1, True)
     expected = {n: (n, "", "changed" if n % 3 == 1 else None) for n in range(300) if n % 3}
-    expected |= {n: (0, "again", None) for n in range(0, 300, 6)}
-    expected |= {n: (0, "", None) for n in range(300, 350)}
+    expected |= dict.fromkeys(range(0, 300, 6), (0, "again", None))
+    expected |= dict.fromkeys(range(300, 350), (0, "", None))
     assert {i.number: (i.a, i.b, i.c) for i in Item.objects.all()} == expected
 
 
