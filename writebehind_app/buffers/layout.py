@@ -138,7 +138,7 @@ class Layout:
             if not self.insert:
                 return None
             row = self.model(**self.key_of(entry.id))
-            _stamp(row, self.stamped_once, entry.since)
+            _stamp(row, self.stamped_once, entry.born)
         for name, text in entry.texts.items():
             c = self.columns[name]
             setattr(row, c.attname, c.prepare(text) if to_store else c.decode(text))

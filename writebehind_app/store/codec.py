@@ -16,6 +16,7 @@ class Entry(NamedTuple):
     writes: int  # how many writes are in it
     since: int  # when the first of them came, in µs since 1970
     at: int  # when the last of them came
+    born: int  # when the row came to be, if these writes make it
     delete: bool  # the row that is stored goes
     keep: bool  # there is a row afterwards: the stored one or a new one, with the values in it
     texts: dict[str, str]  # by field name
@@ -27,4 +28,7 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         return None
     texts = dict(zip(flat[::2], flat[1::2], strict=True))
     no, writes, since, at, row = texts.pop(HEAD).split()
-    return Entry(id, int(no), int(writes), int(since), int(at), row != "1", row != "2", texts)
+    born = since if row in ("1", "2") else row
+    return Entry(
+        id, int(no), int(writes), int(since), int(at), int(born), row != "1", row != "2", texts
+    )

@@ -6,8 +6,8 @@
 --
 -- The pending entry is a hash. Its field '@' is 'no writes since at row': the number that names
 -- the entry within the shard, how many writes are in it, the times of the first and the last of
--- them, and what becomes of the row: 1, it stays, or comes to be; 2, it goes; 3, it goes, and a
--- new one comes. Every other name is a field of the row.
+-- them, and what becomes of the row: 1, it stays, or comes to be; 2, it goes; or a time: it goes,
+-- and at that time a new one came. Every other name is a field of the row.
 
 local shard, id = KEYS[1], ARGV[1]
 local entry, due = shard .. ':e:' .. id, shard .. ':due'
@@ -19,7 +19,7 @@ local now = string.format('%.0f', time[1] * 1000000 + time[2])
 local no, writes, since, row
 local pending = redis.call('HGET', entry, '@')
 if pending then
-  no, writes, since, row = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d)')
+  no, writes, since, row = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d+)')
 else
   -- Numbers start at the clock, not at one: a receipt from before Redis lost everything then lies
   -- below 'first' and is not taken for a flushed one.
@@ -35,7 +35,7 @@ if ARGV[4] == '1' then
   redis.call('DEL', entry)
   row = '2'
 elseif row == '2' then
-  row = '3'
+  row = now
 end
 local head = table.concat({no, string.format('%.0f', writes + 1), since, now, row}, ' ')
 redis.call('HSET', entry, '@', head, unpack(ARGV, 5))
