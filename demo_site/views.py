@@ -142,4 +142,4 @@ def _where(request: HttpRequest, ticket_id: int) -> str:
     if not (number.isascii() and number.isdigit() and len(number) < 19):
         return ""
     id = str(ticket_id)
-    return Receipt(TicketMeta.buffered.shard_of(id), id, int(number)).where
+    return Receipt(TicketMeta.buffered.shard_key_of(id), id, int(number)).where

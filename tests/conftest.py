@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Generator, Iterator
@@ -56,6 +57,18 @@ def plain(
         _redis(servers.redis_servers["valkey"], settings) as server,
     ):
         yield server
+
+
+@pytest.fixture
+def configure(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`configure(SHARDS=1)`: options of WRITEBEHIND, here and in processes started after it."""
+
+    def change(**options: Any) -> None:
+        given = json.loads(os.environ.get("WRITEBEHIND_TEST_OPTIONS", "{}"))
+        monkeypatch.setenv("WRITEBEHIND_TEST_OPTIONS", json.dumps({**given, **options}))
+        settings.WRITEBEHIND = {**settings.WRITEBEHIND, **options}
+
+    return change
 
 
 @pytest.fixture

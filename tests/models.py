@@ -185,3 +185,23 @@ class Counter(models.Model):
     extra = models.JSONField(null=True)
 
     buffered = RowBuffer(key="name")
+
+
+class Score(models.Model):
+    """Declares the buffer of its children."""
+
+    code = models.CharField(max_length=20, unique=True)
+    points = models.IntegerField(default=0)
+
+    buffered = RowBuffer(key="code")
+
+    class Meta:
+        abstract = True
+
+
+class ExamScore(Score):
+    pass
+
+
+class GameScore(Score):
+    pass

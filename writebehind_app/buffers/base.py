@@ -101,6 +101,8 @@ class Buffer(ABC):
         self.model = model
         self.name = name
         self._layouts: dict[str, Layout] = {}
+        self._keys: list[str] = []
+        self._keys_for: conf.Settings | None = None
         registry.add(self)
 
     def __get__(self, instance: models.Model | None, owner: type[models.Model]) -> Self:
@@ -123,7 +125,7 @@ class Buffer(ABC):
 
     def option(self, name: str) -> Any:
         """An option of this buffer, or the project's."""
-        return self.options.get(name, getattr(conf.settings(), name))
+        return self.options[name] if name in self.options else getattr(conf.settings(), name)
 
     @abstractmethod
     def layout(self) -> Layout:
@@ -140,12 +142,16 @@ class Buffer(ABC):
         return Shard(client(), self.shard_key_of(id))
 
     def shard_keys(self) -> list[str]:
-        prefix = conf.settings().PREFIX
-        return [shard_key(prefix, self.label, n) for n in range(self.option("SHARDS"))]
+        settings = conf.settings()
+        if self._keys_for is not settings:
+            shards = range(self.option("SHARDS"))
+            self._keys = [shard_key(settings.PREFIX, self.label, n) for n in shards]
+            self._keys_for = settings
+        return self._keys
 
     def shard_key_of(self, id: str) -> str:
-        number = shard_number(id, self.option("SHARDS"))
-        return shard_key(conf.settings().PREFIX, self.label, number)
+        keys = self.shard_keys()
+        return keys[shard_number(id, len(keys))]
 
     # Verbs
 

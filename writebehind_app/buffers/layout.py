@@ -183,7 +183,7 @@ class Layout:
             if not self.insert:
                 return None
             row = self.model(**self.key_of(entry.id))
-            _stamp(row, self.stamped_once, entry.since)
+            _stamp(row, self.stamped_once, entry.born)
         for name, text in entry.texts.items():
             if entry.relative and (is_kept_operation(text) or merged_field(name)):
                 continue

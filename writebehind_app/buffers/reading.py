@@ -80,8 +80,8 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     stored = list(queryset)
     if stored and not isinstance(stored[0], models.Model):
         raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
-    ids = {layout.id_of(row): row for row in stored}
-    after = _read(buffer, list(ids))
+    ids = [layout.id_of(row) for row in stored]  # the same twice where a join repeats a row
+    after = _read(buffer, dict.fromkeys(ids))
     # A shard that moved a batch while the queryset ran may have brought values to the database
     # that the queryset missed and Redis holds no more.
     changed = [
@@ -93,11 +93,12 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     ]
     fresh = rows(buffer, changed)
     gone = {id for id in changed if id not in fresh}
-    for id, row in fresh.items():
-        for field in row._meta.concrete_fields:
-            if field.attname in ids[id].__dict__:
-                setattr(ids[id], field.attname, getattr(row, field.attname))
-    return [row for row in stored if layout.id_of(row) not in gone]
+    for id, row in zip(ids, stored, strict=True):
+        if id in fresh:
+            for field in row._meta.concrete_fields:
+                if field.attname in row.__dict__:
+                    setattr(row, field.attname, getattr(fresh[id], field.attname))
+    return [row for id, row in zip(ids, stored, strict=True) if id not in gone]
 
 
 def _read(buffer: RowBuffer, ids: Iterable[str]) -> dict[str, Reading]:

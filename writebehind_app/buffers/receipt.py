@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Shard, Where
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """Tells where an accepted write is."""
 
-    shard: Shard = field(repr=False)
+    shard: str
     id: str
     no: int  # of the entry that took the write
 
     @property
     def where(self) -> Where:
         """'pending', 'in_flight', 'gone' (in the database), 'discarded' or 'lost'."""
-        return self.shard.locate(self.id, self.no)
+        return Shard(client(), self.shard).locate(self.id, self.no)
 
     @property
     def persisted(self) -> bool:

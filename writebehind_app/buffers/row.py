@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core.exceptions import ValidationError
 from django.db import models, router
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 _PIPELINE = 1000  # writes of set_many() in one round trip
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
+class _Write(NamedTuple):
     """A write that was checked."""
 
     id: str
@@ -56,6 +54,10 @@ class RowBuffer(Buffer):
         self.key = (key,) if isinstance(key, str) else tuple(key)
         self.fields = (fields,) if isinstance(fields, str) else fields and tuple(fields)
         self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
+
+    def contribute_to_class(self, model: type[models.Model], name: str) -> None:
+        self._layouts = {}  # a copy, for the child of an abstract model, has those of its model
+        super().contribute_to_class(model, name)
 
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
@@ -97,7 +99,7 @@ class RowBuffer(Buffer):
             row, guard = reading.guarded(self, write.id)
             if row is not None:
                 raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
-            if receipts := self._write([replace(write, guard=guard)]):
+            if receipts := self._write([write._replace(guard=guard)]):
                 return receipts[0]
 
     def set_if(self, expected: Mapping[str, Any], /, **values: Any) -> bool:
@@ -110,7 +112,7 @@ class RowBuffer(Buffer):
             row, guard = reading.guarded(self, write.id)
             if row is None or layout.texts_of(row, wanted) != wanted:
                 return False
-            if self._write([replace(write, guard=guard)]):
+            if self._write([write._replace(guard=guard)]):
                 return True
 
     def delete(self, /, **key: Any) -> Receipt:
@@ -127,15 +129,14 @@ class RowBuffer(Buffer):
     def _write(self, writes: list[_Write]) -> list[Receipt]:
         """Send checked writes; those whose row no longer looks as expected are left out."""
         max_age, quiet = round(self.option("MAX_AGE") * 1e6), round(self.option("QUIET") * 1e6)
-        shards = [self.shard_of(write.id) for write in writes]
         calls = []
-        for shard, write in zip(shards, writes, strict=True):
-            fields = [part for pair in write.texts.items() for part in pair]
-            head = (shard.key, write.id, max_age, quiet, write.delete, write.guard)
-            calls.append((*head, *fields))
+        for id, texts, delete, guard in writes:
+            fields = [part for pair in texts.items() for part in pair]
+            shard = self.shard_key_of(id)
+            calls.append((shard, id, max_age, quiet, delete, guard, *fields))
         reach("write.sending")
         try:
-            with errors():
+            with errors:
                 if len(calls) == 1:
                     numbers = [lua.run(client(), "write", *calls[0])]
                 else:
@@ -145,8 +146,8 @@ class RowBuffer(Buffer):
             raise ValidationError({str(error): [ValidationError(message, code="range")]}) from None
         reach("write.accepted")
         return [
-            Receipt(shard, write.id, number)
-            for shard, write, number in zip(shards, writes, numbers, strict=True)
+            Receipt(call[0], call[1], number)
+            for call, number in zip(calls, numbers, strict=True)
             if number
         ]
 

@@ -218,15 +218,18 @@ def _flush_batch(buffer: Buffer, number: int, shard: Shard, batch: Batch) -> App
 
 def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
     """Apply a batch, again at once where someone else was in the way."""
+    one_by_one = False
     for attempt in range(1, _TRIES + 1):
         try:
-            return apply(buffer.layout(), buffer.label, number, batch)
+            return apply(buffer.layout(), buffer.label, number, batch, one_by_one=one_by_one)
         except AlreadyApplied:
             return Applied(rows=0, statements=1, seconds=0.0)
-        except (IntegrityError, OperationalError):
+        except (IntegrityError, OperationalError) as error:
             # A row inserted in between, a deadlock, a lock that took too long, a lost connection.
             if attempt == _TRIES:
                 raise
+            # An integrity error that comes again may be for the order within the batch.
+            one_by_one = isinstance(error, IntegrityError) and attempt + 1 == _TRIES
             connections[buffer.layout().using].close_if_unusable_or_obsolete()
             time.sleep(_POLL * attempt)
     raise AssertionError("unreachable")

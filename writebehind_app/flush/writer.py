@@ -52,27 +52,38 @@ class Plan:
     upsert: list[Any]  # rows whose entries say all there is to say: stored or not, they are this
 
 
-def apply(layout: Layout, label: str, shard: int, batch: Batch) -> Applied:
-    """Write a batch and its token to the database, or raise and leave the database as it was."""
+def apply(
+    layout: Layout, label: str, shard: int, batch: Batch, *, one_by_one: bool = False
+) -> Applied:
+    """Write a batch and its token to the database, or raise and leave the database as it was.
+
+    `one_by_one`, at a few statements for each entry, the database takes what it refuses all at
+    once: a unique value that moves to another row, new rows with keys that it takes for equal.
+    """
     started = time.monotonic()
-    # Always in the same order, whatever the order of the writes was.
-    entries = sorted(batch.entries, key=lambda entry: entry.id)
+    if one_by_one:
+        parts = [[entry] for entry in sorted(batch.entries, key=lambda entry: entry.at)]
+    else:
+        # Always in the same order, whatever the order of the writes was.
+        parts = [sorted(batch.entries, key=lambda entry: entry.id)]
+    rows = 0
     with (
         _statements(connections[layout.using]) as count,
         transaction.atomic(using=layout.using, durable=True),
     ):
         _enter(layout, label, shard, batch)
         reach("flush.token")
-        plan = make_plan(layout, entries)
-        if plan.delete:
-            keys = [row.pk for row in plan.delete]
-            layout.model._base_manager.using(layout.using).filter(pk__in=keys).delete()
-        reach("flush.deleted")
-        _update(layout, plan)
-        reach("flush.updated")
-        _insert(layout, plan)
-        reach("flush.inserted")
-        rows = len(plan.delete) + len(plan.update) + len(plan.insert) + len(plan.upsert)
+        for entries in parts:
+            plan = make_plan(layout, entries)
+            if plan.delete:
+                keys = [row.pk for row in plan.delete]
+                layout.model._base_manager.using(layout.using).filter(pk__in=keys).delete()
+            reach("flush.deleted")
+            _update(layout, plan)
+            reach("flush.updated")
+            _insert(layout, plan)
+            reach("flush.inserted")
+            rows += len(plan.delete) + len(plan.update) + len(plan.insert) + len(plan.upsert)
         statements, seconds = count() + 1, time.monotonic() - started
         AppliedBatch.objects.using(layout.using).filter(token=batch.token).update(
             rows=rows, statements=statements, duration=datetime.timedelta(seconds=seconds)

@@ -17,6 +17,7 @@ class Entry(NamedTuple):
     writes: int  # how many writes are in it
     since: int  # when the first of them came, in µs since 1970
     at: int  # when the last of them came
+    born: int  # when the row came to be, if these writes make it
     delete: bool  # the row that is stored goes
     keep: bool  # there is a row afterwards: the stored one or a new one, with the values in it
     relative: bool  # some texts are operations on what is stored
@@ -37,6 +38,7 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         int(writes),
         int(since),
         int(at),
+        int(since if row in ("1", "2") else row),
         row != "1",
         row != "2",
         relative == "1",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -98,17 +96,20 @@ class OutOfRange(Exception):
     """An operation leaves the range of the field it names."""
 
 
-@contextmanager
-def errors() -> Iterator[None]:
-    """Turns what Redis and the socket raise into BufferUnavailable."""
-    try:
-        yield
-    except redis.exceptions.ResponseError as error:
-        if str(error).startswith("OVERFLOW "):
+class Errors:
+    """Turns what Redis and the socket raise into BufferUnavailable, in a `with`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, redis.ResponseError) and str(error).startswith("OVERFLOW "):
             raise OutOfRange(str(error).removeprefix("OVERFLOW ")) from None
-        raise BufferUnavailable(f"Redis: {error}") from error
-    except redis.exceptions.RedisError as error:
-        raise BufferUnavailable(f"Redis: {error}") from error
+        if isinstance(error, redis.RedisError):
+            raise BufferUnavailable(f"Redis: {error}") from error
+
+
+errors = Errors()
 
 
 def _reset(*, setting: str, **kwargs: Any) -> None:

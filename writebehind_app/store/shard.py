@@ -72,7 +72,7 @@ class Shard:
     ) -> Batch | Wait | None:
         """The next batch; None when nothing is to be flushed."""
         which = "ids" if ids else "due" if due_only else "all"
-        with errors():
+        with errors:
             reply = lua.run(
                 self.client,
                 "claim",
@@ -95,30 +95,30 @@ class Shard:
 
     def ack(self, token: str) -> bool:
         """Drop the batch in flight; False where it is another one by now."""
-        with errors():
+        with errors:
             return bool(lua.run(self.client, "ack", self.key, token))
 
     def release(self, token: str, *, retry_in: float, error: str) -> None:
         """Give the batch back, to be tried again."""
-        with errors():
+        with errors:
             lua.run(self.client, "release", self.key, token, round(retry_in * 1e6), error)
 
     def pending(self, limit: int) -> tuple[int, list[Entry], list[Entry]]:
         """How often the batch in flight failed, its entries, and the pending ones, due first."""
-        with errors():
+        with errors:
             attempts, flying, *pairs = lua.run(self.client, "pending", self.key, limit)
         entries = [entry for id, flat in pairs if (entry := codec.entry(id, flat))]
         return attempts, entries[:flying], entries[flying:]
 
     def discard(self, limit: int, ids: Sequence[str] = ()) -> int:
         """Throw pending entries away, at most `limit` of them; says how many."""
-        with errors():
+        with errors:
             count: int = lua.run(self.client, "discard", self.key, limit, *ids)
         return count
 
     def locate(self, id: str, no: int) -> Where:
         """Where the entry of that number is."""
-        with errors():
+        with errors:
             where: Where = lua.run(self.client, "locate", self.key, id, no)
         return where
 
@@ -126,7 +126,7 @@ class Shard:
 def read(client: redis.Redis, ids: dict[str, list[str]]) -> dict[str, Reading]:
     """What the shards hold for the ids asked of each, in one round trip."""
     keys = list(ids)
-    with errors():
+    with errors:
         replies = lua.run_many(client, "read", [(key, *ids[key]) for key in keys])
     readings = {}
     for key, (moves, token, *flat) in zip(keys, replies, strict=True):
@@ -143,7 +143,7 @@ def read(client: redis.Redis, ids: dict[str, list[str]]) -> dict[str, Reading]:
 
 def count(client: redis.Redis, keys: Sequence[str]) -> dict[str, Counts]:
     """How much each shard holds, in one round trip."""
-    with errors():
+    with errors:
         seconds, micros = client.time()
         pipeline = client.pipeline(transaction=False)
         for key in keys:

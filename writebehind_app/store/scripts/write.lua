@@ -8,8 +8,8 @@
 --
 -- The pending entry is a hash. Its field '@' is 'no writes since at row relative': the number that
 -- names the entry within the shard, how many writes are in it, the times of the first and the last
--- of them, what becomes of the row (1, it stays, or comes to be; 2, it goes; 3, it goes, and a new
--- one comes), and whether there are operations whose outcome depends on the stored row.
+-- of them, what becomes of the row (1, it stays, or comes to be; 2, it goes; or a time: it goes, and
+-- at that time a new one came), and whether there are operations whose outcome depends on the stored row.
 --
 -- Every other name is a field of the row, or '&field:"key"' for a key of a JSON object that is
 -- merged into a field. A text is JSON, or an operation: '+', '>' (not below) or '<' (not above),
@@ -177,10 +177,10 @@ if ARGV[5] ~= '' and ARGV[5] ~= (pending or 'moves ' .. (redis.call('HGET', shar
 end
 
 local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000000 + time[2])
+local now = time[1] .. string.sub('00000' .. time[2], -6)
 local no, writes, since, row, relative
 if pending then
-  no, writes, since, row, relative = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d) (%d)')
+  no, writes, since, row, relative = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d+) (%d)')
 else
   writes, since, row, relative = 0, now, '1', '0'
 end
@@ -218,7 +218,7 @@ if ARGV[4] == '1' then
   redis.call('DEL', entry)
   row, relative = '2', '0'
 elseif row == '2' then
-  row = '3'
+  row = now
 end
 if next(replaced) then
   for _, name in ipairs(redis.call('HKEYS', entry)) do
@@ -227,7 +227,7 @@ if next(replaced) then
     end
   end
 end
-local head = table.concat({no, string.format('%.0f', writes + 1), since, now, row, relative}, ' ')
+local head = table.concat({no, writes + 1, since, now, row, relative}, ' ')
 redis.call('HSET', entry, '@', head, unpack(fields))
 
 if quiet > 0 then
