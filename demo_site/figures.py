@@ -40,7 +40,7 @@ def read() -> Figures:
 
 def _counters() -> tuple[int, int]:
     """Accepted writes and flushed rows, which Redis counts in each shard from its first day."""
-    with errors():
+    with errors:
         pipeline = client().pipeline(transaction=False)
         for buffer in buffers().values():
             for key in buffer.shard_keys():
