@@ -11,6 +11,7 @@ import pytest
 from django.db import connections
 
 from tests.models import Child, Item, Owner, Pair, Stamp
+from writebehind_app.buffers import reading
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -124,6 +125,75 @@ def test_while_flushers_run_no_write_is_missed_and_none_goes_back(
     Item.buffered.flush()
     last = {h.number: h.states[-1] for h in histories if h.states[-1] is not None}
     assert dict(Item.objects.values_list("number", "a")) == last
+
+
+class TestBetweenTheTwoReads:
+    """What happens after Redis was read and before, or after, the database is."""
+
+    @pytest.fixture
+    def meanwhile(self, monkeypatch):
+        def during_the_next(name: str, act: Callable[[], None], *, first: bool) -> None:
+            call, left = getattr(reading, name), [act]
+
+            def called(*args):
+                if left and first:
+                    left.pop()()
+                result = call(*args)
+                if left:
+                    left.pop()()
+                return result
+
+            monkeypatch.setattr(reading, name, called)
+
+        return during_the_next
+
+    def test_the_write_and_a_newer_one_are_stored(self, database, redis_server, meanwhile):
+        def act() -> None:
+            Item.buffered.flush()
+            Item.buffered.set(number=1, a=2, b="2")
+            Item.buffered.flush()
+
+        Item.buffered.set(number=1, a=1)
+        meanwhile("_stored", act, first=True)
+        row = Item.buffered.get(number=1)
+        assert (row.a, row.b) == (2, "2")
+
+    def test_the_write_is_stored_and_a_newer_one_is_pending(
+        self, database, redis_server, meanwhile
+    ):
+        def act() -> None:
+            Item.buffered.flush()
+            Item.buffered.set(number=1, b="2")
+
+        Item.objects.create(number=1)
+        Item.buffered.set(number=1, a=1)
+        meanwhile("_stored", act, first=False)
+        row = Item.buffered.get(number=1)
+        assert (row.a, row.b) == (1, "2")
+
+    @pytest.mark.parametrize(
+        ("name", "first"), [("_stored", True), ("rows_by_id", True), ("_stored", False)]
+    )
+    def test_a_batch_in_flight_is_stored(
+        self, database, redis_server, meanwhile, configure, name, first
+    ):
+        configure(SHARDS=1, LEASE=0.01)
+        old = Item.objects.create(number=1, a=1)
+        Item.buffered.delete(number=1)
+        Item.buffered.set(number=1, a=2)
+        Item.buffered.shards()[0].claim("t" * 32, lease=0.01, size=1, due_only=False)
+        meanwhile(name, Item.buffered.flush, first=first)
+        row = Item.buffered.get(number=1)
+        assert row.a == 2
+        # Merged a second time into the row that it made, the batch would make another one.
+        assert (row.pk is not None and row.pk != old.pk) or not first
+
+    def test_a_row_of_a_queryset_is_changed_after_it_ran(self, database, redis_server, meanwhile):
+        Item.objects.create(number=1)
+        Item.buffered.set(number=1, a=1)
+        meanwhile("_read", Item.buffered.flush, first=True)
+        (row,) = Item.buffered.overlay(Item.objects.all())
+        assert row.a == 1
 
 
 class TestOverlay:

@@ -426,6 +426,22 @@ class TestFlush:
         assert (flushed["sender"], flushed["buffer"]) == (Item, Item.buffered)
         assert (flushed["shard"], flushed["applied"].rows) == (0, 1)
 
+    def test_a_receiver_that_fails_does_not_stop_a_flush(
+        self, database, redis_server, configure, caplog
+    ):
+        configure(SHARDS=3, BATCH_SIZE=10)
+
+        def receive(**kwargs):
+            raise ValueError("of the receiver")
+
+        signals.flushed.connect(receive)
+        try:
+            Item.buffered.set_many({"number": n} for n in range(100))
+            assert Item.buffered.flush().rows == 100
+        finally:
+            signals.flushed.disconnect(receive)
+        assert "of the receiver" in caplog.text
+
 
 class table_away:
     """The table of Item is not there for a while."""

@@ -205,14 +205,14 @@ def _flush_batch(buffer: Buffer, number: int, shard: Shard, batch: Batch) -> App
         )
         connections[layout.using].close_if_unusable_or_obsolete()
         shard.release(batch.token, retry_in=delay, error=f"{type(error).__name__}: {error}"[:500])
-        flush_failed.send(
+        flush_failed.send_robust(
             buffer.model, buffer=buffer, shard=number, error=error, attempts=batch.attempts + 1
         )
         return error
     reach("flush.committed")
     shard.ack(batch.token)
     reach("flush.acked")
-    flushed.send(buffer.model, buffer=buffer, shard=number, applied=applied)
+    flushed.send_robust(buffer.model, buffer=buffer, shard=number, applied=applied)
     return applied
 
 

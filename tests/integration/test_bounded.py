@@ -1,0 +1,79 @@
+"""A flush costs work in proportion to its batch, and leaves nothing behind in Redis (G8)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.models import Item
+from writebehind_app.flush.engine import flush
+from writebehind_app.models import AppliedBatch
+
+LOOKING_FOR_WORK = {"keys", "scan", "hscan", "zscan", "sscan", "randomkey"}
+
+
+def calls(client) -> dict[str, int]:
+    return {
+        name.removeprefix("cmdstat_"): stats["calls"]
+        for name, stats in client.info("commandstats").items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("due_only", [False, True])
+def test_a_flush_of_1_000_among_200_000(plain, configure, due_only):
+    configure(SHARDS=1, MAX_AGE=0)
+    Item.buffered.set_many({"number": n} for n in range(200_000))
+    with plain.client(decode_responses=True) as client:
+        client.config_resetstat()
+        result = flush(Item.buffered, limit=1000, due_only=due_only)
+        commands = calls(client)
+        assert client.llen(f"{Item.buffered.shard_keys()[0]}:flight") == 0
+    assert (result.rows, result.remaining) == (1000, 199_000)
+    assert sum(commands.values()) <= 8 * 1000 + 100
+    assert not LOOKING_FOR_WORK & commands.keys()
+    # As many entries are read as are in the batch, and the index is asked once.
+    assert commands["hgetall"] == 1000
+    assert commands.get("zrange", 0) + commands.get("zrangebyscore", 0) == 1
+    assert AppliedBatch.objects.get().entries == 1000
+    assert Item.buffered.count_pending() == 199_000
+
+
+def test_reads_and_listings_look_at_what_they_are_asked_for(plain):
+    Item.buffered.set_many({"number": n} for n in range(5000))
+    with plain.client(decode_responses=True) as client:
+        for call, most in (
+            (lambda: Item.buffered.get(number=1), 20),
+            (lambda: Item.buffered.get_many(range(10)), 100),
+            (lambda: Item.buffered.pending(limit=10), 80),
+            (lambda: Item.buffered.count_pending(), 20),
+            (lambda: Item.buffered.discard(number=1), 20),
+        ):
+            client.config_resetstat()
+            call()
+            commands = calls(client)
+            assert sum(commands.values()) <= most
+            assert not LOOKING_FOR_WORK & commands.keys()
+
+
+def test_redis_holds_after_the_drain_what_it_held_before(plain):
+    def held() -> tuple[int, int]:
+        with plain.client(decode_responses=True) as client:
+            keys = client.keys()
+            return len(keys), sum(client.memory_usage(key) for key in keys)
+
+    def write_and_drain() -> None:
+        Item.buffered.set_many(
+            {"number": n, "a": turn, "b": "x" * 100} for turn in range(3) for n in range(2000)
+        )
+        for n in range(0, 2000, 4):
+            Item.buffered.delete(number=n)
+        Item.buffered.flush()
+
+    assert held() == (0, 0)
+    write_and_drain()
+    keys, size = held()
+    assert keys == Item.buffered.option("SHARDS")  # a hash of counters each
+    assert size < 1000 * keys
+    write_and_drain()
+    assert held()[0] == keys
+    assert held()[1] <= size + 100

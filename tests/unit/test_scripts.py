@@ -1,0 +1,250 @@
+"""The Lua scripts do what their headers say, on a Redis and on a Valkey."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from redis.exceptions import NoScriptError
+
+from writebehind_app.store import lua, shard
+from writebehind_app.store.keys import shard_key
+from writebehind_app.store.shard import Batch, Shard, Wait
+
+KEY = shard_key("wb", "app.Model", 0)
+TOKEN = "a" * 32
+
+
+@pytest.fixture
+def one(redis_server) -> Iterator[Shard]:
+    with redis_server.client(decode_responses=True) as client:
+        yield Shard(client, KEY)
+
+
+def write(one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, **texts: str) -> int:
+    fields = [part for pair in texts.items() for part in pair]
+    return lua.run(
+        one.client, "write", KEY, id, round(max_age * 1e6), round(quiet * 1e6), "", *fields
+    )
+
+
+def delete(one: Shard, id: str) -> int:
+    return lua.run(one.client, "write", KEY, id, 0, 0, "1")
+
+
+def claim(one: Shard, token: str = TOKEN, **options):
+    return one.claim(token, **{"lease": 60, "size": 10, "due_only": False, **options})
+
+
+def only(one: Shard, id: str):
+    reading = shard.read(one.client, {KEY: [id]})[KEY]
+    return reading.pending.get(id)
+
+
+def test_writes_of_an_id_are_one_entry(one):
+    first = write(one, "1", a="1", b='"x"')
+    before = only(one, "1")
+    assert write(one, "1", a="2") == first
+    entry = only(one, "1")
+    assert (entry.no, entry.writes, entry.texts) == (first, 2, {"a": "2", "b": '"x"'})
+    assert before.since == before.at == entry.since < entry.at
+    assert (entry.delete, entry.keep) == (False, True)
+    assert abs(entry.since / 1e6 - time.time()) < 5
+    assert write(one, "2") == first + 1
+
+
+def test_a_delete_forgets_the_fields_before_it_and_a_write_after_it_makes_a_new_row(one):
+    no = write(one, "1", a="1")
+    assert delete(one, "1") == no
+    entry = only(one, "1")
+    assert (entry.texts, entry.delete, entry.keep, entry.writes) == ({}, True, False, 2)
+    for b in ("2", "3"):
+        write(one, "1", b=b)
+    entry = only(one, "1")
+    assert (entry.texts, entry.delete, entry.keep) == ({"b": "3"}, True, True)
+    assert entry.since < entry.born < entry.at
+    delete(one, "1")
+    assert not only(one, "1").keep
+
+
+def test_ids_and_texts_are_taken_as_they_are(one):
+    for id in ('"é"', '"a b",1', '"' + "x" * 1_000_000 + '"', "null", '"\\u0000"', '"}{"'):
+        write(one, id, a=id)
+        assert only(one, id).texts == {"a": id}
+    assert one.client.zcard(f"{KEY}:due") == 6
+    assert all(key.startswith(KEY) for key in one.client.scan_iter())
+
+
+def test_a_claim_freezes_what_it_takes(one):
+    write(one, "1", a="1")
+    batch = claim(one)
+    assert (batch.token, batch.attempts) == (TOKEN, 0)
+    assert [(e.id, e.texts) for e in batch.entries] == [("1", {"a": "1"})]
+    later = write(one, "1", b="2")
+    assert later == batch.entries[0].no + 1
+    reading = shard.read(one.client, {KEY: ["1"]})[KEY]
+    assert reading.token == TOKEN
+    assert reading.in_flight["1"].texts == {"a": "1"}
+    assert reading.pending["1"].texts == {"b": "2"}
+
+
+def test_a_claim_takes_the_earliest_and_no_more_than_asked_for(one):
+    for n in range(5):
+        write(one, str(n), max_age=5 - n)
+    assert [e.id for e in claim(one, size=3).entries] == ["4", "3", "2"]
+    assert shard.count(one.client, [KEY])[KEY] == shard.Counts(2, 3, 0)
+
+
+def test_a_claim_of_what_is_due(one):
+    write(one, "later", max_age=60)
+    assert claim(one, due_only=True) is None
+    write(one, "now")
+    assert [e.id for e in claim(one, due_only=True).entries] == ["now"]
+
+
+def test_a_claim_of_ids(one):
+    for n in range(3):
+        write(one, str(n))
+    assert claim(one, ids=["9"]) is None
+    assert [e.id for e in claim(one, ids=["2", "9"]).entries] == ["2"]
+
+
+@pytest.mark.parametrize("count", [999, 1000, 1001, 9000])
+def test_a_batch_of_any_size_comes_and_goes_whole(one, count):
+    with one.client.pipeline(transaction=False) as pipeline:
+        for n in range(count):
+            pipeline.eval(lua.source("write"), 1, KEY, str(n), 0, 0, "", "a", str(n))
+        pipeline.execute()
+    batch = claim(one, size=count)
+    assert {e.id: e.texts["a"] for e in batch.entries} == {str(n): str(n) for n in range(count)}
+    assert shard.count(one.client, [KEY])[KEY] == shard.Counts(0, count, 0)
+    assert one.ack(TOKEN)
+    assert one.client.keys() == [KEY]
+
+
+def test_a_batch_in_flight_is_busy_until_its_lease_ends(one):
+    write(one, "1", a="1")
+    taken = claim(one, lease=0.1)
+    match claim(one, "b" * 32):
+        case Wait(reason="busy", seconds=seconds):
+            assert 0 < seconds <= 0.1
+        case other:
+            pytest.fail(f"{other}")
+    time.sleep(0.11)
+    assert claim(one, "b" * 32) == taken
+    assert isinstance(claim(one, "c" * 32), Wait)
+
+
+def test_only_the_batch_of_that_token_is_acknowledged(one):
+    write(one, "1")
+    claim(one)
+    write(one, "1", a="later")
+    assert not one.ack("b" * 32)
+    assert one.ack(TOKEN)
+    assert not one.ack(TOKEN)
+    assert only(one, "1").texts == {"a": "later"}
+    state = one.client.hgetall(KEY)
+    assert (state["batches"], state["flushed"]) == ("1", "1")
+    assert "token" not in state
+
+
+def test_a_batch_given_back_waits_unless_the_wait_is_ignored(one):
+    write(one, "1")
+    claim(one)
+    one.release("b" * 32, retry_in=60, error="not mine")
+    assert claim(one, "b" * 32).reason == "busy"
+    one.release(TOKEN, retry_in=60, error="why")
+    waiting = claim(one, "b" * 32)
+    assert waiting.reason == "backoff"
+    assert 59 < waiting.seconds <= 60
+    assert one.client.hget(KEY, "error") == "why"
+    again = claim(one, "b" * 32, ignore_backoff=True)
+    assert isinstance(again, Batch)
+    assert (again.token, again.attempts) == (TOKEN, 1)
+    # A new batch begins anew.
+    one.ack(TOKEN)
+    write(one, "2")
+    assert claim(one, "c" * 32).attempts == 0
+    assert one.client.hget(KEY, "error") is None
+
+
+def test_a_receipt_finds_its_entry(one):
+    no = write(one, "1")
+    assert one.locate("1", no) == "pending"
+    claim(one)
+    assert one.locate("1", no) == "in_flight"
+    one.ack(TOKEN)
+    assert one.locate("1", no) == "gone"
+    second = write(one, "1")
+    assert one.discard(1, ["1"]) == 1
+    assert (one.locate("1", second), one.locate("1", no)) == ("discarded", "gone")
+    one.client.delete(KEY)
+    assert one.locate("1", no) == "lost"
+    write(one, "1")
+    assert one.locate("1", no) == "lost"
+
+
+def test_moves_tells_of_claims_acknowledgements_and_discards(one):
+    def moves() -> int:
+        return shard.read(one.client, {KEY: []})[KEY].moves
+
+    seen = [moves()]
+    write(one, "1")
+    assert moves() == seen[-1]
+    for act in (lambda: claim(one), lambda: one.ack(TOKEN)):
+        act()
+        seen.append(moves())
+    write(one, "1")
+    one.discard(1)
+    seen.append(moves())
+    assert len(set(seen)) == 4
+
+
+def test_pending_lists_those_in_flight_first_and_no_more_than_asked_for(one):
+    for n in range(4):
+        write(one, str(n))
+    claim(one, size=2)
+    for limit in (1, 2, 3, 10):
+        attempts, flying, pending = one.pending(limit)
+        assert attempts == 0
+        assert [e.id for e in (*flying, *pending)] == ["0", "1", "2", "3"][:limit]
+        assert len(flying) == min(limit, 2)
+
+
+def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one):
+    pipelines = []
+
+    class Flushing:
+        """A client whose first pipeline has a SCRIPT FLUSH of someone else's in its middle."""
+
+        def pipeline(self, **options):
+            pipelines.append(one.client.pipeline(**options))
+            pipeline, execute = pipelines[-1], pipelines[-1].execute_command
+
+            def execute_command(*args):
+                if len(pipeline) == 5 and pipeline.flush_now:
+                    pipeline.flush_now = False
+                    execute("SCRIPT FLUSH")
+                return execute(*args)
+
+            def run(**options):
+                replies = type(pipeline).execute(pipeline, **options)
+                return replies[:5] + replies[6:] if len(replies) == 12 else replies
+
+            pipeline.flush_now = True
+            pipeline.execute_command, pipeline.execute = execute_command, run
+            return pipeline
+
+    calls = [(KEY, str(n), 0, 0, "", "a", str(n)) for n in range(10)]
+    numbers = lua.run_many(Flushing(), "write", calls)
+    assert sorted(numbers) == list(range(min(numbers), min(numbers) + 10))
+    assert {only(one, str(n)).writes for n in range(10)} == {1}
+
+
+def test_a_script_that_is_not_there_is_sent_once(one):
+    one.client.script_flush()
+    with pytest.raises(NoScriptError):
+        one.client.evalsha(lua.digest("write"), 1, KEY)
+    write(one, "1")
+    assert one.client.script_exists(lua.digest("write")) == [True]
