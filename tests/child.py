@@ -46,8 +46,10 @@ def end(child: subprocess.Popen[str]) -> None:
 
 def _main(module: str, name: str, arguments: str) -> None:
     import django
+    from django.test.utils import setup_test_environment
 
     django.setup()
+    setup_test_environment()  # as pytest does: the keys in Redis are those of tests
     args, kwargs = json.loads(arguments)
     getattr(importlib.import_module(module), name)(*args, **kwargs)
 

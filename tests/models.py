@@ -205,3 +205,30 @@ class ExamScore(Score):
 
 class GameScore(Score):
     pass
+
+
+class Named(models.Model):
+    """Has nothing but its key."""
+
+    name = models.CharField(max_length=20, unique=True)
+
+    buffered = RowBuffer(key="name")
+
+
+class VisibleRows(models.Manager):
+    def get_queryset(self) -> models.QuerySet[Any]:
+        return super().get_queryset().filter(hidden=False)
+
+
+class Hidden(models.Model):
+    """Hides rows from all its managers."""
+
+    name = models.CharField(max_length=20, unique=True)
+    value = models.IntegerField(default=0)
+    hidden = models.BooleanField(default=False)
+
+    objects = VisibleRows()
+    buffered = RowBuffer(key="name")
+
+    class Meta:
+        base_manager_name = "objects"

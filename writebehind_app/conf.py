@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from django.conf import settings as django_settings
+from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
@@ -79,6 +80,12 @@ def settings() -> Settings:
         if message := problem(name, value):
             raise ImproperlyConfigured(f"{NAME}: {message}")
     return Settings(**known)
+
+
+def prefix() -> str:
+    """What keys in Redis begin with. The tests of a project have other keys than the project: they
+    would bring its pending writes to the test database, and to nowhere with its rollback."""
+    return f"{settings().PREFIX}:test" if hasattr(mail, "outbox") else settings().PREFIX
 
 
 def _reset(*, setting: str, **kwargs: Any) -> None:

@@ -756,7 +756,7 @@ class TestSettings:
         with plain.client(decode_responses=True) as client:
             keys = client.keys()
         assert keys
-        assert all(key.startswith("{mine:tests.Item:") for key in keys)
+        assert all(key.startswith("{mine:test:tests.Item:") for key in keys)
         configure(PREFIX="other")
         assert Item.buffered.count_pending() == 0
 

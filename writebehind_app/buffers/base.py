@@ -145,7 +145,7 @@ class Buffer(ABC):
         settings = conf.settings()
         if self._keys_for is not settings:
             shards = range(self.option("SHARDS"))
-            self._keys = [shard_key(settings.PREFIX, self.label, n) for n in shards]
+            self._keys = [shard_key(conf.prefix(), self.label, n) for n in shards]
             self._keys_for = settings
         return self._keys
 

@@ -23,19 +23,24 @@ def rows_by_id(layout: Layout, ids: Sequence[str], *, lock: bool = False) -> dic
         rows = list(_query(layout, chunk, lock=lock))
         wanted = set(chunk)
         matched = {id: row for row in rows if (id := layout.id_of(row)) in wanted}
-        if len(matched) < len(rows):
-            # The database takes keys for equal that are not the same text, as MariaDB does with
-            # upper and lower case. Only it can say which of the ids it means.
-            for id in chunk:
-                if id not in matched and (row := _query(layout, [id], lock=lock).first()):
-                    matched[id] = next((r for r in rows if r.pk == row.pk), row)
+        # The database may take keys for equal that are not the same text, as MariaDB does with
+        # upper and lower case. Only it can say which of the ids it means.
+        alike = {layout.id_of(row).casefold() for row in rows}
+        for id in chunk:
+            ask = len(matched) < len(rows) or id.casefold() in alike
+            if ask and id not in matched and (row := _query(layout, [id], lock=lock).first()):
+                matched[id] = next((r for r in rows if r.pk == row.pk), row)
         found.update(matched)
     return found
 
 
+def all_rows(layout: Layout) -> models.QuerySet[Any]:
+    """Of no manager: one may hide rows, which are in the table all the same."""
+    return models.QuerySet(layout.model, using=layout.using)
+
+
 def _query(layout: Layout, ids: Sequence[str], *, lock: bool) -> models.QuerySet[Any]:
-    # The base manager: a default manager may hide rows, which are in the table all the same.
-    query = layout.model._base_manager.using(layout.using)
+    query = all_rows(layout)
     query = query.filter(_KeyIn(layout, [layout.key_of(id) for id in ids]))
     if lock:
         # Always in the order of the primary key, so that two who lock the same rows do not wait

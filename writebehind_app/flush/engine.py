@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING
 from django.db import IntegrityError, OperationalError, connections
 
 from writebehind_app import conf
-from writebehind_app.flush.writer import AlreadyApplied, Applied, apply, check_outside_transaction
+from writebehind_app.flush.writer import (
+    AlreadyApplied,
+    Applied,
+    apply,
+    check_outside_transaction,
+    is_applied,
+)
 from writebehind_app.signals import flush_failed, flushed
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
@@ -126,7 +132,8 @@ def flush(
         while claimed is not None:
             work, budget, batch = claimed()
             if limit is not None:  # what it did not use up
-                limit += budget - (len(batch.entries) if isinstance(batch, Batch) else 0)
+                used = len(batch.entries) if isinstance(batch, Batch) else 0
+                limit = max(limit + budget - used, 0)  # a batch taken over has the size it has
             # Redis gets the next shard's batch ready while the database takes this one.
             following = next_claim() if isinstance(batch, Batch) else None
             claimed = following and ahead.submit(following).result
@@ -222,7 +229,9 @@ def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
     for attempt in range(1, _TRIES + 1):
         try:
             return apply(buffer.layout(), buffer.label, number, batch, one_by_one=one_by_one)
-        except AlreadyApplied:
+        except AlreadyApplied as refused:
+            if not is_applied(buffer.layout(), batch):  # the ledger refused it for something else
+                raise refused.reason from None
             return Applied(rows=0, statements=1, seconds=0.0)
         except (IntegrityError, OperationalError) as error:
             # A row inserted in between, a deadlock, a lock that took too long, a lost connection.

@@ -20,7 +20,7 @@ from django.db.models.sql import InsertQuery
 from django.db.models.sql.compiler import SQLInsertCompiler
 from django.utils import timezone
 
-from writebehind_app.buffers.keyed import rows_by_id
+from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.models import AppliedBatch
 from writebehind_app.steps import reach
@@ -29,7 +29,12 @@ from writebehind_app.store.shard import Batch
 
 
 class AlreadyApplied(Exception):
-    """The token is in the ledger: a flusher before this one committed and did not acknowledge."""
+    """The ledger refused the token, because a flusher before this one committed the batch and did
+    not acknowledge it, or for the reason given."""
+
+    def __init__(self, reason: IntegrityError) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ def apply(
             plan = make_plan(layout, entries)
             if plan.delete:
                 keys = [row.pk for row in plan.delete]
-                layout.model._base_manager.using(layout.using).filter(pk__in=keys).delete()
+                all_rows(layout).filter(pk__in=keys).delete()
             reach("flush.deleted")
             _update(layout, plan)
             reach("flush.updated")
@@ -100,6 +105,8 @@ def make_plan(layout: Layout, entries: Sequence[Entry]) -> Plan:
         else:
             partial.append(entry)
     stored = rows_by_id(layout, [entry.id for entry in partial], lock=True)
+    if len({row.pk for row in stored.values()}) < len(stored):
+        raise IntegrityError("Two of the keys name one row to the database: one after the other.")
     delete, update, insert = [], {}, []
     changed = defaultdict(list)
     for entry in partial:
@@ -153,7 +160,8 @@ def _takes_whole_rows(layout: Layout) -> bool:
     )
     own = any(type(f).pre_save not in _PLAIN_PRE_SAVE for f in meta.concrete_fields)
     unique_else = partial or any(unique != key for unique in uniques)
-    return layout.insert and numbers and not (others or own or unique_else)
+    something = layout.columns or layout.stamped  # an upsert has to update something
+    return bool(layout.insert and numbers and something) and not (others or own or unique_else)
 
 
 def _update(layout: Layout, plan: Plan) -> None:
@@ -276,8 +284,13 @@ def _enter(layout: Layout, label: str, shard: int, batch: Batch) -> None:
     )
     try:
         record.save(using=layout.using, force_insert=True)
-    except IntegrityError:
-        raise AlreadyApplied(batch.token) from None
+    except IntegrityError as error:
+        raise AlreadyApplied(error) from None
+
+
+def is_applied(layout: Layout, batch: Batch) -> bool:
+    """Whether the token is in the ledger."""
+    return AppliedBatch.objects.using(layout.using).filter(token=batch.token).exists()
 
 
 def _stored(at: datetime.datetime) -> datetime.datetime:

@@ -29,6 +29,9 @@ if state[1] then
   if wait > 0 and ARGV[5] ~= '1' then
     return {'backoff', wait}
   end
+  -- A Redis that is full must still be drained: it lets a script write that began with a command
+  -- that takes no memory.
+  redis.call('HDEL', shard, 'retry_at')
   redis.call('HSET', shard, 'lease', now + lease)
   local reply = {'batch', state[1], tonumber(state[3] or 0)}
   for _, id in ipairs(redis.call('LRANGE', flight, 0, -1)) do
@@ -56,7 +59,8 @@ end
 local reply = {'batch', token, 0}
 for i, id in ipairs(ids) do
   local entry = shard .. ':f:' .. id
-  redis.call('RENAME', shard .. ':e:' .. id, entry)
+  -- An entry that something else took out of Redis does not keep the others from the database.
+  redis.pcall('RENAME', shard .. ':e:' .. id, entry)
   reply[i + 3] = {id, redis.call('HGETALL', entry)}
 end
 for i = 1, #ids, 1000 do -- Lua unpacks a few thousand at most

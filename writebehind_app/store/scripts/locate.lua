@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the shard
 -- ARGV     id, entry number
--- Returns  'pending', 'in_flight', 'gone' (flushed), 'discarded', or 'lost' (Redis lost its data)
+-- Returns  'pending', 'in_flight', 'gone' (flushed), 'discarded', or 'lost' (Redis lost it, or
+--          does not know any more)
 
 local shard, id, no = KEYS[1], ARGV[1], ARGV[2]
 local function is_at(entry)
@@ -19,8 +20,9 @@ end
 if redis.call('ZSCORE', shard .. ':discarded', no) then
   return 'discarded'
 end
-local state = redis.call('HMGET', shard, 'first', 'no')
-if not state[1] or tonumber(no) <= tonumber(state[1]) or tonumber(no) > tonumber(state[2]) then
+local state = redis.call('HMGET', shard, 'first', 'no', 'forgot')
+if not state[1] or tonumber(no) <= tonumber(state[1]) or tonumber(no) > tonumber(state[2])
+  or tonumber(no) <= tonumber(state[3] or 0) then
   return 'lost'
 end
 return 'gone'

@@ -1,0 +1,149 @@
+"""What is left after something outside went wrong: nothing hidden, nothing stuck, nothing lost."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import IntegrityError, connection, connections
+
+from tests.models import Hidden, Item, Named, Owner, Pair, Strict
+from tests.router import current
+from writebehind_app.flush.engine import flush
+from writebehind_app.flush.writer import AlreadyApplied
+from writebehind_app.models import AppliedBatch
+
+
+def claim_and_die(lease: float = 0.001) -> None:
+    """A flusher that gets no further than its claim."""
+    for n, shard in enumerate(Item.buffered.shards()):
+        shard.claim(f"dead{n}", lease=lease, size=1000, due_only=False)
+
+
+class TestRefusedBatch:
+    def test_can_be_discarded(self, database, redis_server, configure):
+        configure(SHARDS=1)
+        refused = Pair.buffered.set(owner=404, name="x")  # whom there is not
+        with pytest.raises(IntegrityError):
+            Pair.buffered.flush()
+        assert refused.where == "in_flight"
+
+        assert Pair.buffered.discard(owner=404, name="x") == 1
+
+        assert refused.where == "discarded"
+        Pair.buffered.set(owner=Owner.objects.create(name="o"), name="y")
+        Pair.buffered.flush()
+        assert Pair.objects.get().name == "y"
+
+    def test_is_discarded_with_the_rest(self, plain, configure):
+        configure(SHARDS=1)
+        Pair.buffered.set(owner=404, name="x")
+        with pytest.raises(IntegrityError):
+            Pair.buffered.flush()
+        Pair.buffered.set(owner=404, name="x", value=1)
+        assert Pair.buffered.discard() == 2
+        assert Pair.buffered.count_pending() == 0
+
+    def test_is_not_discarded_while_a_flusher_is_at_it(self, plain, configure):
+        configure(SHARDS=1)
+        Item.buffered.set(number=1)
+        claim_and_die(lease=60)
+        assert Item.buffered.discard() == 0
+        assert Item.buffered.count_pending() == 1
+
+
+class TestLedger:
+    def test_that_refuses_for_another_reason_keeps_the_batch(self, plain, monkeypatch):
+        Item.buffered.set(number=1, a=5)
+
+        def refuse(*args, **kwargs):
+            raise AlreadyApplied(IntegrityError("a column of a later migration"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("writebehind_app.flush.writer._enter", refuse)
+            with pytest.raises(IntegrityError, match="later migration"):
+                Item.buffered.flush()
+        assert Item.buffered.get(number=1).a == 5
+        Item.buffered.flush()
+        assert Item.objects.get().a == 5
+
+
+class TestRedis:
+    def test_an_entry_that_is_missing_hides_no_other(self, database, redis_server, configure):
+        configure(SHARDS=1)
+        Item.buffered.set_many([{"number": n, "a": n} for n in range(20)])
+        with redis_server.client(decode_responses=True) as client:
+            (key,) = [key for key in client.scan_iter() if key.endswith(":e:7")]
+            client.delete(key)
+        assert len(Item.buffered.get_many(range(20))) == 19
+        Item.buffered.flush()
+        assert sorted(Item.objects.values_list("a", flat=True)) == [*range(7), *range(8, 20)]
+        assert Item.buffered.count_pending() == 0
+
+    def test_that_is_full_is_drained_after_a_flusher_died(self, database, redis_server):
+        Item.buffered.set_many([{"number": n, "a": n} for n in range(50)])
+        claim_and_die()
+        Item.buffered.set_many([{"number": n, "b": "more"} for n in range(50)])
+        with redis_server.client() as client:
+            try:
+                client.config_set("maxmemory", 100_000)
+                Item.buffered.flush()
+                Item.buffered.flush()
+            finally:
+                client.config_set("maxmemory", 0)
+        assert sum(Item.objects.values_list("a", flat=True)) == sum(range(50))
+        assert set(Item.objects.values_list("b", flat=True)) == {"more"}
+
+    def test_a_receipt_of_many_discarded_writes_never_says_persisted(self, plain, configure):
+        configure(SHARDS=1)
+        receipts = Item.buffered.set_many([{"number": n} for n in range(1500)])
+        Item.buffered.discard()
+        assert not any(receipt.persisted for receipt in receipts)
+        stored = Item.buffered.set(number=1)
+        Item.buffered.flush()
+        assert stored.persisted
+
+
+class TestLimit:
+    def test_counts_what_was_taken_over(self, plain, configure):
+        configure(SHARDS=2)
+        Item.buffered.set_many([{"number": n} for n in range(100)])
+        claim_and_die()
+        Item.buffered.set_many([{"number": n, "a": 1} for n in range(100)])
+        result = flush(Item.buffered, limit=10)
+        assert result.batches == 1
+        assert Item.objects.count() == result.rows < 100
+
+
+class TestModels:
+    def test_with_nothing_but_a_key(self, database, redis_server):
+        Named.buffered.set(name="a")
+        Named.buffered.flush()
+        Named.buffered.set(name="a")
+        Named.buffered.flush()
+        assert [row.name for row in Named.objects.all()] == ["a"]
+
+    def test_whose_managers_hide_rows(self, database, redis_server):
+        Hidden(name="a", hidden=True).save()
+        assert not Hidden.objects.exists()
+        Hidden.buffered.set(name="a", value=3)
+        assert Hidden.buffered.get(name="a").hidden
+        Hidden.buffered.flush()
+        with connections[current()].cursor() as cursor:
+            cursor.execute("SELECT value FROM tests_hidden")
+            assert list(cursor.fetchall()) == [(3,)]
+
+    def test_keys_that_differ_only_in_case_on_mariadb(self, database, redis_server, configure):
+        configure(SHARDS=1)
+        Strict.objects.create(code="abc", required="r")
+        Strict.buffered.set(code="abc", other=1)
+        Strict.buffered.delete(code="ABC")
+        Strict.buffered.flush()
+        left = Strict.objects.filter(code="abc").exists()
+        assert left is (connections[current()].vendor != "mysql")
+
+
+def test_tests_have_keys_of_their_own(plain):
+    assert connection.settings_dict["NAME"]
+    Item.buffered.set(number=1)
+    with plain.client(decode_responses=True) as client:
+        assert all(key.startswith("{wb:test:") for key in client.scan_iter())
+    assert not AppliedBatch.objects.exists()
