@@ -207,7 +207,7 @@ class GameScore(Score):
     pass
 
 
-class Named(models.Model):
+class KeyOnly(models.Model):
     """Has nothing but its key."""
 
     name = models.CharField(max_length=20, unique=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.db import IntegrityError, connection, connections
 
-from tests.models import Hidden, Item, Named, Owner, Pair, Strict
+from tests.models import Hidden, Item, KeyOnly, Owner, Pair, Strict
 from tests.router import current
 from writebehind_app.flush.engine import flush
 from writebehind_app.flush.writer import AlreadyApplied
@@ -115,11 +115,11 @@ class TestLimit:
 
 class TestModels:
     def test_with_nothing_but_a_key(self, database, redis_server):
-        Named.buffered.set(name="a")
-        Named.buffered.flush()
-        Named.buffered.set(name="a")
-        Named.buffered.flush()
-        assert [row.name for row in Named.objects.all()] == ["a"]
+        KeyOnly.buffered.set(name="a")
+        KeyOnly.buffered.flush()
+        KeyOnly.buffered.set(name="a")
+        KeyOnly.buffered.flush()
+        assert [row.name for row in KeyOnly.objects.all()] == ["a"]
 
     def test_whose_managers_hide_rows(self, database, redis_server):
         Hidden(name="a", hidden=True).save()

@@ -25,12 +25,12 @@ def one(redis_server) -> Iterator[Shard]:
 def write(one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, **texts: str) -> int:
     fields = [part for pair in texts.items() for part in pair]
     return lua.run(
-        one.client, "write", KEY, id, round(max_age * 1e6), round(quiet * 1e6), "", *fields
+        one.client, "write", KEY, id, round(max_age * 1e6), round(quiet * 1e6), "", "", *fields
     )
 
 
 def delete(one: Shard, id: str) -> int:
-    return lua.run(one.client, "write", KEY, id, 0, 0, "1")
+    return lua.run(one.client, "write", KEY, id, 0, 0, "1", "")
 
 
 def claim(one: Shard, token: str = TOKEN, **options):
@@ -114,7 +114,7 @@ def test_a_claim_of_ids(one):
 def test_a_batch_of_any_size_comes_and_goes_whole(one, count):
     with one.client.pipeline(transaction=False) as pipeline:
         for n in range(count):
-            pipeline.eval(lua.source("write"), 1, KEY, str(n), 0, 0, "", "a", str(n))
+            pipeline.eval(lua.source("write"), 1, KEY, str(n), 0, 0, "", "", "a", str(n))
         pipeline.execute()
     batch = claim(one, size=count)
     assert {e.id: e.texts["a"] for e in batch.entries} == {str(n): str(n) for n in range(count)}
@@ -236,7 +236,7 @@ def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one):
             pipeline.execute_command, pipeline.execute = execute_command, run
             return pipeline
 
-    calls = [(KEY, str(n), 0, 0, "", "a", str(n)) for n in range(10)]
+    calls = [(KEY, str(n), 0, 0, "", "", "a", str(n)) for n in range(10)]
     numbers = lua.run_many(Flushing(), "write", calls)
     assert sorted(numbers) == list(range(min(numbers), min(numbers) + 10))
     assert {only(one, str(n)).writes for n in range(10)} == {1}
