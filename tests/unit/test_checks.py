@@ -29,7 +29,7 @@ def models_of_the_test() -> Iterator[None]:
             registry.remove(buffer)
 
 
-def test_the_project_passes():
+def test_the_project_passes(plain):
     call_command("check")
 
 
