@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from django.db import IntegrityError, OperationalError, connections
 
 from writebehind_app import conf
+from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.writer import (
     AlreadyApplied,
     Applied,
@@ -199,7 +200,8 @@ def _flush_batch(buffer: Buffer, number: int, shard: Shard, batch: Batch) -> App
     """Apply a claimed batch and acknowledge it; or give it back and return what went wrong."""
     layout = buffer.layout()
     try:
-        applied = _apply(buffer, number, batch)
+        with paused():
+            applied = _apply(buffer, number, batch)
     except Exception as error:
         settings = conf.settings()
         delay = min(settings.MAX_BACKOFF, settings.BACKOFF * 2 ** min(batch.attempts, 30))

@@ -99,8 +99,9 @@ def apply(
 def make_plan(layout: Layout, entries: Sequence[Entry]) -> Plan:
     """Merge the entries into the stored rows, which stay locked until the transaction ends."""
     upsert, partial = [], []
+    takes_whole_rows = _takes_whole_rows(layout)
     for entry in entries:
-        if _is_whole(layout, entry):
+        if takes_whole_rows and _is_whole(layout, entry):
             upsert.append(layout.merge(entry, None, to_store=True))
         else:
             partial.append(entry)
@@ -133,7 +134,6 @@ def _is_whole(layout: Layout, entry: Entry) -> bool:
         and not entry.delete
         and not entry.relative
         and len(entry.texts) == len(layout.columns)
-        and _takes_whole_rows(layout)
     )
 
 
