@@ -182,17 +182,27 @@ class Layout:
         if row is None:
             if not self.insert:
                 return None
-            row = self.model(**self.key_of(entry.id))
+            row = self.model(**self.key_of(entry.id), **self._given(entry, to_store))
             _stamp(row, self.stamped_once, entry.born)
-        for name, text in entry.texts.items():
-            if entry.relative and (is_kept_operation(text) or merged_field(name)):
-                continue
-            c = self.columns[name]
-            setattr(row, c.attname, c.prepare(text) if to_store else c.decode(text))
+        else:
+            for attname, value in self._given(entry, to_store).items():
+                setattr(row, attname, value)
         if entry.relative:
             self._operate(entry, row)
         _stamp(row, self.stamped, entry.at)
         return row
+
+    def _given(self, entry: Entry, to_store: bool) -> dict[str, Any]:
+        """The plain values of an entry, by attname."""
+        texts = entry.texts.items()
+        if entry.relative:
+            texts = {
+                n: t for n, t in texts if not (is_kept_operation(t) or merged_field(n))
+            }.items()
+        columns = self.columns
+        if to_store:
+            return {(c := columns[name]).attname: c.prepare(text) for name, text in texts}
+        return {(c := columns[name]).attname: c.decode(text) for name, text in texts}
 
     def _operate(self, entry: Entry, row: models.Model) -> None:
         """Carry out the operations on what is stored; values are in the row already."""
