@@ -212,7 +212,7 @@ class RowBuffer(Buffer):
     def discard(self, /, **key: Any) -> int:
         """Throw away what is pending, for one row or for all; says how many entries went.
 
-        What is in flight is not touched: it may be in the database already.
+        What a flusher works on is not touched: it may be in the database already.
         """
         return self._discard([self._id(key)] if key else ())
 
