@@ -18,8 +18,8 @@ class Receipt(NamedTuple):
 
     @property
     def where(self) -> Where:
-        """'pending', 'in_flight', 'gone' (in the database), 'discarded', or 'lost': Redis lost it or
-        does not know any more."""
+        """'pending', 'in_flight', 'gone' (in the database), 'discarded', or 'lost': Redis lost
+        it, or does not know any more."""
         return Shard(client(), self.shard).locate(self.id, self.no)
 
     @property

@@ -181,7 +181,7 @@ class RowBuffer(Buffer):
         return reading.overlay(self, queryset)
 
     def pending(self, limit: int = 100) -> list[PendingEntry]:
-        """What is not in the database yet, oldest first; of more than `limit`, what is due first."""
+        """What is not in the database yet, oldest first; of many, those due first."""
         found: list[tuple[Entry, PendingEntry]] = []
         for shard in self.shards():
             attempts, in_flight, pending = shard.pending(limit)
