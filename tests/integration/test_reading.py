@@ -11,7 +11,7 @@ import pytest
 from django.db import connections
 
 from tests.models import Child, Item, Owner, Pair, Stamp
-from writebehind_app.buffers import reading
+from writebehind_app.buffers import reading, row
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -133,7 +133,8 @@ class TestBetweenTheTwoReads:
     @pytest.fixture
     def meanwhile(self, monkeypatch):
         def during_the_next(name: str, act: Callable[[], None], *, first: bool) -> None:
-            call, left = getattr(reading, name), [act]
+            module = reading if hasattr(reading, name) else row
+            call, left = getattr(module, name), [act]
 
             def called(*args):
                 if left and first:
@@ -143,7 +144,7 @@ class TestBetweenTheTwoReads:
                     left.pop()()
                 return result
 
-            monkeypatch.setattr(reading, name, called)
+            monkeypatch.setattr(module, name, called)
 
         return during_the_next
 

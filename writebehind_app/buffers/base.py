@@ -16,8 +16,9 @@ from django.db.models.signals import class_prepared
 
 from writebehind_app import conf
 from writebehind_app.buffers import registry
-from writebehind_app.buffers.layout import Layout
+from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.store import shard as store
+from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.keys import shard_key, shard_number
 from writebehind_app.store.shard import Shard
@@ -32,11 +33,11 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingEntry:
-    """What is not in the database yet for one row."""
+    """What is not in the database yet for one row, one entity, or of one record."""
 
     key: dict[str, Any]
     values: dict[str, Any]
-    delete: bool  # the stored row goes first
+    delete: bool  # what is stored goes first
     writes: int  # how many writes are coalesced in it
     since: datetime  # when the first of them came
     attempts: int  # how often the database refused its batch
@@ -131,6 +132,10 @@ class Buffer(ABC):
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
 
+    def row_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """What the entries come to for single rows. Called in the transaction of their flush."""
+        return entries
+
     # In Redis
 
     def shards(self, *, patient: bool = False) -> list[Shard]:
@@ -159,6 +164,31 @@ class Buffer(ABC):
         """How many entries are not in the database yet, those in flight included."""
         counts = store.count(client(), self.shard_keys()).values()
         return sum(count.pending + count.in_flight for count in counts)
+
+    def pending(self, limit: int = 100) -> list[PendingEntry]:
+        """What is not in the database yet, oldest first; of many, those due first."""
+        found: list[PendingEntry] = []
+        for shard in self.shards():
+            attempts, in_flight, pending = shard.pending(limit)
+            found += [self._describe(entry, attempts, "in_flight") for entry in in_flight]
+            found += [self._describe(entry, 0, "pending") for entry in pending]
+        return sorted(found, key=lambda entry: entry.since)[:limit]
+
+    @abstractmethod
+    def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+        """For people: the key of an entry, and what is written to it."""
+
+    def _describe(self, entry: Entry, attempts: int, state: Any) -> PendingEntry:
+        key, values = self.described(entry)
+        return PendingEntry(
+            key=key,
+            values=values,
+            delete=entry.delete,
+            writes=entry.writes,
+            since=moment(entry.since),
+            attempts=attempts,
+            state=state,
+        )
 
     def _flush(self, ids: Sequence[str] = ()) -> FlushResult:
         from writebehind_app.flush.engine import flush

@@ -1,4 +1,6 @@
-"""Read your writes: rows of the database with what Redis holds over them.
+"""Read your writes: what the database has, with what Redis holds over it.
+
+What is read by one id is a row, or all rows of an entity.
 
 Redis and the database are read one after the other, and a flusher may move a write from one to
 the other in between. A write must be seen once then, not twice and not at all:
@@ -17,18 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import models
 
-from writebehind_app.buffers.keyed import rows_by_id
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Reading
 
 if TYPE_CHECKING:
+    from writebehind_app.buffers.coalescing import CoalescingBuffer
     from writebehind_app.buffers.row import RowBuffer
 
 
-def rows(buffer: RowBuffer, ids: Sequence[str]) -> dict[str, Any]:
-    """The rows of those ids as they are with all accepted writes, by id."""
-    layout = buffer.layout()
+def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
+    """What is there of those ids with all accepted writes, by id."""
     found = {}
     while ids:
         readings = _read(buffer, ids)
@@ -39,20 +40,20 @@ def rows(buffer: RowBuffer, ids: Sequence[str]) -> dict[str, Any]:
         for id in ids:
             reading, row = readings[id], stored.get(id)
             if id in reading.in_flight and reading.token not in applied:
-                row = layout.merge(reading.in_flight[id], row)
+                row = buffer.merged(reading.in_flight[id], row)
             if id in reading.pending:
                 entry = still[id].pending.get(id)
                 if entry is None or entry.no != reading.pending[id].no:
                     again.append(id)
                     continue
-                row = layout.merge(entry, row)
+                row = buffer.merged(entry, row)
             if row is not None:
                 found[id] = row
         ids = again
     return found
 
 
-def guarded(buffer: RowBuffer, id: str) -> tuple[Any | None, str]:
+def guarded(buffer: CoalescingBuffer, id: str) -> tuple[Any | None, str]:
     """The row as it is, if it is, and what tells whether anything was written to it since."""
     while True:
         before = _read(buffer, [id])[id]
@@ -101,7 +102,7 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     return [row for id, row in zip(ids, stored, strict=True) if id not in gone]
 
 
-def _read(buffer: RowBuffer, ids: Iterable[str]) -> dict[str, Reading]:
+def _read(buffer: CoalescingBuffer, ids: Iterable[str]) -> dict[str, Reading]:
     """What Redis holds for each id."""
     by_shard: dict[str, list[str]] = defaultdict(list)
     for id in ids:
@@ -111,22 +112,21 @@ def _read(buffer: RowBuffer, ids: Iterable[str]) -> dict[str, Reading]:
 
 
 def _stored(
-    buffer: RowBuffer, ids: Sequence[str], readings: dict[str, Reading]
+    buffer: CoalescingBuffer, ids: Sequence[str], readings: dict[str, Reading]
 ) -> tuple[dict[str, Any], set[str]]:
-    """The rows as the database has them, and which batches in flight are in them already."""
+    """What is there as the database has it, and which batches in flight are in them already."""
     # Models import buffers, and so this module, before there can be a model.
     from writebehind_app.models import AppliedBatch
 
-    layout = buffer.layout()
     tokens = {readings[id].token for id in ids if id in readings[id].in_flight}
-    ledger = AppliedBatch.objects.using(layout.using).filter(token__in=tokens)
+    ledger = AppliedBatch.objects.using(buffer.layout().using).filter(token__in=tokens)
 
     def applied() -> set[str]:
         return set(ledger.values_list("token", flat=True)) if tokens else set()
 
     before = applied()
     while True:
-        stored = rows_by_id(layout, ids)
+        stored = buffer.stored(ids)
         after = applied()
         if before == after:
             return stored, before

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import ValidationError
 from django.db import models, router
 
 from writebehind_app.buffers import reading
-from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
-from writebehind_app.buffers.layout import Layout, layout, moment
+from writebehind_app.buffers.base import Buffer, asynchronous
+from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+from writebehind_app.buffers.keyed import rows_by_id
+from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.exceptions import AlreadyExists
-from writebehind_app.steps import reach
-from writebehind_app.store import lua
 from writebehind_app.store.codec import Entry
-from writebehind_app.store.connection import OutOfRange, client, errors
 
 if TYPE_CHECKING:
     from writebehind_app.flush.engine import FlushResult
 
-_PIPELINE = 1000  # writes of set_many() in one round trip
 
-
-class _Write(NamedTuple):
-    """A write that was checked."""
-
-    id: str
-    texts: dict[str, str]
-    delete: str = ""  # '1' for a delete
-    guard: str = ""  # what Redis must hold for the row still
-
-
-class RowBuffer(Buffer):
+class RowBuffer(CoalescingBuffer):
     """Buffers writes to the rows of a model.
 
     `key` names a row: a field, several, or "pk"; they carry a unique constraint. `fields` are
@@ -54,10 +41,6 @@ class RowBuffer(Buffer):
         self.key = (key,) if isinstance(key, str) else tuple(key)
         self.fields = (fields,) if isinstance(fields, str) else fields and tuple(fields)
         self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
-
-    def contribute_to_class(self, model: type[models.Model], name: str) -> None:
-        self._layouts = {}  # a copy, for the child of an abstract model, has those of its model
-        super().contribute_to_class(model, name)
 
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
@@ -117,39 +100,14 @@ class RowBuffer(Buffer):
 
     def delete(self, /, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
-        return self._write([_Write(self._id(key), {}, delete="1")])[0]
+        return self._write([Write(self._id(key), {}, delete="1")])[0]
 
     def clean(self, values: dict[str, Any]) -> dict[str, Any]:
         """Hook: the values of one write, to be checked or changed before they are taken."""
         return values
 
-    def _checked(self, values: Mapping[str, Any]) -> _Write:
-        return _Write(*self.layout().split(self.clean(dict(values))))
-
-    def _write(self, writes: list[_Write]) -> list[Receipt]:
-        """Send checked writes; those whose row no longer looks as expected are left out."""
-        max_age, quiet = round(self.option("MAX_AGE") * 1e6), round(self.option("QUIET") * 1e6)
-        calls = []
-        for id, texts, delete, guard in writes:
-            fields = [part for pair in texts.items() for part in pair]
-            shard = self.shard_key_of(id)
-            calls.append((shard, id, max_age, quiet, delete, guard, *fields))
-        reach("write.sending")
-        try:
-            with errors:
-                if len(calls) == 1:
-                    numbers = [lua.run(client(), "write", *calls[0])]
-                else:
-                    numbers = lua.run_in_order(client(), "write", calls, size=_PIPELINE)
-        except OutOfRange as error:
-            message = "The sum leaves the range of the field; nothing was changed."
-            raise ValidationError({str(error): [ValidationError(message, code="range")]}) from None
-        reach("write.accepted")
-        return [
-            Receipt(call[0], call[1], number)
-            for call, number in zip(calls, numbers, strict=True)
-            if number
-        ]
+    def _checked(self, values: Mapping[str, Any]) -> Write:
+        return Write(*self.layout().split(self.clean(dict(values))))
 
     # Reading
 
@@ -180,27 +138,14 @@ class RowBuffer(Buffer):
         """
         return reading.overlay(self, queryset)
 
-    def pending(self, limit: int = 100) -> list[PendingEntry]:
-        """What is not in the database yet, oldest first; of many, those due first."""
-        found: list[tuple[Entry, PendingEntry]] = []
-        for shard in self.shards():
-            attempts, in_flight, pending = shard.pending(limit)
-            found += [(e, self._describe(e, attempts, "in_flight")) for e in in_flight]
-            found += [(e, self._describe(e, 0, "pending")) for e in pending]
-        found.sort(key=lambda pair: pair[0].since)
-        return [described for _, described in found[:limit]]
+    def stored(self, ids: Sequence[str]) -> dict[str, Any]:
+        return rows_by_id(self.layout(), ids)
 
-    def _describe(self, entry: Entry, attempts: int, state: Any) -> PendingEntry:
-        layout = self.layout()
-        return PendingEntry(
-            key=layout.key_of(entry.id),
-            values=layout.values(entry),
-            delete=entry.delete,
-            writes=entry.writes,
-            since=moment(entry.since),
-            attempts=attempts,
-            state=state,
-        )
+    def merged(self, entry: Entry, row: Any | None) -> Any | None:
+        return self.layout().merge(entry, row)
+
+    def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+        return self.layout().key_of(entry.id), self.layout().values(entry)
 
     # Acting
 
@@ -236,7 +181,7 @@ class RowBuffer(Buffer):
     aget = asynchronous(get)
     aget_many = asynchronous(get_many)
     aoverlay = asynchronous(overlay)
-    apending = asynchronous(pending)
+    apending = asynchronous(Buffer.pending)
     acount_pending = asynchronous(Buffer.count_pending)
     aflush = asynchronous(flush)
     adiscard = asynchronous(discard)

@@ -230,7 +230,7 @@ def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
     one_by_one = False
     for attempt in range(1, _TRIES + 1):
         try:
-            return apply(buffer.layout(), buffer.label, number, batch, one_by_one=one_by_one)
+            return apply(buffer, number, batch, one_by_one=one_by_one)
         except AlreadyApplied as refused:
             if not is_applied(buffer.layout(), batch):  # the ledger refused it for something else
                 raise refused.reason from None

@@ -20,6 +20,7 @@ from django.db.models.sql import InsertQuery
 from django.db.models.sql.compiler import SQLInsertCompiler
 from django.utils import timezone
 
+from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.models import AppliedBatch
@@ -57,29 +58,28 @@ class Plan:
     upsert: list[Any]  # rows whose entries say all there is to say: stored or not, they are this
 
 
-def apply(
-    layout: Layout, label: str, shard: int, batch: Batch, *, one_by_one: bool = False
-) -> Applied:
+def apply(buffer: Buffer, shard: int, batch: Batch, *, one_by_one: bool = False) -> Applied:
     """Write a batch and its token to the database, or raise and leave the database as it was.
 
     `one_by_one`, at a few statements for each entry, the database takes what it refuses all at
     once: a unique value that moves to another row, new rows with keys that it takes for equal.
     """
     started = time.monotonic()
+    layout = buffer.layout()
+    parts = [batch.entries]
     if one_by_one:
         parts = [[entry] for entry in sorted(batch.entries, key=lambda entry: entry.at)]
-    else:
-        # Always in the same order, whatever the order of the writes was.
-        parts = [sorted(batch.entries, key=lambda entry: entry.id)]
     rows = 0
     with (
         _statements(connections[layout.using]) as count,
         transaction.atomic(using=layout.using, durable=True),
     ):
-        _enter(layout, label, shard, batch)
+        _enter(buffer, shard, batch)
         reach("flush.token")
         for entries in parts:
-            plan = make_plan(layout, entries)
+            # Always in the same order, whatever the order of the writes was.
+            of_rows = sorted(buffer.row_entries(entries), key=lambda entry: entry.id)
+            plan = make_plan(layout, of_rows)
             if plan.delete:
                 keys = [row.pk for row in plan.delete]
                 all_rows(layout).filter(pk__in=keys).delete()
@@ -270,20 +270,20 @@ def _call_pre_save(layout: Layout, rows: Sequence[models.Model], *, add: bool) -
                 setattr(row, field.attname, field.pre_save(row, add))
 
 
-def _enter(layout: Layout, label: str, shard: int, batch: Batch) -> None:
+def _enter(buffer: Buffer, shard: int, batch: Batch) -> None:
     """Put the token into the ledger. Whoever else does waits here for the end of this
     transaction, and then finds it there."""
     oldest = min((entry.since for entry in batch.entries), default=0)
     record = AppliedBatch(
         token=batch.token,
-        buffer=label,
+        buffer=buffer.label,
         shard=shard,
         entries=len(batch.entries),
         oldest_at=_stored(moment(oldest)),
         applied_at=timezone.now(),
     )
     try:
-        record.save(using=layout.using, force_insert=True)
+        record.save(using=buffer.layout().using, force_insert=True)
     except IntegrityError as error:
         raise AlreadyApplied(error) from None
 
