@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import models
 
-from writebehind_app import RowBuffer
+from writebehind_app import MetaBuffer, RowBuffer
 
 
 class Color(models.TextChoices):
@@ -232,3 +232,32 @@ class Hidden(models.Model):
 
     class Meta:
         base_manager_name = "objects"
+
+
+class Note(models.Model):
+    """Free metadata of a page and an owner."""
+
+    page = models.CharField(max_length=20)
+    owner = models.ForeignKey(Owner, models.CASCADE)
+    key = models.CharField(max_length=40)
+    value = models.JSONField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    buffered = MetaBuffer(entity=("page", "owner"), name="key", value="value")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["page", "owner", "key"], name="note_key")]
+
+
+class Setting(models.Model):
+    """Metadata whose values are whole numbers, without times."""
+
+    site = models.IntegerField()
+    key = models.CharField(max_length=40)
+    value = models.BigIntegerField(default=5)
+
+    buffered = MetaBuffer(entity="site", name="key", value="value")
+
+    class Meta:
+        unique_together = [("site", "key")]

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from writebehind_app.buffers.entity import DELETED
+from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.operations import Add, Max, Merge, Min
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.registry import register
 from writebehind_app.buffers.row import RowBuffer
 
-__all__ = ["Add", "Max", "Merge", "Min", "Receipt", "RowBuffer", "register"]
+__all__ = [
+    "DELETED",
+    "Add",
+    "Max",
+    "Merge",
+    "MetaBuffer",
+    "Min",
+    "Receipt",
+    "RowBuffer",
+    "register",
+]
 __version__ = "0.1.0"

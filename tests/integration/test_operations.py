@@ -30,6 +30,8 @@ SPANS = st.integers(-(10**12), 10**12).map(lambda n: datetime.timedelta(microsec
 JSON = st.dictionaries(
     st.sampled_from(["a", 'b"', "c:d", ""]), st.integers() | st.none(), max_size=3
 )
+# Halves are added exactly.
+NUMBERS = BIG | st.integers(-(10**9), 10**9).map(lambda n: n / 2)
 
 
 def values(plain, add=True):
@@ -43,7 +45,15 @@ FIELDS = {
     "real": values(st.floats(-1e9, 1e9), add=False),
     "at": values(TIMES, add=False),
     "span": values(SPANS),
-    "extra": st.one_of(JSON, st.none(), JSON.map(Merge)),
+    "extra": st.one_of(
+        JSON,
+        st.none() | st.booleans() | st.text("1-e.", max_size=3),
+        JSON.map(Merge),
+        BIG.map(Add),
+        NUMBERS,
+        NUMBERS.map(Max),
+        NUMBERS.map(Min),
+    ),
 }
 WRITE = st.fixed_dictionaries({}, optional=FIELDS).map(lambda v: ("set", v))
 STEP = st.one_of(WRITE, WRITE, WRITE, st.just(("delete", {})), st.just(("flush", {})))
@@ -52,6 +62,8 @@ STEP = st.one_of(WRITE, WRITE, WRITE, st.just(("delete", {})), st.just(("flush",
 def in_python(row: dict, name: str, value):
     """What an operation means."""
     old = row[name]
+    if name == "extra" and not isinstance(value, Merge):
+        old = old if type(old) in (int, float) else None
     match value:
         case Add(amount):
             return amount if old is None else old + amount
@@ -104,6 +116,18 @@ class TestAdd:
         Counter.buffered.flush()
         assert Counter.objects.get().big == -3
 
+    def test_is_exact_within_json(self, database, redis_server):
+        Counter.objects.create(name="stored", extra=2**62)
+        for name in ("stored", "pending"):
+            Counter.buffered.set(name=name, **({} if name == "stored" else {"extra": 2**62}))
+            Counter.buffered.set(name=name, extra=Add(2**62 - 2))
+            Counter.buffered.set(name=name, extra=Add(1))
+        Counter.buffered.flush()
+        assert {row.extra for row in Counter.objects.all()} == {2**63 - 1}
+        Counter.buffered.set(name="stored", extra=2**63 - 1)
+        with pytest.raises(ValidationError, match="range"):
+            Counter.buffered.set(name="stored", extra=Add(1))
+
     @given(st.lists(INT64, min_size=2, max_size=5))
     def test_adds_numbers_of_any_length(self, plain, numbers):
         Counter.buffered.discard()
@@ -141,7 +165,11 @@ class TestAdd:
             ({"big": Add(None)}, "Add needs an exact number"),
             ({"decimal": Add(Decimal("0.001"))}, "no more than 2 decimal places"),
             ({"small": Add(10**30)}, "more than the field can hold"),
-            ({"extra": Max(1)}, "Max needs a field that is a number"),
+            ({"extra": Add(0.5)}, "Add needs a whole number where it adds to JSON"),
+            ({"extra": Add(True)}, "Add needs a whole number where it adds to JSON"),
+            ({"extra": Max("1")}, "Max needs a number where it is for JSON"),
+            ({"extra": Min(float("nan"))}, "Min needs a number where it is for JSON"),
+            ({"extra": Max(2**63)}, "more than 64 bits hold"),
             ({"big": Max(None)}, "Max needs a value"),
             ({"big": Merge({})}, "Merge needs a field that is JSON"),
             ({"extra": Merge([1])}, "Merge takes a dict"),

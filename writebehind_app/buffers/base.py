@@ -101,7 +101,7 @@ class Buffer(ABC):
             return
         self.model = model
         self.name = name
-        self._layouts: dict[str, Layout] = {}
+        self._layouts: dict[str, Any] = {}  # by the database
         self._keys: list[str] = []
         self._keys_for: conf.Settings | None = None
         registry.add(self)
@@ -173,6 +173,9 @@ class Buffer(ABC):
             found += [self._describe(entry, attempts, "in_flight") for entry in in_flight]
             found += [self._describe(entry, 0, "pending") for entry in pending]
         return sorted(found, key=lambda entry: entry.since)[:limit]
+
+    acount_pending = asynchronous(count_pending)
+    apending = asynchronous(pending)
 
     @abstractmethod
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core.exceptions import ValidationError
 
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
+from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.steps import reach
 from writebehind_app.store import lua
+from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import OutOfRange, client, errors
+
+if TYPE_CHECKING:
+    from writebehind_app.flush.engine import FlushResult
 
 _PIPELINE = 1000  # writes in one round trip
 
@@ -28,7 +33,7 @@ class Write(NamedTuple):
 
 
 class CoalescingBuffer(Buffer):
-    """Writes to an id, and what is there of it with all of them."""
+    """Writes to an id, and reads of what is there with all of them."""
 
     @abstractmethod
     def stored(self, ids: Sequence[str]) -> dict[str, Any]:
@@ -37,6 +42,29 @@ class CoalescingBuffer(Buffer):
     @abstractmethod
     def merged(self, entry: Entry, stored: Any | None) -> Any | None:
         """What is there after the entry, of what was there before; None for nothing."""
+
+    @abstractmethod
+    def key_layout(self) -> Layout:
+        """The fields that name an id."""
+
+    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Hook: the values of one write, to be checked or changed before they are taken."""
+        return values
+
+    def flush(self, /, **key: Any) -> FlushResult:
+        """Bring what is pending, for one key or for all, to the database, and return when it is
+        there. An error of the database is raised; nothing is lost by it."""
+        return self._flush([self._id(key)] if key else ())
+
+    def discard(self, /, **key: Any) -> int:
+        """Throw away what is pending, for one key or for all; says how many entries went.
+
+        What a flusher works on is not touched: it may be in the database already.
+        """
+        return self._discard([self._id(key)] if key else ())
+
+    aflush = asynchronous(flush)
+    adiscard = asynchronous(discard)
 
     def out_of_range(self, name: str) -> ValidationError:
         """The error for an operation on the field of that name in Redis."""
@@ -66,3 +94,24 @@ class CoalescingBuffer(Buffer):
             for call, number in zip(calls, numbers, strict=True)
             if number
         ]
+
+    def _pending_of(self, id: str) -> list[PendingEntry]:
+        """The entries of one id, the one in flight first."""
+        reading = store.read(client(), {self.shard_key_of(id): [id]})[self.shard_key_of(id)]
+        found = [
+            self._describe(e, reading.attempts, "in_flight") for e in reading.in_flight.values()
+        ]
+        return found + [self._describe(e, 0, "pending") for e in reading.pending.values()]
+
+    def _id(self, key: Mapping[str, Any]) -> str:
+        layout = self.key_layout()
+        layout.only_key(key)
+        return layout.id(key)
+
+    def _key(self, key: Hashable) -> dict[str, Any]:
+        """A key as get_many() takes it."""
+        names = [column.name for column in self.key_layout().key]
+        values = key if isinstance(key, tuple) and len(names) > 1 else (key,)
+        if len(values) != len(names):
+            raise TypeError(f"A key of {self.label} is ({', '.join(names)}), not {key!r}.")
+        return dict(zip(names, values, strict=True))

@@ -34,6 +34,18 @@ def rows_by_id(layout: Layout, ids: Sequence[str], *, lock: bool = False) -> dic
     return found
 
 
+def rows_by_entity(layout: Layout, ids: Sequence[str]) -> dict[str, list[Any]]:
+    """The stored rows of the entities of those ids; the layout's key names an entity."""
+    found: dict[str, list[Any]] = {}
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        for row in _query(layout, chunk, lock=False):
+            found.setdefault(layout.id_of(row), []).append(row)
+        if not found.keys() <= {*ids}:  # the database takes keys for equal, as above
+            found.update({id: list(_query(layout, [id], lock=False)) for id in chunk})
+    return {id: found[id] for id in ids if found.get(id)}
+
+
 def all_rows(layout: Layout) -> models.QuerySet[Any]:
     """Of no manager: one may hide rows, which are in the table all the same."""
     return models.QuerySet(layout.model, using=layout.using)

@@ -8,7 +8,8 @@ look there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,21 +28,22 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Add(Operation):
-    """Adds to a whole number, a decimal or a duration; NULL counts as nothing."""
+    """Adds to a whole number, a decimal, a duration or a number within JSON. NULL counts as
+    nothing, and so does JSON that is no number."""
 
     amount: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Max(Operation):
-    """Replaces a smaller value, or NULL."""
+    """Replaces a smaller value, NULL, or JSON that is no number."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Min(Operation):
-    """Replaces a greater value, or NULL."""
+    """Replaces a greater value, NULL, or JSON that is no number."""
 
     value: Any
 
@@ -68,10 +70,12 @@ def operation_texts(column: Column, operation: Operation, using: str) -> dict[st
     """What goes to Redis, by name."""
     if isinstance(operation, Merge):
         return _merge_texts(column, operation)
+    if isinstance(column.field, models.JSONField):
+        return {column.name: _on_json(operation)}
     if isinstance(operation, Add):
         scale = _scale(column.field, using)
         if scale is None:
-            raise _refused(column, "Add", "a whole number, a decimal or a duration")
+            raise _refused(column, "Add", "a whole number, a decimal, a duration or JSON")
         amount = _amount(column, operation.amount, scale)
         return {column.name: f"+#{amount},{scale.places},{scale.least},{scale.most}"}
     assert isinstance(operation, Max | Min)
@@ -83,13 +87,15 @@ def operation_texts(column: Column, operation: Operation, using: str) -> dict[st
         return {column.name: f"{sign}#{number},{scale.places},{scale.least},{scale.most}"}
     kind = "%" if isinstance(column.field, models.FloatField) else "~"
     if kind == "~" and not isinstance(column.field, models.DateField | models.TimeField):
-        raise _refused(column, name, "a number, a date, a time or a duration")
+        raise _refused(column, name, "a number, a date, a time, a duration or JSON")
     return {column.name: f"{sign}{kind}{column.encode(operation.value)}"}
 
 
 def operated(column: Column, text: str, value: Any, using: str) -> Any:
     """The value after an operation that Redis kept."""
     kind, parts = text[0], text[1:].split(",")
+    if kind == "$":
+        return _operated_json(parts, value)
     if kind == "#":
         scale = _scale(column.field, using)
         assert scale is not None
@@ -119,9 +125,11 @@ def described_operation(column: Column, text: str, using: str) -> tuple[Operatio
     scale = _scale(column.field, using) if kind == "#" else None
 
     def convert(part: str) -> Any:
+        if kind == "$":
+            return json.loads(part)
         return scale.value(int(part)) if scale else column.decode(part)
 
-    if scale:
+    if kind in "#$":
         add, *parts = parts
         if add != "0":
             operations.append(Add(convert(add)))
@@ -133,7 +141,48 @@ def described_operation(column: Column, text: str, using: str) -> tuple[Operatio
 
 def is_kept_operation(text: str) -> bool:
     """Whether a text of an entry is an operation, not a value."""
-    return text[:1] in ("#", "~", "%")
+    return text[:1] in ("#", "$", "~", "%")
+
+
+# Numbers within JSON: whole ones of any length, which stay exact, or floats.
+
+
+def _on_json(operation: Operation) -> str:
+    if isinstance(operation, Add):
+        number, sign = operation.amount, "+"
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValidationError(
+                f"Add needs a whole number where it adds to JSON, not {number!r}.", code="invalid"
+            )
+    else:
+        assert isinstance(operation, Max | Min)
+        number, sign = operation.value, ">" if isinstance(operation, Max) else "<"
+        if not _is_number(number) or not math.isfinite(number):
+            name = type(operation).__name__
+            raise ValidationError(
+                f"{name} needs a number where it is for JSON, not {number!r}.", code="invalid"
+            )
+    least, most = INT64
+    if isinstance(number, int) and not least <= number <= most:
+        raise ValidationError(f"{number} is more than 64 bits hold.", code="range")
+    return f"{sign}${json.dumps(number)},,{least},{most}"
+
+
+def _operated_json(parts: Sequence[str], value: Any) -> Any:
+    add, low, high, null, _ = parts
+    if not _is_number(value):
+        return json.loads(null)
+    if add != "0":
+        value += int(add)
+    if low:
+        value = max(value, json.loads(low))
+    if high:
+        value = min(value, json.loads(high))
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # Merge: a key of the object is a field of the entry of its own, '&name:"key"'.

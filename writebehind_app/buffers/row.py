@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from django.db import models, router
 
 from writebehind_app.buffers import reading
-from writebehind_app.buffers.base import Buffer, asynchronous
+from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
 from writebehind_app.buffers.keyed import rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
-
-if TYPE_CHECKING:
-    from writebehind_app.flush.engine import FlushResult
 
 
 class RowBuffer(CoalescingBuffer):
@@ -53,7 +50,10 @@ class RowBuffer(CoalescingBuffer):
                 fields=self.fields,
                 insert=self.on_missing == "insert",
             )
-        return self._layouts[using]
+        found: Layout = self._layouts[using]
+        return found
+
+    key_layout = layout
 
     # Writing
 
@@ -102,10 +102,6 @@ class RowBuffer(CoalescingBuffer):
         """Delete the row, with what its deletion cascades to, when it is flushed."""
         return self._write([Write(self._id(key), {}, delete="1")])[0]
 
-    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Hook: the values of one write, to be checked or changed before they are taken."""
-        return values
-
     def _checked(self, values: Mapping[str, Any]) -> Write:
         return Write(*self.layout().split(self.clean(dict(values))))
 
@@ -147,32 +143,6 @@ class RowBuffer(CoalescingBuffer):
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.layout().key_of(entry.id), self.layout().values(entry)
 
-    # Acting
-
-    def flush(self, /, **key: Any) -> FlushResult:
-        """Bring what is pending, for one row or for all, to the database, and return when it is
-        there. An error of the database is raised; nothing is lost by it."""
-        return self._flush([self._id(key)] if key else ())
-
-    def discard(self, /, **key: Any) -> int:
-        """Throw away what is pending, for one row or for all; says how many entries went.
-
-        What a flusher works on is not touched: it may be in the database already.
-        """
-        return self._discard([self._id(key)] if key else ())
-
-    def _id(self, key: Mapping[str, Any]) -> str:
-        layout = self.layout()
-        layout.only_key(key)
-        return layout.id(key)
-
-    def _key(self, key: Hashable) -> dict[str, Any]:
-        names = [column.name for column in self.layout().key]
-        values = key if isinstance(key, tuple) and len(names) > 1 else (key,)
-        if len(values) != len(names):
-            raise TypeError(f"A key of {self.label} is ({', '.join(names)}), not {key!r}.")
-        return dict(zip(names, values, strict=True))
-
     aset = asynchronous(set)
     acreate = asynchronous(create)
     aset_if = asynchronous(set_if)
@@ -181,7 +151,3 @@ class RowBuffer(CoalescingBuffer):
     aget = asynchronous(get)
     aget_many = asynchronous(get_many)
     aoverlay = asynchronous(overlay)
-    apending = asynchronous(Buffer.pending)
-    acount_pending = asynchronous(Buffer.count_pending)
-    aflush = asynchronous(flush)
-    adiscard = asynchronous(discard)

@@ -38,6 +38,7 @@ class Reading:
 
     moves: int  # differs from another reading's once a batch was claimed or dropped in between
     token: str  # of the batch in flight, or ''
+    attempts: int  # how often it failed so far
     pending: dict[str, Entry]
     in_flight: dict[str, Entry]
 
@@ -129,12 +130,13 @@ def read(client: redis.Redis, ids: dict[str, list[str]]) -> dict[str, Reading]:
     with errors:
         replies = lua.run_many(client, "read", [(key, *ids[key]) for key in keys])
     readings = {}
-    for key, (moves, token, *flat) in zip(keys, replies, strict=True):
+    for key, (moves, token, attempts, *flat) in zip(keys, replies, strict=True):
         pending = zip(ids[key], flat[::2], strict=True)
         in_flight = zip(ids[key], flat[1::2], strict=True)
         readings[key] = Reading(
             moves,
             token,
+            attempts,
             {id: entry for id, hash in pending if (entry := codec.entry(id, hash))},
             {id: entry for id, hash in in_flight if (entry := codec.entry(id, hash))},
         )

@@ -1,4 +1,4 @@
--- Takes one write of one row into the row's pending entry.
+-- Takes one write of one row, or of one entity, into its pending entry.
 --
 -- KEYS[1]  the shard
 -- ARGV     id, max_age µs, quiet µs, '1' for a delete or '', what the row must look like or '',
@@ -13,13 +13,18 @@
 --
 -- Every other name is a field of the row, or '&field:"key"' for a key of a JSON object that is
 -- merged into a field. A text is JSON, or an operation: '+', '>' (not below) or '<' (not above),
--- then the kind '#' and 'amount,places,least,most' for whole numbers and decimals, or the kind '~'
--- (compared as text) or '%' (as a float) and the amount.
+-- then the kind '#' and 'amount,places,least,most' for whole numbers and decimals, the same with
+-- '$' for a number within JSON, or the kind '~' (compared as text) or '%' (as a float) and the
+-- amount.
+--
+-- Of an entity, a name is a meta key in JSON, '"key"', and stands for a row of its own. The text '!'
+-- deletes that row; a text after it is kept with '!' before it. '@"key"' is when the row came to be,
+-- if these writes make it, and when it was last written; it is given as '^', or '!' with a deletion.
 --
 -- An operation on a pending value is carried out; on a stored one, which is not known here, it is
 -- kept, as '#add,low,high,null,places' or '~low,high,null': add first, then keep within the
--- bounds; `null` is the outcome where the stored value is NULL. Every sequence of operations comes
--- to such a form.
+-- bounds; `null` is the outcome where the stored value is NULL, or no number of JSON. Every sequence
+-- of operations comes to such a form.
 
 local shard, id = KEYS[1], ARGV[1]
 local entry, due = shard .. ':e:' .. id, shard .. ':due'
@@ -102,12 +107,30 @@ local function from_number(number, places)
     .. string.sub(digits, #digits - places + 1) .. '"'
 end
 
+-- Numbers of JSON are whole, or floats. A value that is none counts as nothing.
+
+local function whole(number)
+  return string.find(number, '^%-?%d+$')
+end
+
+local function json_number(text)
+  return string.match(text, '^%[(%-?%d[%d.eE+-]*)%]$')
+end
+
+local function json_add(a, b)
+  if whole(a) and whole(b) then
+    return add(a, b)
+  end
+  local sum = string.format('%.17g', tonumber(a) + tonumber(b))
+  return whole(sum) and sum .. '.0' or sum
+end
+
 -- Operations: one on a value, which may be nil for NULL, or a bound, which may be '' for none.
 
 local function before(kind, a, b)
-  if kind == '#' then
+  if kind == '#' or (kind == '$' and whole(a) and whole(b)) then
     return less(a, b)
-  elseif kind == '%' then
+  elseif kind == '%' or kind == '$' then
     return tonumber(a) < tonumber(b)
   end
   return a < b
@@ -117,7 +140,7 @@ local function apply(op, kind, value, amount)
   if value == nil then
     return amount
   elseif op == '+' then
-    return add(value, amount)
+    return (kind == '$' and json_add or add)(value, amount)
   elseif (op == '>' and before(kind, value, amount)) or (op == '<' and before(kind, amount, value)) then
     return amount
   end
@@ -136,33 +159,33 @@ local function operated(text, old)
   local op, kind = string.sub(text, 1, 1), string.sub(text, 2, 2)
   local given = split(string.sub(text, 3))
   local amount, places = given[1], given[2] or ''
-  local function bounded(value)
-    overflow = overflow or less(value, given[3]) or less(given[4], value)
-    return value
-  end
 
-  if old and not string.find(old, '^[#~%%]') then
+  if old and not string.find(old, '^[#$~%%]') then
     local value = nil
     if old ~= 'null' then
-      value = kind == '#' and to_number(old, places) or old
+      value = (kind == '#' and to_number(old, places)) or (kind ~= '$' and old) or json_number(old)
     end
     value = apply(op, kind, value, amount)
-    return kind == '#' and from_number(bounded(value), places) or value
+    if (kind == '#' or kind == '$') and whole(value) then
+      overflow = overflow or less(value, given[3]) or less(given[4], value)
+    end
+    return (kind == '#' and from_number(value, places)) or (kind == '$' and '[' .. value .. ']') or value
   end
 
+  local numeric = kind == '#' or kind == '$'
   local form = old and split(string.sub(old, 2))
-    or (kind == '#' and {'0', '', '', '', places} or {'', '', ''})
-  local first = kind == '#' and 2 or 1 -- where the bounds begin
+    or (numeric and {'0', '', '', '', places} or {'', '', ''})
+  local first = numeric and 2 or 1 -- where the bounds begin
   local low, high, null = form[first], form[first + 1], form[first + 2]
+  local function plus(bound)
+    return bound ~= '' and apply(op, kind, bound, amount) or ''
+  end
   if op == '+' then
-    form[1] = add(form[1], amount)
-    low, high = low ~= '' and add(low, amount) or '', high ~= '' and add(high, amount) or ''
+    form[1], low, high = add(form[1], amount), plus(low), plus(high)
   elseif op == '>' then
-    low = apply(op, kind, low ~= '' and low or nil, amount)
-    high = high ~= '' and apply(op, kind, high, amount) or ''
+    low, high = apply(op, kind, low ~= '' and low or nil, amount), plus(high)
   else
-    high = apply(op, kind, high ~= '' and high or nil, amount)
-    low = low ~= '' and apply(op, kind, low, amount) or ''
+    low, high = plus(low), apply(op, kind, high ~= '' and high or nil, amount)
   end
   null = apply(op, kind, null ~= '' and null or nil, amount)
   form[first], form[first + 1], form[first + 2] = low, high, null
@@ -188,19 +211,33 @@ end
 local fields, replaced = {}, {}
 for i = 6, #ARGV, 2 do
   local name, text = ARGV[i], ARGV[i + 1]
-  local first = string.byte(text)
-  if first == 43 or first == 60 or first == 62 then -- + < >
-    text = operated(text, pending and row ~= '2' and redis.call('HGET', entry, name) or nil)
+  local sign, first = string.byte(name), string.byte(text)
+  local is_operation = first == 43 or first == 60 or first == 62 -- + < >
+  local is_key = sign == 34 -- "
+  local old, gone = nil, ''
+  if pending and row ~= '2' and (is_operation or is_key or text == '^') then
+    old = redis.call('HGET', entry, name) or nil
+    if old and is_key and string.byte(old) == 33 then -- !
+      gone, old = '!', #old > 1 and string.sub(old, 2) or nil
+    end
+  end
+  if text == '^' then
+    text = (old and string.match(old, '^%d+') or now) .. ' ' .. now
+  elseif is_operation then
+    if relative == '1' and redis.call('HEXISTS', entry, '&' .. name .. ':') == 1 then
+      old, replaced['&' .. name .. ':'] = '[{}]', true -- an object, whatever is merged into it
+    end
+    text = operated(text, old)
     relative = '1'
     if overflow then
       return redis.error_reply('OVERFLOW ' .. name)
     end
-  elseif string.byte(name) == 38 then -- &
+  elseif sign == 38 then -- &
     relative = '1'
   elseif relative == '1' then
     replaced['&' .. name .. ':'] = true
   end
-  fields[#fields + 1], fields[#fields + 2] = name, text
+  fields[#fields + 1], fields[#fields + 2] = name, text == '!' and text or gone .. text
 end
 
 -- Nothing was changed before this line, and nothing fails after it.

@@ -1,0 +1,221 @@
+"""The meta buffer: one entry for each entity, whose meta keys are rows of their own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    Sequence,
+    ValuesView,
+)
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.db import router
+
+from writebehind_app.buffers import reading
+from writebehind_app.buffers.base import PendingEntry, asynchronous
+from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+from writebehind_app.buffers.entity import EntityLayout, Rows
+from writebehind_app.buffers.keyed import rows_by_entity
+from writebehind_app.buffers.layout import Layout, layout
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.store.codec import Entry
+
+if TYPE_CHECKING:
+    from writebehind_app.flush.engine import FlushResult
+
+
+class MetaBuffer(CoalescingBuffer):
+    """Buffers free metadata: a model with one row for each (entity, meta key).
+
+    `entity` is the field, or the fields, that name what the metadata belongs to; `name` is the
+    field of the meta key and `value` that of its value. Entity and name together carry a unique
+    constraint.
+    """
+
+    def __init__(
+        self, *, entity: str | Iterable[str], name: str, value: str, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.entity = (entity,) if isinstance(entity, str) else tuple(entity)
+        self.name_field = name
+        self.value_field = value
+
+    def entity_layout(self) -> EntityLayout:
+        using = router.db_for_write(self.model)
+        if using not in self._layouts:
+            key, value = (*self.entity, self.name_field), [self.value_field]
+            self._layouts[using] = EntityLayout(
+                layout(self.model, using, key=self.entity, fields=(), insert=True),
+                layout(self.model, using, key=key, fields=value, insert=True),
+            )
+        found: EntityLayout = self._layouts[using]
+        return found
+
+    def layout(self) -> Layout:
+        return self.entity_layout().rows
+
+    def key_layout(self) -> Layout:
+        return self.entity_layout().entity
+
+    # Verbs
+
+    def of(self, /, **entity: Any) -> Metadata:
+        """The metadata of an entity: a mapping that reads and writes through the buffer."""
+        return Metadata(self, self._id(entity))
+
+    def get_many(self, entities: Iterable[Any]) -> dict[Any, dict[str, Any]]:
+        """The metadata of entities, by the entities as they were given.
+
+        An entity of one field is its value; of several, a tuple in the order of the declaration.
+        One without metadata has an empty dict.
+        """
+        ids = {entity: self._id(self._key(entity)) for entity in entities}
+        rows = reading.rows(self, list(dict.fromkeys(ids.values())))
+        values = self.entity_layout().values
+        return {entity: values(rows.get(id)) for entity, id in ids.items()}
+
+    def update_many(
+        self, updates: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+    ) -> list[Receipt]:
+        """Write `(entity, values)` pairs in order and in few round trips.
+
+        All are checked before the first is sent.
+        """
+        return self._write([self._checked(self._id(entity), values) for entity, values in updates])
+
+    def _checked(self, id: str, values: Mapping[str, Any]) -> Write:
+        return Write(id, self.entity_layout().texts(self.clean(dict(values))))
+
+    aget_many = asynchronous(get_many)
+    aupdate_many = asynchronous(update_many)
+
+    # What is stored, and what entries make of it
+
+    def stored(self, ids: Sequence[str]) -> dict[str, Rows]:
+        layout = self.entity_layout()
+        found = rows_by_entity(layout.entity, ids)
+        return {id: layout.by_key(rows) for id, rows in found.items()}
+
+    def merged(self, entry: Entry, stored: Rows | None) -> Rows | None:
+        return self.entity_layout().merge(entry, stored)
+
+    def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+        layout = self.entity_layout()
+        return layout.entity.key_of(entry.id), layout.described(entry)
+
+    def row_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        layout = self.entity_layout()
+        # All rows of an entity that was deleted go, also those that no write has named.
+        stored = self.stored([entry.id for entry in entries if entry.delete])
+        found: list[Entry] = []
+        for entry in entries:
+            of_rows = layout.row_entries(entry)
+            found += of_rows.values()
+            others = stored.get(entry.id, {}).keys() - of_rows
+            found += [layout.deletion(entry, key) for key in others]
+        return found
+
+    def out_of_range(self, name: str) -> ValidationError:
+        return super().out_of_range(json.loads(name))
+
+
+def _place() -> tuple[object, int]:
+    """Where the caller of the caller is."""
+    frame = sys._getframe(2)
+    return frame.f_code, frame.f_lasti
+
+
+class Metadata(MutableMapping[str, Any]):
+    """The metadata of one entity. Each reading call sees every accepted write, and each writing
+    call is one round trip; `items()`, `values()` and `dict(…)` read all keys at once."""
+
+    def __init__(self, buffer: MetaBuffer, id: str) -> None:
+        self._buffer = buffer
+        self._id = id
+        self._moment: tuple[object, dict[str, Any]] = (
+            None,
+            {},
+        )  # where keys() was called, what it saw
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._buffer.label} ({self._id})>"
+
+    # Reading
+
+    def _read(self) -> dict[str, Any]:
+        rows = reading.rows(self._buffer, [self._id]).get(self._id)
+        return self._buffer.entity_layout().values(rows)
+
+    def __getitem__(self, key: str) -> Any:
+        # dict(mapping) and {**mapping} call keys(), then ask for the value of each. Calls that come
+        # from one and the same instruction are such, and are answered as of one moment.
+        place, values = self._moment
+        return values[key] if place == _place() and key in values else self._read()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def keys(self) -> KeysView[str]:
+        self._moment = _place(), self._read()
+        return self._moment[1].keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._read().items()
+
+    def values(self) -> ValuesView[Any]:
+        return self._read().values()
+
+    # Writing
+
+    def update(self, values: Any = (), /, **more: Any) -> Receipt:  # type: ignore[override]
+        """Write many meta keys in one step: values, or operations on what is there."""
+        return self._write(self._buffer._checked(self._id, {**dict(values), **more}))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def __delitem__(self, key: str) -> None:
+        self[key]  # a KeyError, if it is not there
+        self._write(Write(self._id, self._buffer.entity_layout().deletions([key])))
+
+    def clear(self) -> None:
+        """Delete all there is of the entity."""
+        self._write(Write(self._id, {}, delete="1"))
+
+    def _write(self, write: Write) -> Receipt:
+        return self._buffer._write([write])[0]
+
+    # Acting
+
+    def pending(self) -> list[PendingEntry]:
+        """What is not in the database yet: an entry in flight, one that waits, both or none."""
+        return self._buffer._pending_of(self._id)
+
+    def flush(self) -> FlushResult:
+        """Bring what is pending to the database, and return when it is there."""
+        return self._buffer._flush([self._id])
+
+    def discard(self) -> int:
+        """Throw away what is pending, unless a flusher is at it; says how many entries went."""
+        return self._buffer._discard([self._id])
+
+    aget = asynchronous(MutableMapping.get)
+    aitems = asynchronous(items)
+    aupdate = asynchronous(update)
+    apop = asynchronous(MutableMapping.pop)
+    asetdefault = asynchronous(MutableMapping.setdefault)
+    aclear = asynchronous(clear)
+    apending = asynchronous(pending)
+    aflush = asynchronous(flush)
+    adiscard = asynchronous(discard)
