@@ -13,8 +13,6 @@ import pytest
 from django.core.exceptions import FieldError, ValidationError
 from django.db import connections
 from django.utils import timezone
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.models import Note, Owner, Setting
 from writebehind_app import DELETED, Add, Max, Merge, MetaBuffer, Min
@@ -343,73 +341,3 @@ def test_every_verb_has_a_twin(plain, notes, owner):
         assert await Note.buffered.adiscard() == 0
 
     asyncio.run(use())
-
-
-# Against a dict
-
-KEYS = st.sampled_from(["a", "b:", '"'])
-SMALL = st.integers(-5, 5)
-JSON = st.dictionaries(st.sampled_from(["x", "y:"]), SMALL, max_size=2)
-VALUES = st.one_of(
-    SMALL,
-    SMALL.map(lambda n: n / 2),
-    st.none() | st.booleans() | st.text(max_size=2) | JSON,
-    SMALL.map(Add),
-    SMALL.map(Max),
-    SMALL.map(Min),
-    JSON.map(Merge),
-)
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("update"), st.dictionaries(KEYS, VALUES, max_size=3)),
-        st.tuples(st.just("update"), st.dictionaries(KEYS, VALUES, max_size=3)),
-        st.tuples(st.just("delete"), KEYS),
-        st.tuples(st.sampled_from(["clear", "claim", "flush"]), st.none()),
-    ),
-    max_size=12,
-)
-
-
-def in_python(old: Any, value: Any) -> Any:
-    number = old if type(old) in (int, float) else None
-    match value:
-        case Add(amount):
-            return amount if number is None else number + amount
-        case Max(other):
-            return other if number is None else max(number, other)
-        case Min(other):
-            return other if number is None else min(number, other)
-        case Merge(keys):
-            return {**(old if isinstance(old, dict) else {}), **keys}
-    return value
-
-
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
-@given(STEPS)
-def test_a_sequence_comes_to_what_it_comes_to_on_a_dict(
-    database, redis_server, configure, owner, steps
-):
-    configure(SHARDS=1)
-    notes, expected = Note.buffered.of(page="p", owner=owner), {}
-    notes.clear()
-    Note.buffered.flush()
-    for verb, given_ in steps:
-        match verb:
-            case "update":
-                notes.update(given_)
-                expected |= {key: in_python(expected.get(key), v) for key, v in given_.items()}
-            case "delete" if given_ in expected:
-                del notes[given_]
-                del expected[given_]
-            case "clear":
-                notes.clear()
-                expected = {}
-            case "claim":
-                Note.buffered.shards()[0].claim(
-                    secrets.token_hex(16), lease=0, size=9, due_only=False
-                )
-            case "flush":
-                Note.buffered.flush()
-        assert dict(notes) == expected
-    Note.buffered.flush()
-    assert stored() == expected

@@ -1,15 +1,14 @@
-"""Add, Max, Min, Merge, create and set_if: as the same steps one by one through the ORM."""
+"""Add, Max, Min, Merge, create and set_if; test_one_by_one.py has all of them in sequences."""
 
 from __future__ import annotations
 
-import datetime
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connections
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import Counter
@@ -17,91 +16,6 @@ from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.exceptions import AlreadyExists
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
-SMALL = st.integers(-1000, 1000)
-BIG = st.integers(-(10**15), 10**15)
-# SQLite keeps 15 digits of a decimal.
-CENTS = st.integers(-(10**12), 10**12).map(lambda n: Decimal(n).scaleb(-2))
-TIMES = st.datetimes(
-    datetime.datetime(1990, 1, 1),  # noqa: DTZ001
-    datetime.datetime(2040, 1, 1),  # noqa: DTZ001
-    timezones=st.just(datetime.UTC),
-)
-SPANS = st.integers(-(10**12), 10**12).map(lambda n: datetime.timedelta(microseconds=n))
-JSON = st.dictionaries(
-    st.sampled_from(["a", 'b"', "c:d", ""]), st.integers() | st.none(), max_size=3
-)
-# Halves are added exactly.
-NUMBERS = BIG | st.integers(-(10**9), 10**9).map(lambda n: n / 2)
-
-
-def values(plain, add=True):
-    kinds = [plain.map(Max), plain.map(Min)] + ([plain.map(Add)] if add else [])
-    return st.one_of(plain, st.none(), *kinds)
-
-
-FIELDS = {
-    "big": values(BIG),
-    "decimal": values(CENTS),
-    "real": values(st.floats(-1e9, 1e9), add=False),
-    "at": values(TIMES, add=False),
-    "span": values(SPANS),
-    "extra": st.one_of(
-        JSON,
-        st.none() | st.booleans() | st.text("1-e.", max_size=3),
-        JSON.map(Merge),
-        BIG.map(Add),
-        NUMBERS,
-        NUMBERS.map(Max),
-        NUMBERS.map(Min),
-    ),
-}
-WRITE = st.fixed_dictionaries({}, optional=FIELDS).map(lambda v: ("set", v))
-STEP = st.one_of(WRITE, WRITE, WRITE, st.just(("delete", {})), st.just(("flush", {})))
-
-
-def in_python(row: dict, name: str, value):
-    """What an operation means."""
-    old = row[name]
-    if name == "extra" and not isinstance(value, Merge):
-        old = old if type(old) in (int, float) else None
-    match value:
-        case Add(amount):
-            return amount if old is None else old + amount
-        case Max(other):
-            return other if old is None else max(old, other)
-        case Min(other):
-            return other if old is None else min(old, other)
-        case Merge(keys):
-            return {**(old if isinstance(old, dict) else {}), **keys}
-    return value
-
-
-def as_dict(row: Counter) -> dict:
-    return {name: getattr(row, name) for name in FIELDS}
-
-
-class TestOneByOne:
-    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
-    @given(st.lists(STEP, max_size=12))
-    def test_a_sequence_comes_to_what_its_steps_come_to(self, database, redis_server, steps):
-        Counter.buffered.discard()
-        Counter.objects.all().delete()
-        row = None
-        for verb, given_ in steps:
-            if verb == "flush":
-                Counter.buffered.flush()
-            elif verb == "delete":
-                Counter.buffered.delete(name="x")
-                row = None
-            else:
-                row = row or as_dict(Counter(name="x"))
-                Counter.buffered.set(name="x", **given_)
-                row = {**row, **{n: in_python(row, n, v) for n, v in given_.items()}}
-            seen = Counter.buffered.get_many(["x"]).get("x")
-            assert (as_dict(seen) if seen else None) == row
-        Counter.buffered.flush()
-        stored = Counter.objects.first()
-        assert (as_dict(stored) if stored else None) == row
 
 
 class TestAdd:

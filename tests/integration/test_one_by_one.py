@@ -1,0 +1,248 @@
+"""G2: random sequences through a buffer come to what the same steps come to one by one in the ORM.
+
+Each runs on rows of its own next to the rows that the ORM makes in the same tables. A nightly run:
+
+    WRITEBEHIND_EXAMPLES=2500 make test ARGS=tests/integration/test_one_by_one.py
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import secrets
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.models import Counter, Note, Owner
+from writebehind_app import Add, Max, Merge, Min
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.exceptions import AlreadyExists
+
+# Of each test, for each database and each kind of Redis: 300 for each database and buffer.
+EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "150"))
+sequences = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+
+ACTS = st.sampled_from(["claim", "flush", "flush one"])
+
+
+def act(buffer: Buffer, verb: str, **key: Any) -> None:
+    """What must change nothing: a flusher that dies, one that does its work."""
+    match verb:
+        case "claim":
+            for shard in buffer.shards():
+                shard.claim(secrets.token_hex(16), lease=0, size=9, due_only=False)
+        case "flush":
+            buffer.flush()
+        case "flush one":
+            buffer.flush(**key)
+
+
+def in_python(old: Any, value: Any, *, json: bool) -> Any:
+    """What an operation means."""
+    if json and not isinstance(value, Merge):
+        old = old if type(old) in (int, float) else None
+    match value:
+        case Add(amount):
+            return amount if old is None else old + amount
+        case Max(other):
+            return other if old is None else max(old, other)
+        case Min(other):
+            return other if old is None else min(old, other)
+        case Merge(keys):
+            return {**(old if isinstance(old, dict) else {}), **keys}
+    return value
+
+
+# Values
+
+BIG = st.integers(-(10**15), 10**15)
+NUMBERS = BIG | st.integers(-(10**9), 10**9).map(lambda n: n / 2)  # halves are added exactly
+# SQLite keeps 15 digits of a decimal.
+CENTS = st.integers(-(10**12), 10**12).map(lambda n: Decimal(n).scaleb(-2))
+TIMES = st.datetimes(
+    datetime.datetime(1990, 1, 1),  # noqa: DTZ001
+    datetime.datetime(2040, 1, 1),  # noqa: DTZ001
+    timezones=st.just(datetime.UTC),
+)
+SPANS = st.integers(-(10**12), 10**12).map(lambda n: datetime.timedelta(microseconds=n))
+OBJECTS = st.dictionaries(
+    st.sampled_from(["a", 'b"', "c:d", ""]), st.integers() | st.none(), max_size=3
+)
+JSON = st.one_of(
+    NUMBERS,
+    st.none() | st.booleans() | st.text("1-e.[", max_size=3) | OBJECTS,
+    OBJECTS.map(Merge),
+    BIG.map(Add),
+    NUMBERS.map(Max),
+    NUMBERS.map(Min),
+)
+
+
+def values(plain: st.SearchStrategy[Any], *, add: bool = True) -> st.SearchStrategy[Any]:
+    kinds = [plain.map(Max), plain.map(Min)] + ([plain.map(Add)] if add else [])
+    return st.one_of(plain, st.none(), *kinds)
+
+
+# Rows
+
+FIELDS = {
+    "big": values(BIG),
+    "decimal": values(CENTS),
+    "real": values(st.floats(-1e9, 1e9), add=False),
+    "at": values(TIMES, add=False),
+    "span": values(SPANS),
+    "extra": JSON,
+}
+WRITES = st.fixed_dictionaries({}, optional=FIELDS)
+EXPECTED = st.fixed_dictionaries({}, optional={"big": st.sampled_from([None, 0, 1])})
+ROW_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), WRITES),
+        st.tuples(st.just("set"), WRITES),
+        st.tuples(st.just("create"), st.fixed_dictionaries({"big": st.sampled_from([None, 0, 1])})),
+        st.tuples(st.just("set_if"), EXPECTED, WRITES),
+        st.tuples(st.just("delete")),
+        st.tuples(ACTS),
+    ),
+    max_size=12,
+)
+
+
+def on_rows(name: str, verb: str, *given_: dict[str, Any]) -> Any:
+    """A step through the buffer; the answer of those that have one."""
+    match verb, *given_:
+        case "set", written:
+            Counter.buffered.set(name=name, **written)
+        case "create", written:
+            try:
+                Counter.buffered.create(name=name, **written)
+            except AlreadyExists:
+                return "exists"
+        case "set_if", expected, written:
+            return Counter.buffered.set_if(expected, name=name, **written)
+        case ("delete",):
+            Counter.buffered.delete(name=name)
+        case (verb,):
+            act(Counter.buffered, verb, name=name)
+    return None
+
+
+def on_rows_with_the_orm(name: str, verb: str, *given_: dict[str, Any]) -> Any:
+    row = Counter.objects.filter(name=name).first()
+
+    def write(row: Counter, written: dict[str, Any]) -> None:
+        for field, value in written.items():
+            setattr(row, field, in_python(getattr(row, field), value, json=field == "extra"))
+        row.save()
+
+    match verb, *given_:
+        case "set", written:
+            write(row or Counter(name=name), written)
+        case "create", written:
+            if row:
+                return "exists"
+            write(Counter(name=name), written)
+        case "set_if", expected, written:
+            if row is None or any(getattr(row, f) != value for f, value in expected.items()):
+                return False
+            write(row, written)
+            return True
+        case ("delete",) if row:
+            row.delete()
+    return None
+
+
+def fields_of(row: Counter | None) -> dict[str, Any] | None:
+    return row and {field: getattr(row, field) for field in FIELDS}
+
+
+@sequences
+@given(ROW_STEPS)
+def test_rows(database, redis_server, steps):
+    Counter.buffered.discard()
+    Counter.objects.all().delete()
+    stored = Counter.objects.filter
+    for step in steps:
+        assert on_rows("buffered", *step) == on_rows_with_the_orm("orm", *step)
+        seen = Counter.buffered.get_many(["buffered"]).get("buffered")
+        assert fields_of(seen) == fields_of(stored(name="orm").first())
+    Counter.buffered.flush()
+    assert fields_of(stored(name="buffered").first()) == fields_of(stored(name="orm").first())
+
+
+# Metadata
+
+KEYS = st.sampled_from(["a", "b:", '"'])
+UPDATES = st.dictionaries(KEYS, JSON, max_size=3)
+META_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("update"), UPDATES),
+        st.tuples(st.just("update"), UPDATES),
+        st.tuples(st.just("update_many"), UPDATES, UPDATES),
+        st.tuples(st.just("delete"), KEYS),
+        st.tuples(st.just("clear")),
+        st.tuples(ACTS),
+    ),
+    max_size=12,
+)
+
+
+def on_metadata(entity: dict[str, Any], verb: str, *given_: Any) -> Any:
+    metadata = Note.buffered.of(**entity)
+    match verb, *given_:
+        case "update", written:
+            metadata.update(written)
+        case "update_many", *updates:
+            Note.buffered.update_many([(entity, written) for written in updates])
+        case "delete", key:
+            return metadata.pop(key, "missing")
+        case ("clear",):
+            metadata.clear()
+        case (verb,):
+            act(Note.buffered, verb, **entity)
+    return None
+
+
+def on_metadata_with_the_orm(entity: dict[str, Any], verb: str, *given_: Any) -> Any:
+    notes = Note.objects.filter(**entity)
+
+    def update(written: dict[str, Any]) -> None:
+        for key, value in written.items():
+            note = notes.filter(key=key).first() or Note(key=key, **entity)
+            note.value = in_python(note.value, value, json=True)
+            note.save()
+
+    match verb, *given_:
+        case "update" | "update_many", *updates:
+            for written in updates:
+                update(written)
+        case "delete", key:
+            note = notes.filter(key=key).first()
+            if note is None:
+                return "missing"
+            note.delete()
+            return note.value
+        case ("clear",):
+            notes.delete()
+    return None
+
+
+@sequences
+@given(META_STEPS)
+def test_metadata(database, redis_server, steps):
+    Note.buffered.discard()
+    Note.objects.all().delete()
+    owner, _ = Owner.objects.get_or_create(name="anna")
+    buffered, orm = {"page": "buffered", "owner": owner}, {"page": "orm", "owner": owner}
+
+    def stored(entity: dict[str, Any]) -> dict[str, Any]:
+        return dict(Note.objects.filter(**entity).values_list("key", "value"))
+
+    for step in steps:
+        assert on_metadata(buffered, *step) == on_metadata_with_the_orm(orm, *step)
+        assert dict(Note.buffered.of(**buffered)) == stored(orm)
+    Note.buffered.flush()
+    assert stored(buffered) == stored(orm)
