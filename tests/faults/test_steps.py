@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from tests.models import Item
-from writebehind_app import Add, steps
+from tests.models import Item, Note, Owner
+from writebehind_app import Add, Merge, steps
 from writebehind_app.models import AppliedBatch
 
 FLUSH_STEPS = [step for step in steps.STEPS if step.startswith("flush.")]
@@ -128,6 +128,40 @@ def test_a_flusher_stops_dead_and_another_one_goes_on(
         Item.buffered.flush()
     assert stored() == expected
     assert Item.buffered.count_pending() == 0
+
+
+@pytest.mark.parametrize("step", FLUSH_STEPS)
+def test_metadata_is_there_once_after_a_flusher_stopped_dead(
+    step, database, redis_server, short_lease, monkeypatch
+):
+    owner = Owner.objects.create(name="anna")
+    notes, gone = (Note.buffered.of(page=page, owner=owner) for page in ("p", "gone"))
+    notes.update(counted=1, replaced=1, deleted=1, kept=1)
+    gone["old"] = 1
+    Note.buffered.flush()
+    notes.update(counted=Add(2), new=1, merged=Merge({"a": 1}))
+    del notes["deleted"], notes["replaced"]
+    notes["replaced"] = Add(5)
+    gone.clear()
+    gone["young"] = 1
+    expected = {"counted": 3, "replaced": 5, "kept": 1, "new": 1, "merged": {"a": 1}}
+
+    def hook(reached: str) -> None:
+        if reached == step:
+            raise Killed
+
+    monkeypatch.setattr(steps, "hook", hook)
+    with pytest.raises(Killed):
+        Note.buffered.flush()
+    monkeypatch.setattr(steps, "hook", None)
+
+    for _ in range(2):
+        assert dict(notes) == expected
+        assert dict(gone) == {"young": 1}
+        Note.buffered.flush()
+    assert dict(Note.objects.filter(page="p").values_list("key", "value")) == expected
+    assert dict(Note.objects.filter(page="gone").values_list("key", "value")) == {"young": 1}
+    assert Note.buffered.count_pending() == 0
 
 
 @pytest.mark.parametrize("step", WRITE_STEPS)
