@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -16,6 +16,7 @@ from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
 from writebehind_app.buffers.layout import may_be_written
+from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.store import connection
 
@@ -67,8 +68,11 @@ def check_buffers(**kwargs: Any) -> list[checks.CheckMessage]:
             continue
         seen.add(buffer.label)
         messages += _options(buffer)
-        if isinstance(buffer, RowBuffer):
-            messages += _row_buffer(buffer)
+        table = list(_table(buffer))
+        messages += table
+        if not table:
+            kind = next(kind for kind in _KINDS if isinstance(buffer, kind))
+            messages += _KINDS[kind](buffer)
     return messages
 
 
@@ -79,7 +83,7 @@ def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
             yield _error(11, problem.replace(name, name.lower()), hint, buffer)
 
 
-def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
+def _table(buffer: Buffer) -> Iterator[checks.CheckMessage]:
     meta = buffer.model._meta
     if meta.proxy or meta.parents:
         yield _error(
@@ -89,8 +93,7 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
             "a model with one table of its own.",
             buffer,
         )
-        return
-    if len(meta.pk_fields) > 1:
+    elif len(meta.pk_fields) > 1:
         yield _error(
             12,
             f"{buffer.label} has a composite primary key.",
@@ -98,7 +101,9 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
             "and a unique constraint over those fields.",
             buffer,
         )
-        return
+
+
+def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
     if buffer.on_missing not in ("insert", "discard"):
         yield _error(
             13,
@@ -108,7 +113,10 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
         )
     key = yield from _fields(buffer, buffer.key, "key")
     written = yield from _fields(buffer, buffer.fields or (), "fields")
-    yield from _key(buffer, key)
+    if not buffer.key:
+        yield _error(15, "The key is empty.", "Name the fields that name a row.", buffer)
+    if key and len(key) == len(buffer.key):
+        yield from _names_a_row(buffer, key, "key")
     for field in written:
         if field.primary_key or field in key:
             yield _error(
@@ -125,24 +133,75 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
                 buffer,
             )
     if buffer.fields is None:
-        written = [field for field in meta.concrete_fields if may_be_written(field)]
-    using = router.db_for_write(buffer.model)
-    for field in dict.fromkeys((*key, *written)):
-        try:
-            column(field, using)
-        except Unsupported as reason:
+        written = [f for f in buffer.model._meta.concrete_fields if may_be_written(f)]
+    yield from _supported(buffer, key, "Choose another key.")
+    others = [field for field in written if field not in key]
+    hint = "Name the fields to be written in `fields`, without this one."
+    yield from _supported(buffer, others, hint)
+
+
+def _meta_buffer(buffer: MetaBuffer) -> Iterator[checks.CheckMessage]:
+    entity = yield from _fields(buffer, buffer.entity, "entity")
+    name = yield from _fields(buffer, [buffer.name_field], "name")
+    value = yield from _fields(buffer, [buffer.value_field], "value")
+    if not buffer.entity:
+        yield _error(15, "The entity is empty.", "Name the fields that name an entity.", buffer)
+    if not (entity and name and value and len(entity) == len(buffer.entity)):
+        return
+    key = [*entity, *name]
+    yield from _names_a_row(buffer, key, "entity and name")
+    if not isinstance(name[0], models.CharField | models.TextField):
+        kind = type(name[0]).__name__
+        yield _error(
+            19,
+            f"The field {name[0].name!r} of the meta key is a {kind}.",
+            "A meta key is text: make it a CharField.",
+            buffer,
+        )
+    if value[0] in key or value[0].primary_key or not may_be_written(value[0]):
+        yield _error(
+            16,
+            f"The field {value[0].name!r} cannot take the value of a meta key.",
+            "Name a field in `value` that is neither part of the key nor set by itself.",
+            buffer,
+        )
+    yield from _supported(buffer, [*key, *value], "Choose another field.")
+    for field in buffer.model._meta.concrete_fields:
+        may_be_left_out = field.null or field.generated or field.has_db_default()
+        if (
+            not (field in key or field in value or field.primary_key or may_be_left_out)
+            and may_be_written(field)
+            and field.get_default() is None
+        ):
             yield _error(
-                18,
-                f"The field {field.name!r} cannot be buffered: {reason}.",
-                "Choose another key."
-                if field in key
-                else "Name the fields to be written in `fields`, without this one.",
+                21,
+                f"The field {field.name!r} has no value in a row that the buffer makes.",
+                f"Give {field.name!r} a default, or let it be NULL.",
                 buffer,
             )
 
 
+_KINDS: dict[type[Buffer], Callable[[Any], Iterator[checks.CheckMessage]]] = {
+    RowBuffer: _row_buffer,
+    MetaBuffer: _meta_buffer,
+}
+
+
+def _supported(
+    buffer: Buffer, fields: Iterable[models.Field[Any, Any]], hint: str
+) -> Iterator[checks.CheckMessage]:
+    """An error for each field whose values cannot travel."""
+    using = router.db_for_write(buffer.model)
+    for field in dict.fromkeys(fields):
+        try:
+            column(field, using)
+        except Unsupported as reason:
+            message = f"The field {field.name!r} cannot be buffered: {reason}."
+            yield _error(18, message, hint, buffer)
+
+
 def _fields(
-    buffer: RowBuffer, names: Iterable[str], option: str
+    buffer: Buffer, names: Iterable[str], option: str
 ) -> Generator[checks.CheckMessage, None, list[models.Field[Any, Any]]]:
     """The fields of these names, with an error for each name that there is none for."""
     meta = buffer.model._meta
@@ -165,17 +224,16 @@ def _fields(
     return found
 
 
-def _key(buffer: RowBuffer, key: list[models.Field[Any, Any]]) -> Iterator[checks.CheckMessage]:
-    if len(key) < len(buffer.key) or not key:
-        if not buffer.key:
-            yield _error(15, "The key is empty.", "Name the fields that name a row.", buffer)
-        return
+def _names_a_row(
+    buffer: Buffer, key: Sequence[models.Field[Any, Any]], option: str
+) -> Iterator[checks.CheckMessage]:
+    """An error for what keeps the fields of an option from naming one row."""
     for field in key:
         if isinstance(field, NOT_FOR_KEYS) or field.null:
             why = "can be NULL" if field.null else f"is a {type(field).__name__}"
             yield _error(
                 15,
-                f"The key field {field.name!r} {why}: it cannot name a row.",
+                f"The {option} field {field.name!r} {why}: it cannot name a row.",
                 "Choose fields that are never NULL and whose values are equal or not.",
                 buffer,
             )
@@ -194,7 +252,8 @@ def _key(buffer: RowBuffer, key: list[models.Field[Any, Any]]) -> Iterator[check
         fields = ", ".join(repr(field.name) for field in key)
         yield _error(
             15,
-            f"The key ({', '.join(field.name for field in key)}) has no plain unique constraint.",
+            f"The {option} ({', '.join(field.name for field in key)}) has no plain unique "
+            "constraint.",
             f"Add models.UniqueConstraint(fields=[{fields}], name=…) to the model, without a "
             "condition, an expression or `deferrable`; or `unique=True` for a single field.",
             buffer,

@@ -13,7 +13,7 @@ from django.db.models.functions import Lower
 from django.test.utils import isolate_apps
 
 from tests.models import Owner
-from writebehind_app import RowBuffer
+from writebehind_app import MetaBuffer, RowBuffer
 from writebehind_app.buffers import registry
 from writebehind_app.checks import check_buffers, check_settings
 
@@ -315,6 +315,66 @@ class TestUnsupportedFields:
             buffered = RowBuffer(key="number")
 
         assert "the model 'absent.Model' that it points to" in problem(Lost, "E018").msg
+
+
+class TestMetaDeclaration:
+    def declare(self, *, entity="page", name="key", value="value", **fields: Any) -> Any:
+        fields = {
+            "page": models.IntegerField(),
+            "key": models.CharField(max_length=10),
+            "value": models.JSONField(null=True),
+            "extra": models.CharField(max_length=10),
+            "number": models.IntegerField(default=1),
+            **fields,
+        }
+        unique = models.UniqueConstraint(fields=["page", "key"], name="key")
+        meta = type("Meta", (), {"app_label": "tests", "constraints": [unique]})
+        buffer = MetaBuffer(entity=entity, name=name, value=value)
+        return type(
+            "Notes",
+            (models.Model,),
+            {**fields, "buffered": buffer, "Meta": meta, "__module__": __name__},
+        )
+
+    def test_a_good_one(self):
+        assert problems(self.declare()) == []
+
+    @pytest.mark.parametrize("option", ["entity", "name", "value"])
+    def test_a_field_that_is_not_there(self, option):
+        error = problem(self.declare(**{option: "pag"}), "E014")
+        assert error.msg == f"`{option}` names 'pag', which is not a field with a column."
+        assert "Did you mean 'page'?" in error.hint
+
+    def test_no_entity(self):
+        assert problem(self.declare(entity=()), "E015").msg == "The entity is empty."
+
+    def test_no_unique_constraint(self):
+        error = problem(self.declare(entity="number", page=models.IntegerField(null=True)), "E015")
+        assert error.msg == "The entity and name (number, key) has no plain unique constraint."
+        assert "fields=['number', 'key']" in error.hint
+
+    def test_an_entity_that_can_be_null(self):
+        error = problem(self.declare(page=models.IntegerField(null=True)), "E015")
+        assert "'page' can be NULL" in error.msg
+
+    def test_a_meta_key_that_is_no_text(self):
+        error = problem(self.declare(key=models.IntegerField()), "E019")
+        assert error.msg == "The field 'key' of the meta key is a IntegerField."
+        assert "make it a CharField" in error.hint
+
+    @pytest.mark.parametrize("value", ["key", "id"])
+    def test_a_value_that_names_the_row(self, value):
+        error = problem(self.declare(value=value), "E016")
+        assert error.msg == f"The field {value!r} cannot take the value of a meta key."
+
+    def test_a_value_that_cannot_travel(self):
+        lost = models.ForeignKey("absent.Model", models.CASCADE, null=True, related_name="+")
+        error = problem(self.declare(value="number", number=lost), "E018")
+        assert "the model 'absent.Model' that it points to is not installed" in error.msg
+
+    def test_another_field_without_a_value(self):
+        error = problem(self.declare(number=models.IntegerField()), "E021")
+        assert error.msg == "The field 'number' has no value in a row that the buffer makes."
 
 
 class TestSettings:
