@@ -1,7 +1,7 @@
 """A bounded run, and the proof that the database then has exactly what was written.
 
 The same writes are done twice: through the buffer, with a flusher at work at the same time, and
-with `update_or_create`, as a site without the buffer does them. Both take the same threads, and
+one by one through the ORM, as a site without the buffer does them. Both take the same threads, and
 every SQL statement is counted where it is executed.
 """
 
@@ -11,158 +11,191 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
-from django.db.models import Max
+from django.db import connection, connections
 from django.utils import timezone
 
 from demo_site.flusher import Flusher, drain
-from demo_site.load import Write, changes, in_threads, opening, set_buffered
-from writebehind_app.meta.models import TicketMeta
+from demo_site.systems.base import System, Write
 
-KEYS = 500
+KEYS = 100  # of each system
 THREADS = 4
 
-_FIRST_ID = 1_000_000  # far from the tickets of the site
-_WRITTEN = ("customer_id", "status", "subject", "category", "assigned_to", "extra")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The writes of one thread. It has keys of its own, so that the last write is known."""
+
+    keys: Sequence[Any]
+    writes: list[Write]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One way to do the writes, measured."""
 
-    accepted: int
+    writes: int
     rows: int  # written to the database, as often as they were
     statements: int
-    accepted_seconds: float  # until the last write had returned
     seconds: float  # until all of it was in the database
     differences: list[str]
 
 
-def plan(writes: int, first_id: int) -> list[list[Write]]:
-    """The writes of each thread. Each has tickets of its own, so that the last write is known."""
-    parts = []
+def run(system: System, writes: int) -> tuple[Run, Run]:
+    """The writes done through the buffer, and the same on other keys through the ORM."""
+    # The second keys are looked for once nothing of the first is pending any more.
+    return (
+        run_buffered(system, plan(system, writes)),
+        run_directly(system, plan(system, writes)),
+    )
+
+
+def plan(system: System, writes: int) -> list[Plan]:
+    """For each thread the same writes every time, but for the keys."""
+    keys = system.fresh(KEYS)
+    plans = []
     for number in range(THREADS):
-        ids = list(range(first_id + number, first_id + KEYS, THREADS))
-        rng = random.Random(number)
-        openings = [(id, opening(id)) for id in ids]
+        own = keys[number::THREADS]
         count = writes // THREADS + (number < writes % THREADS)
-        parts.append(list(itertools.islice(itertools.chain(openings, changes(rng, ids)), count)))
-    return parts
+        endless = itertools.chain(system.openings(own), system.changes(random.Random(number), own))
+        plans.append(Plan(keys=own, writes=list(itertools.islice(endless, count))))
+    return plans
 
 
-def free_ids() -> int:
-    """The first of the ids that no run has used. Call it when nothing is pending."""
-    last = TicketMeta.objects.aggregate(last=Max("ticket_id"))["last"] or 0
-    return max(last + 1, _FIRST_ID)
-
-
-def run_buffered(parts: list[list[Write]]) -> Run:
+def run_buffered(system: System, plans: list[Plan]) -> Run:
     """The writes through the buffer; whatever the flusher has not got to is flushed at the end."""
     begun, started = timezone.now(), time.monotonic()
     flusher = Flusher(eager=True)
     flusher.start()
     try:
-        in_threads(set_buffered, parts)
-        accepted_seconds = time.monotonic() - started
+        statements = _in_threads(system.write, plans)
     finally:
         flusher.end()
     flusher.result.add(drain())
     return Run(
-        accepted=sum(map(len, parts)),
+        writes=_count(plans),
         rows=flusher.result.rows,
-        statements=flusher.result.statements,
-        accepted_seconds=accepted_seconds,
+        statements=statements + flusher.result.statements,
         seconds=time.monotonic() - started,
-        differences=_differences(parts, since=begun),
+        differences=_differences(system, plans, since=begun),
     )
 
 
-def run_direct(parts: list[list[Write]]) -> Run:
-    """The writes one by one with `update_or_create`. The rows are deleted again."""
+def run_directly(system: System, plans: list[Plan]) -> Run:
+    """The writes one by one through the ORM. The rows are deleted again."""
     begun, started = timezone.now(), time.monotonic()
-    lock, statements = threading.Lock(), 0
-
-    def update_or_create(writes: Iterable[Write]) -> None:
-        nonlocal statements
-        with _statements() as count:
-            for ticket_id, values in writes:
-                TicketMeta.objects.update_or_create(ticket_id=ticket_id, defaults=values)
-        with lock:
-            statements += count()
-
     try:
-        in_threads(update_or_create, parts)
+        statements = _in_threads(system.write_directly, plans)
         seconds = time.monotonic() - started
-        found = _differences(parts, since=begun)
+        found = _differences(system, plans, since=begun)
     finally:
-        TicketMeta.objects.filter(ticket_id__in=_expected(parts)).delete()
+        for part in plans:
+            system.remove(part.keys)
     return Run(
-        accepted=sum(map(len, parts)),
-        rows=sum(map(len, parts)),
+        writes=_count(plans),
+        rows=_count(plans),
         statements=statements,
-        accepted_seconds=seconds,
         seconds=seconds,
         differences=found,
     )
 
 
-def table(buffered: Run, direct: Run) -> str:
-    """Both runs side by side."""
+def table(runs: dict[str, tuple[Run, Run]]) -> str:
+    """Of each system both runs side by side, and all of them together."""
     lines = [
-        ("", "buffered", "update_or_create", "ratio"),
-        _row("writes accepted", buffered.accepted, direct.accepted, ratio=False),
-        _row("rows written", buffered.rows, direct.rows),
-        _row("SQL statements", buffered.statements, direct.statements),
-        _row("seconds until accepted", buffered.accepted_seconds, direct.accepted_seconds),
-        _row("seconds until stored", buffered.seconds, direct.seconds),
-        _row("differences", len(buffered.differences), len(direct.differences), ratio=False),
+        "",
+        f"{'':14}{'':>8}{'rows written':>18}{'SQL statements':>20}{'seconds until stored':>24}",
+        f"{'':14}{'writes':>8}{'buffered':>10}{'ORM':>8}{'buffered':>11}{'ORM':>9}"
+        f"{'buffered':>12}{'ORM':>8}{'':>9}{'differences':>14}",
     ]
-    return "\n".join(f"{name:<24}{a:>12}{b:>20}{ratio:>12}" for name, a, b, ratio in lines)
+    sums = [_sum(both) for both in zip(*runs.values(), strict=True)]
+    for title, (buffered, direct) in {**runs, "All": (sums[0], sums[1])}.items():
+        faster = f"{direct.seconds / buffered.seconds:.1f} x"
+        lines.append(
+            f"{title:14}{buffered.writes:8,}{buffered.rows:10,}{direct.rows:8,}"
+            f"{buffered.statements:11,}{direct.statements:9,}"
+            f"{buffered.seconds:12.2f}{direct.seconds:8.2f}{faster:>9}"
+            f"{len(buffered.differences) + len(direct.differences):14,}"
+        )
+    return "\n".join(lines)
 
 
-def _row(name: str, a: float, b: float, *, ratio: bool = True) -> tuple[str, str, str, str]:
-    style = ",.2f" if isinstance(a, float) else ",d"
-    return name, format(a, style), format(b, style), f"1 : {b / a:.1f}" if ratio and a else ""
+def _sum(runs: Iterable[Run]) -> Run:
+    every = list(runs)
+    return Run(
+        writes=sum(run.writes for run in every),
+        rows=sum(run.rows for run in every),
+        statements=sum(run.statements for run in every),
+        seconds=sum(run.seconds for run in every),
+        differences=[line for run in every for line in run.differences],
+    )
 
 
-def _expected(parts: list[list[Write]]) -> dict[int, dict[str, Any]]:
-    """What each ticket has to be, worked out from the writes alone."""
-    fresh = {name: TicketMeta._meta.get_field(name).get_default() for name in _WRITTEN}
-    tickets: dict[int, dict[str, Any]] = {}
-    for ticket_id, values in itertools.chain.from_iterable(parts):
-        tickets.setdefault(ticket_id, dict(fresh)).update(values)
-    return tickets
+def _count(plans: list[Plan]) -> int:
+    return sum(len(part.writes) for part in plans)
 
 
-def _differences(parts: list[list[Write]], *, since: datetime) -> list[str]:
+def _in_threads(write: Callable[[Any, dict[str, Any]], None], plans: list[Plan]) -> int:
+    """Do each plan in a thread of its own, and say how many statements they took.
+
+    An error, or a Ctrl-C, ends them all.
+    """
+    ending = threading.Event()
+
+    def work(part: Plan) -> int:
+        try:
+            with _statements() as count:
+                for key, values in part.writes:
+                    if ending.is_set():
+                        break
+                    write(key, values)
+                return count()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(len(plans)) as pool:
+        try:
+            return sum(done.result() for done in as_completed(pool.submit(work, p) for p in plans))
+        finally:
+            ending.set()
+
+
+def _differences(system: System, plans: list[Plan], *, since: datetime) -> list[str]:
     """Compares every row and every field of the database with what was written."""
-    expected = _expected(parts)
-    found = TicketMeta.objects.in_bulk(expected, field_name="ticket_id")
     differences = []
-    for ticket_id, values in expected.items():
-        row = found.get(ticket_id)
-        if row is None:
-            differences.append(f"ticket {ticket_id}: not in the database")
-            continue
-        for name, value in values.items():
-            if getattr(row, name) != value:
-                differences.append(
-                    f"ticket {ticket_id}: {name} is {getattr(row, name)!r}, written was {value!r}"
-                )
-        # Valkey and we read the same clock, rounded differently.
-        margin = timedelta(milliseconds=10)
-        if not since - margin <= row.created_at <= row.updated_at <= timezone.now() + margin:
-            differences.append(
-                f"ticket {ticket_id}: created {row.created_at}, updated {row.updated_at}, in a run "
-                f"that began {since}"
-            )
-    return differences
+    for part in plans:
+        expected = system.expected(part.writes)
+        found = {system.name(row): row for row in system.rows(part.keys)}
+        for name in expected.keys() - found.keys():
+            differences.append(f"{name}: not in the database")
+        for name in found.keys() - expected.keys():
+            differences.append(f"{name}: in the database, and was never written")
+        for name in expected.keys() & found.keys():
+            differences += _in_row(name, found[name], expected[name])
+            times = [getattr(found[name], field) for field in system.dated]
+            differences += _in_times(name, times, since)
+        if system.ordered and list(found) != list(expected):
+            differences.append(f"{system.title}: the rows are not in the order of the writes")
+    return sorted(differences)
+
+
+def _in_row(name: str, row: Any, expected: dict[str, Any]) -> Iterator[str]:
+    for field, value in expected.items():
+        if getattr(row, field) != value:
+            yield f"{name}: {field} is {getattr(row, field)!r}, written was {value!r}"
+
+
+def _in_times(name: str, times: list[datetime], since: datetime) -> Iterator[str]:
+    margin = timedelta(milliseconds=10)  # Valkey and we read the same clock, rounded differently
+    moments = [since - margin, *times, timezone.now() + margin]
+    if moments != sorted(moments):
+        yield f"{name}: dated {', '.join(map(str, times))}, in a run that began {since}"
 
 
 @contextmanager

@@ -84,7 +84,7 @@ TEMPLATES = [
 ROOT_URLCONF = "demo_site.urls"
 STATIC_URL = "static/"
 LOGIN_URL = "login"
-LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "tickets"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

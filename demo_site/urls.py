@@ -3,13 +3,17 @@ from __future__ import annotations
 from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
+from django.views.generic import RedirectView
 
-from demo_site import views
+from demo_site.systems import SYSTEMS
+from demo_site.views import common, tickets
 
 urlpatterns = [
-    path("", views.tickets, name="tickets"),
-    path("tickets/<int:ticket_id>/", views.ticket, name="ticket"),
-    path("figures.json", views.live_figures, name="figures"),
+    path("", RedirectView.as_view(pattern_name=SYSTEMS[0].view), name="home"),
+    path("tickets/", tickets.tickets, name="tickets"),
+    path("tickets/<int:ticket_id>/", tickets.ticket, name="ticket"),
+    path("tickets/<int:ticket_id>/resolve/", tickets.resolve, name="resolve"),
+    path("figures.json", common.live_figures, name="figures"),
     path("login/", LoginView.as_view(template_name="demo_site/login.html"), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

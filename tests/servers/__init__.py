@@ -13,6 +13,7 @@ import json
 import os
 
 from tests.keeper import keeper
+from tests.servers import chromium
 from tests.servers.databases import ENGINES
 from tests.servers.process import Absent
 from tests.servers.redis import RedisServer
@@ -23,7 +24,7 @@ redis_servers: dict[str, RedisServer] = {}
 """By kind, those of this run."""
 
 absent: dict[str, str] = {}
-"""Why a database or a kind of Redis is not there."""
+"""Why a database, a kind of Redis or the browser is not there."""
 
 
 def start() -> None:
@@ -34,6 +35,11 @@ def start() -> None:
             redis_servers[kind].start()
         except Absent as reason:
             absent[kind] = str(reason)
+
+    try:
+        chromium.find()
+    except Absent as reason:
+        absent["chromium"] = str(reason)
 
     databases = {}
     if "PYTEST_XDIST_WORKER" in os.environ:  # the controller has them up

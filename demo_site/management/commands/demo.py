@@ -20,12 +20,12 @@ from django.db import DatabaseError
 from demo_site import figures, proof
 from demo_site.figures import Figures
 from demo_site.flusher import Flusher, drain
-from demo_site.load import Load, open_tickets
+from demo_site.load import Load
 from demo_site.locks import Lock
 from demo_site.server import ServerError, Valkey
+from demo_site.systems import SYSTEMS
 from demo_site.web import PortTaken, Site
 from writebehind_app.exceptions import WritebehindError
-from writebehind_app.meta.models import TicketMeta
 
 LOGIN = "demo"
 
@@ -47,8 +47,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--once",
             action="store_true",
-            help="write, flush, compare each row of the database with what was written, do the "
-            "same writes with update_or_create, print a table; exit 1 on any difference",
+            help="write to all systems, flush, compare each row of the database with what was "
+            "written, do the same through the ORM, print a table; exit 1 on any difference",
         )
         parser.add_argument(
             "--writes", type=_writes, default=10_000, help="of --once [10000]", metavar="N"
@@ -106,24 +106,28 @@ class Command(BaseCommand):
         if not users.filter(username=LOGIN).exists():
             users.create_superuser(LOGIN, "demo@example.com", LOGIN)
         figures.begin()
-        if left := TicketMeta.buffered.count_pending():
+        if left := figures.read().pending:
             self._say(f"{left:,} rows are pending from an earlier demo; they are flushed now.")
 
     # --once
 
     def _prove(self, writes: int) -> None:
         drain()
-        parts = proof.plan(writes, proof.free_ids())
-        self._say(f"{writes:,} writes on {proof.KEYS} tickets from {proof.THREADS} threads …")
-        buffered = proof.run_buffered(parts)
-        self._say("The same writes with update_or_create …")
-        direct = proof.run_direct(proof.plan(writes, proof.free_ids()))
-        self._say(f"\n{proof.table(buffered, direct)}\n")
-        pending = TicketMeta.buffered.count_pending()
-        if differences := buffered.differences + direct.differences:
+        self._say(
+            f"{writes:,} writes on {proof.KEYS * len(SYSTEMS)} keys from {proof.THREADS} threads, "
+            "buffered and one by one …"
+        )
+        each, rest = divmod(writes, len(SYSTEMS))
+        runs = {
+            system.title: proof.run(system, each + (number < rest))
+            for number, system in enumerate(SYSTEMS)
+        }
+        self._say(f"{proof.table(runs)}\n")
+        differences = [line for both in runs.values() for run in both for line in run.differences]
+        if differences:
             shown = "\n".join(differences[:_DIFFERENCES])
             raise CommandError(f"{len(differences)} differences, the first of them:\n{shown}")
-        if pending:
+        if pending := figures.read().pending:
             raise CommandError(f"{pending} rows are still pending.")
         self._say("Every row of the database is what was written, and nothing is pending.")
 
@@ -133,13 +137,15 @@ class Command(BaseCommand):
         flusher, load = Flusher(), Load()
         flusher.start()
         try:
-            open_tickets()
+            for system in SYSTEMS:
+                system.prepare()
+            drain()
             site.start()
             load.start()
             self._say(
-                f"\n  The help desk    {site.url}\n"
-                f"  The admin        {site.url}admin/\n"
-                f"  Login            {LOGIN}, password {LOGIN}\n\n"
+                f"\n  The site     {site.url}\n"
+                f"  The admin    {site.url}admin/\n"
+                f"  Login        {LOGIN}, password {LOGIN}\n\n"
                 "Ctrl-C ends the demo.\n"
             )
             self._show_until_the_end()
@@ -216,8 +222,9 @@ def _port(text: str) -> int:
 
 
 def _writes(text: str) -> int:
-    if not text.isdigit() or int(text) < proof.KEYS:
+    if not text.isdigit() or int(text) < proof.KEYS * len(SYSTEMS):
         raise argparse.ArgumentTypeError(
-            f"it takes {proof.KEYS} or more, so that each ticket is written, not {text!r}"
+            f"it takes {proof.KEYS * len(SYSTEMS)} or more, so that each key is written, "
+            f"not {text!r}"
         )
     return int(text)

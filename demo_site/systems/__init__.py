@@ -1,0 +1,8 @@
+"""The systems of the site, each with what it needs to be simulated and proven."""
+
+from __future__ import annotations
+
+from demo_site.systems.base import System
+from demo_site.systems.tickets import Tickets
+
+SYSTEMS: tuple[System, ...] = (Tickets(),)

@@ -1,0 +1,63 @@
+"""What the pages share: rows as they are and as they are stored, and the figures above them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from django.db import models
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from demo_site import figures
+from writebehind_app.buffers.row import RowBuffer
+from writebehind_app.exceptions import BufferUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A row as readers see it, and as the database has it (None: not there yet)."""
+
+    now: Any
+    stored: Any | None
+
+    @property
+    def pending(self) -> bool:
+        # Each write moves the time of the last change, also one that changes nothing else.
+        return self.stored is None or self.now.updated_at != self.stored.updated_at
+
+    def fields(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Of each field its label, what it is now and what is stored."""
+        return [
+            {
+                "label": self.now._meta.get_field(name).verbose_name,
+                "now": getattr(self.now, name),
+                "stored": getattr(self.stored, name, None),
+                "pending": getattr(self.now, name) != getattr(self.stored, name, None),
+            }
+            for name in names
+        ]
+
+
+def pairs(buffer: RowBuffer, rows: models.QuerySet[Any]) -> list[Pair]:
+    """The rows of a query in its order, each stored and with what is pending over it."""
+    # Stored first: a flush in between then shows a row as pending a moment too long, and never
+    # one as stored that is not.
+    stored = {row.pk: row for row in rows}
+    return [Pair(row, stored.get(row.pk)) for row in buffer.overlay(rows.all())]
+
+
+def page(request: HttpRequest, section: str, template: str, **context: Any) -> HttpResponse:
+    """A page of a system, whose tab is marked."""
+    context |= {"section": section, "figures": figures.read()}
+    return render(request, f"demo_site/{template}.html", context)
+
+
+@require_safe
+def live_figures(request: HttpRequest) -> JsonResponse:
+    try:
+        return JsonResponse(asdict(figures.read()))
+    except BufferUnavailable as error:
+        return JsonResponse({"error": str(error)}, status=503)
