@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import time
 import uuid
 from typing import Any
 
 from django.db import models
+from django.utils import timezone
 
-from writebehind_app import MetaBuffer, RowBuffer
+from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
 
 
 class Color(models.TextChoices):
@@ -261,3 +263,47 @@ class Setting(models.Model):
 
     class Meta:
         unique_together = [("site", "key")]
+
+
+def say_when() -> dict[str, int]:
+    """A default that is another one each time."""
+    return {"ns": time.time_ns()}
+
+
+class Visit(models.Model):
+    """A record that is unique by two fields, and has defaults of each kind."""
+
+    event = models.BigIntegerField()
+    email = models.CharField(max_length=100)
+    owner = models.ForeignKey(Owner, models.CASCADE, null=True)
+    details = models.JSONField(default=dict)
+    token = models.UUIDField(default=uuid.uuid4)
+    hint = models.JSONField(default=say_when)
+    note = models.CharField(max_length=1000, default="none")
+    registered_at = models.DateTimeField(default=timezone.now)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    buffered = LogBuffer(time="registered_at", unique=("event", "email"))
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["event", "email"], name="visit_key")]
+
+
+class Tick(models.Model):
+    """A record of which there may be any number, with a primary key of its own."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    at = models.DateTimeField(db_index=True)
+    value = models.IntegerField(default=0)
+
+    buffered = LogBuffer(time="at")
+
+
+class Line(models.Model):
+    """A record whose order can be seen by its primary key."""
+
+    at = models.DateTimeField(auto_now_add=True)
+    text = models.CharField(max_length=100)
+
+    buffered = LogBuffer(time="at")

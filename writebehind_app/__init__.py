@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from writebehind_app.buffers.entity import DELETED
+from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.operations import Add, Max, Merge, Min
 from writebehind_app.buffers.receipt import Receipt
@@ -12,6 +13,7 @@ from writebehind_app.buffers.row import RowBuffer
 __all__ = [
     "DELETED",
     "Add",
+    "LogBuffer",
     "Max",
     "Merge",
     "MetaBuffer",

@@ -16,6 +16,8 @@ class AppliedBatch(models.Model):
     token = models.CharField(_("token"), max_length=32, primary_key=True)
     buffer = models.CharField(_("buffer"), max_length=200)
     shard = models.PositiveIntegerField(_("shard"))
+    # Of a log's batch: the number of its last record. All up to the greatest are in the database.
+    upto = models.BigIntegerField(_("up to"), null=True)
     entries = models.PositiveIntegerField(_("entries"))  # claimed
     rows = models.PositiveIntegerField(_("rows"), default=0)  # written or deleted
     statements = models.PositiveIntegerField(_("statements"), default=0)
@@ -27,6 +29,7 @@ class AppliedBatch(models.Model):
         verbose_name = _("applied batch")
         verbose_name_plural = _("applied batches")
         ordering = ("-applied_at",)
+        indexes = [models.Index(fields=["buffer", "shard", "upto"], name="writebehind_upto")]
 
     def __str__(self) -> str:
         return f"{self.buffer} {self.token}"

@@ -45,7 +45,7 @@ def test_reads_and_listings_look_at_what_they_are_asked_for(plain):
             (lambda: Item.buffered.get(number=1), 20),
             (lambda: Item.buffered.get_many(range(10)), 100),
             (lambda: Item.buffered.pending(limit=10), 80),
-            (lambda: Item.buffered.count_pending(), 20),
+            (lambda: Item.buffered.count_pending(), 30),
             (lambda: Item.buffered.discard(number=1), 20),
         ):
             client.config_resetstat()

@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Col, Expression
 from django.db.models.sql.compiler import SQLCompiler
 
+from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import Layout
 
 _CHUNK = 2000  # keys in one statement: below what any of the databases refuses
@@ -46,6 +47,19 @@ def rows_by_entity(layout: Layout, ids: Sequence[str]) -> dict[str, list[Any]]:
     return {id: found[id] for id in ids if found.get(id)}
 
 
+def stored_values(
+    layout: Layout, columns: Sequence[Column], keys: Sequence[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The values in those columns of a stored row that has some of the keys there; None where no
+    row has. All by attname."""
+    names = [column.attname for column in columns]
+    for start in range(0, len(keys), _CHUNK):
+        query = all_rows(layout).filter(_In(columns, keys[start : start + _CHUNK]))
+        for row in query.order_by().values_list(*names)[:1]:
+            return dict(zip(names, row, strict=True))
+    return None
+
+
 def all_rows(layout: Layout) -> models.QuerySet[Any]:
     """Of no manager: one may hide rows, which are in the table all the same."""
     return models.QuerySet(layout.model, using=layout.using)
@@ -53,7 +67,7 @@ def all_rows(layout: Layout) -> models.QuerySet[Any]:
 
 def _query(layout: Layout, ids: Sequence[str], *, lock: bool) -> models.QuerySet[Any]:
     query = all_rows(layout)
-    query = query.filter(_KeyIn(layout, [layout.key_of(id) for id in ids]))
+    query = query.filter(_In(layout.key, [layout.key_of(id) for id in ids]))
     if lock:
         # Always in the order of the primary key, so that two who lock the same rows do not wait
         # for each other.
@@ -61,8 +75,8 @@ def _query(layout: Layout, ids: Sequence[str], *, lock: bool) -> models.QuerySet
     return query
 
 
-class _KeyIn(Expression):
-    """`key IN (…)`, or `(key, key) IN (…)` for several fields.
+class _In(Expression):
+    """`column IN (…)`, or `(column, column) IN (…)` for several.
 
     Several, written as comparisons joined by OR, are too deep for SQLite's parser; and Django's
     own lookup for one spends more on each value than the database does.
@@ -70,16 +84,16 @@ class _KeyIn(Expression):
 
     conditional = True
 
-    def __init__(self, layout: Layout, keys: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, of: Sequence[Column], keys: Sequence[dict[str, Any]]) -> None:
         super().__init__(output_field=models.BooleanField())
-        self.layout = layout
-        self.keys = keys
+        self.of = of
+        self.keys = keys  # by attname
         self.columns: list[Col] = []
 
-    def resolve_expression(self, query: Any = None, *args: Any, **kwargs: Any) -> _KeyIn:
+    def resolve_expression(self, query: Any = None, *args: Any, **kwargs: Any) -> _In:
         resolved = self.copy()
         alias = query.get_initial_alias()
-        resolved.columns = [Col(alias, c.field) for c in self.layout.key]
+        resolved.columns = [Col(alias, c.field) for c in self.of]
         return resolved
 
     def as_sql(  # type: ignore[override]
@@ -95,6 +109,6 @@ class _KeyIn(Expression):
         params = [
             c.field.get_db_prep_value(key[c.attname], connection)
             for key in self.keys
-            for c in self.layout.key
+            for c in self.of
         ]
         return f"({columns}) IN ({values})", params

@@ -34,13 +34,15 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The key and the fields of a row buffer, in one database."""
+    """The key and the fields of a buffer, in one database. A log has no key: each of its entries is
+    a row of its own."""
 
     model: type[models.Model]
     using: str
     key: tuple[Column, ...]
     columns: dict[str, Column]  # the fields that may be written, by name
     insert: bool  # whether a write to a missing row makes one
+    time: str | None = None  # of a log: the field that says when a record came
 
     # What a caller gives
 
@@ -135,9 +137,10 @@ class Layout:
         return tuple(c.name for c in self.key)
 
     def _unknown(self, alias: str) -> str:
+        key = f"the key is {', '.join(self._key_names)}, " if self.key else ""
         return (
-            f"{self.model._meta.label} has no buffered field {alias!r}; the key is "
-            f"{', '.join(self._key_names)}, the fields are {', '.join(self.columns) or 'none'}."
+            f"{self.model._meta.label} has no buffered field {alias!r}; {key}the fields are "
+            f"{', '.join(self.columns) or 'none'}."
         )
 
     def _twice(self, column: Column) -> str:
@@ -154,6 +157,8 @@ class Layout:
 
     def key_of(self, id: str) -> dict[str, Any]:
         """The values of the key, by attname."""
+        if not self.key:
+            return {}
         if len(self.key) == 1:
             return {self.key[0].attname: self.key[0].decode(id)}
         return {c.attname: c.decode(text) for c, text in zip(self.key, _parts(id), strict=True)}
@@ -183,7 +188,7 @@ class Layout:
             if not self.insert:
                 return None
             row = self.model(**self.key_of(entry.id), **self._given(entry, to_store))
-            _stamp(row, self.stamped_once, entry.born)
+            _stamp(row, [f for f in self.stamped_once if f.name not in entry.texts], entry.born)
         else:
             for attname, value in self._given(entry, to_store).items():
                 setattr(row, attname, value)
@@ -232,6 +237,7 @@ class Layout:
             for field in self.model._meta.concrete_fields
             if getattr(field, "auto_now_add", False)
             or (isinstance(field, models.DateTimeField) and field.default is timezone.now)
+            or field.name == self.time
         )
 
 
@@ -242,6 +248,7 @@ def layout(
     key: Iterable[str],
     fields: Iterable[str] | None,
     insert: bool,
+    time: str | None = None,
 ) -> Layout:
     """The layout of a declaration that passed its checks."""
     meta = model._meta
@@ -256,6 +263,7 @@ def layout(
         tuple(column(f, using) for f in key_fields),  # type: ignore[arg-type]
         {f.name: column(f, using) for f in written},
         insert,
+        time,
     )
 
 
@@ -272,6 +280,12 @@ def may_be_written(field: models.Field[Any, Any]) -> bool:
 def moment(micros: int) -> datetime.datetime:
     """A time of an entry."""
     return _EPOCH + datetime.timedelta(microseconds=micros)
+
+
+def micros_of(at: datetime.datetime) -> int:
+    """A time as entries have it."""
+    aware = timezone.make_aware(at) if timezone.is_naive(at) else at
+    return (aware - _EPOCH) // datetime.timedelta(microseconds=1)
 
 
 def _encoded(column: Column, value: Any) -> str:

@@ -97,7 +97,11 @@ def apply(buffer: Buffer, shard: int, batch: Batch, *, one_by_one: bool = False)
 
 
 def make_plan(layout: Layout, entries: Sequence[Entry]) -> Plan:
-    """Merge the entries into the stored rows, which stay locked until the transaction ends."""
+    """Merge the entries into the stored rows, which stay locked until the transaction ends. Each
+    record of a log is a new row."""
+    if not layout.key:
+        rows = [layout.merge(entry, None, to_store=True) for entry in entries]
+        return Plan([], [], {}, rows, [])
     upsert, partial = [], []
     takes_whole_rows = _takes_whole_rows(layout)
     for entry in entries:
@@ -273,6 +277,7 @@ def _call_pre_save(layout: Layout, rows: Sequence[models.Model], *, add: bool) -
 def _enter(buffer: Buffer, shard: int, batch: Batch) -> None:
     """Put the token into the ledger. Whoever else does waits here for the end of this
     transaction, and then finds it there."""
+    layout = buffer.layout()
     oldest = min((entry.since for entry in batch.entries), default=0)
     record = AppliedBatch(
         token=batch.token,
@@ -280,10 +285,11 @@ def _enter(buffer: Buffer, shard: int, batch: Batch) -> None:
         shard=shard,
         entries=len(batch.entries),
         oldest_at=_stored(moment(oldest)),
+        upto=None if layout.key or not batch.entries else batch.entries[-1].no,
         applied_at=timezone.now(),
     )
     try:
-        record.save(using=buffer.layout().using, force_insert=True)
+        record.save(using=layout.using, force_insert=True)
     except IntegrityError as error:
         raise AlreadyApplied(error) from None
 

@@ -1,4 +1,5 @@
-"""How an entry looks in Redis: its head, and a JSON text for each field."""
+"""How an entry looks in Redis: its head, and a JSON text for each field. A record of a log has no
+head; its number says all."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 HEAD = "@"  # no field of a model can be called that
+NOTHING = ""  # stands in a record without fields, as a stream takes none without
 
 
 class Entry(NamedTuple):
-    """What is pending, or in flight, for one row."""
+    """What is pending, or in flight, for one row; or one record of a log."""
 
-    id: str  # the row's key, as text
+    id: str  # the row's key, as text; of a record, its number
     head: str  # differs from what it was once anything was written to the entry
     no: int  # names this entry; a write after it was claimed begins another one
     writes: int  # how many writes are in it
@@ -25,11 +27,13 @@ class Entry(NamedTuple):
 
 
 def entry(id: str, flat: Sequence[str]) -> Entry | None:
-    """The entry in the answer of HGETALL, None where there is none."""
+    """The entry in the answer of HGETALL, None where there is none; or the record of a stream."""
     if not flat:
         return None
     texts = dict(zip(flat[::2], flat[1::2], strict=True))
-    head = texts.pop(HEAD)
+    head = texts.pop(HEAD, None)
+    if head is None:
+        return _record(int(id.partition("-")[0]), texts)
     no, writes, since, at, row, relative = head.split()
     return Entry(
         id,
@@ -44,3 +48,8 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         relative == "1",
         texts,
     )
+
+
+def _record(no: int, texts: dict[str, str]) -> Entry:
+    texts.pop(NOTHING, None)
+    return Entry(str(no), "", no, 1, no, no, no, False, True, False, texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import redis
 
@@ -118,7 +118,7 @@ class Shard:
         return count
 
     def locate(self, id: str, no: int) -> Where:
-        """Where the entry of that number is."""
+        """Where the entry of that number is; the id of a record is ''."""
         with errors:
             where: Where = lua.run(self.client, "locate", self.key, id, no)
         return where
@@ -146,11 +146,82 @@ def read(client: redis.Redis, ids: dict[str, list[str]]) -> dict[str, Reading]:
 def count(client: redis.Redis, keys: Sequence[str]) -> dict[str, Counts]:
     """How much each shard holds, in one round trip."""
     with errors:
-        seconds, micros = client.time()
-        pipeline = client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.zcard(f"{key}:due")
-            pipeline.llen(f"{key}:flight")
-            pipeline.zcount(f"{key}:due", "-inf", seconds * 1_000_000 + micros)
-        replies = pipeline.execute()
-    return {key: Counts(*replies[3 * i : 3 * i + 3]) for i, key in enumerate(keys)}
+        replies = lua.run_many(client, "count", [(key,) for key in keys])
+    return {key: Counts(*reply) for key, reply in zip(keys, replies, strict=True)}
+
+
+# Logs
+
+
+class Record(NamedTuple):
+    """A record that was checked, to be appended."""
+
+    id: str  # its unique id, or ''
+    time: int | None  # in µs, if it is not the time of the append
+    texts: dict[str, str]  # those that make up the unique id first
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Why nothing was appended: records may have become rows since one looked for such rows."""
+
+    guard: str  # how the shard looks now
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Why nothing was appended: the unique id of a record is that of a pending one."""
+
+    index: int
+
+
+def append(
+    client: redis.Redis,
+    key: str,
+    records: Sequence[Record],
+    *,
+    guard: str,
+    max_age: float,
+    quiet: float,
+    unique: int,
+) -> int | Moved | Taken:
+    """Append all or none; the number of the first, which the others follow.
+
+    With a `guard` only while the shard looks like that. `unique` is how many fields make up the
+    unique id.
+    """
+    args: list[str | int] = [guard, round(max_age * 1e6), round(quiet * 1e6), unique]
+    for id, time, texts in records:
+        parts = [part for pair in texts.items() for part in pair] or [codec.NOTHING, ""]
+        args += [id, "" if time is None else time, len(parts), *parts]
+    with errors:
+        reply = lua.run(client, "append", key, *args)
+    match reply:
+        case ["moved", now]:
+            return Moved(now)
+        case ["taken", n]:
+            return Taken(n - 1)
+        case [_, first]:
+            number: int = first
+            return number
+    raise AssertionError("unreachable")
+
+
+def window(
+    client: redis.Redis, keys: Sequence[str], since: int | None, until: int | None
+) -> list[list[Entry]]:
+    """The records of each shard, in flight or pending, whose times may be in [since, until), which
+    are in µs and may be open; in one round trip."""
+    last = None if until is None else until - 1
+    args = (
+        "-" if since is None else max(since, 0),  # no record was appended before 1970
+        "+" if last is None else max(last, 0),
+        "-inf" if since is None else since,
+        "+inf" if last is None else last,
+    )
+    with errors:
+        replies = lua.run_many(client, "window", [(key, *args) for key in keys])
+    return [
+        list({id: entry for id, flat in reply if (entry := codec.entry(id, flat))}.values())
+        for reply in replies
+    ]

@@ -5,21 +5,43 @@
 -- Returns  1, or 0 where another batch, or none, is in flight by now
 
 local shard = KEYS[1]
-if redis.call('HGET', shard, 'token') ~= ARGV[1] then
+local state = redis.call('HMGET', shard, 'token', 'to', 'unique')
+if state[1] ~= ARGV[1] then
   return 0
 end
-local flight = shard .. ':flight'
-local ids = redis.call('LRANGE', flight, 0, -1)
-local entries = {}
-for i, id in ipairs(ids) do
-  entries[i] = shard .. ':f:' .. id
+local flushed
+if state[2] then
+  local log, taken, times = shard .. ':log', shard .. ':taken', shard .. ':times'
+  local records = redis.call('XRANGE', log, '-', state[2])
+  for _, record in ipairs(records) do
+    local no, texts = string.match(record[1], '%d+'), {}
+    redis.call('ZREM', times, no)
+    for i = 1, tonumber(state[3]) do
+      texts[i] = record[2][2 * i]
+    end
+    -- The database refuses a second one from now on.
+    local id = string.sub(redis.sha1hex(table.concat(texts, ',')), 1, 22)
+    if redis.call('HGET', taken, id) == no then
+      redis.call('HDEL', taken, id)
+    end
+  end
+  redis.call('XTRIM', log, 'MINID', state[2] .. '-1')
+  flushed = #records
+else
+  local flight = shard .. ':flight'
+  local ids = redis.call('LRANGE', flight, 0, -1)
+  local entries = {}
+  for i, id in ipairs(ids) do
+    entries[i] = shard .. ':f:' .. id
+  end
+  for i = 1, #entries, 1000 do -- Lua unpacks a few thousand at most
+    redis.call('UNLINK', unpack(entries, i, math.min(i + 999, #entries)))
+  end
+  redis.call('DEL', flight)
+  flushed = #ids
 end
-for i = 1, #entries, 1000 do -- Lua unpacks a few thousand at most
-  redis.call('UNLINK', unpack(entries, i, math.min(i + 999, #entries)))
-end
-redis.call('DEL', flight)
-redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error')
+redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error', 'to', 'flying')
 redis.call('HINCRBY', shard, 'moves', 1)
 redis.call('HINCRBY', shard, 'batches', 1)
-redis.call('HINCRBY', shard, 'flushed', #ids)
+redis.call('HINCRBY', shard, 'flushed', flushed)
 return 1

@@ -2,7 +2,8 @@
 -- database refused it or its flusher died. Whoever works on a batch may have committed it.
 --
 -- KEYS[1]  the shard
--- ARGV     how many at most, then ids; without ids, those of such a batch, then those due first
+-- ARGV     how many at most, then ids (of a log: unique ids); without ids, those of such a batch,
+--          then those due first
 -- Returns  how many went
 --
 -- The numbers of the last thousand are kept, so that a receipt can tell a discarded write from a
@@ -10,12 +11,58 @@
 
 local shard, limit = KEYS[1], tonumber(ARGV[1])
 local due, flight, gone = shard .. ':due', shard .. ':flight', shard .. ':discarded'
+local log, taken, times = shard .. ':log', shard .. ':taken', shard .. ':times'
 local ids = {unpack(ARGV, 2)}
 local all = #ids == 0
 
 local time = redis.call('TIME')
-local lease = redis.call('HGET', shard, 'lease')
-local idle = lease and tonumber(lease) <= time[1] * 1000000 + time[2]
+local state = redis.call('HMGET', shard, 'lease', 'to', 'unique')
+local lease, to = tonumber(state[1]), tonumber(state[2])
+local idle = lease and lease <= time[1] * 1000000 + time[2]
+
+local count = 0
+local function discarded(no)
+  redis.call('ZADD', gone, no, no)
+  count = count + 1
+end
+
+-- A log
+
+local function digest(id)
+  return string.sub(redis.sha1hex(id), 1, 22)
+end
+
+local function discard_record(record)
+  local no, texts = string.match(record[1], '%d+'), {}
+  redis.call('XDEL', log, record[1])
+  redis.call('ZREM', times, no)
+  for i = 1, tonumber(state[3]) do
+    texts[i] = record[2][2 * i]
+  end
+  local id = digest(table.concat(texts, ','))
+  if redis.call('HGET', taken, id) == no then
+    redis.call('HDEL', taken, id)
+  end
+  if to and tonumber(no) <= to then
+    redis.call('HINCRBY', shard, 'flying', -1)
+  end
+  discarded(no)
+end
+
+local after = to and not idle and '(' .. state[2] or '-' -- what is in work is before it
+local records = all and redis.call('XRANGE', log, after, '+', 'COUNT', limit) or {}
+for _, id in ipairs(redis.call('EXISTS', log) == 1 and ids or {}) do
+  local no = redis.call('HGET', taken, digest(id))
+  if no and (after == '-' or tonumber(no) > to) then
+    records[#records + 1] = redis.call('XRANGE', log, no, no)[1]
+  end
+end
+for _, record in ipairs(records) do
+  discard_record(record)
+end
+
+-- Rows and entities
+
 if all then
   ids = idle and redis.call('LRANGE', flight, 0, limit - 1) or {}
   for _, id in ipairs(redis.call('ZRANGE', due, 0, limit - #ids - 1)) do
@@ -23,14 +70,11 @@ if all then
   end
 end
 
-local count = 0
 local function discard(entry)
   local head = redis.call('HGET', entry, '@')
   if head then
-    local no = string.match(head, '%d+')
     redis.call('UNLINK', entry)
-    redis.call('ZADD', gone, no, no)
-    count = count + 1
+    discarded(string.match(head, '%d+'))
   end
 end
 
@@ -42,8 +86,12 @@ for _, id in ipairs(ids) do
     discard(shard .. ':e:' .. id)
   end
 end
-if idle and redis.call('EXISTS', flight) == 0 then
-  redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error')
+
+-- Both
+
+if idle and redis.call('EXISTS', flight) == 0
+  and tonumber(redis.call('HGET', shard, 'flying') or 0) == 0 then
+  redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error', 'to', 'flying')
 end
 if count > 0 then
   local forgotten = redis.call('ZRANGE', gone, -1001, -1001)

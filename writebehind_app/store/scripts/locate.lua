@@ -1,7 +1,7 @@
 -- Says where the write of a receipt is.
 --
 -- KEYS[1]  the shard
--- ARGV     id, entry number
+-- ARGV     id, or '' for a record of a log, and the number of the entry
 -- Returns  'pending', 'in_flight', 'gone' (flushed), 'discarded', or 'lost' (Redis lost it, or
 --          does not know any more)
 
@@ -11,6 +11,10 @@ local function is_at(entry)
   return head and string.match(head, '%d+') == no
 end
 
+if id == '' and redis.call('XRANGE', shard .. ':log', no, no)[1] then
+  local to = redis.call('HGET', shard, 'to')
+  return to and tonumber(no) <= tonumber(to) and 'in_flight' or 'pending'
+end
 if is_at(shard .. ':e:' .. id) then
   return 'pending'
 end

@@ -1,4 +1,5 @@
--- Lists entries, those in flight first, then the pending ones in the order in which they are due.
+-- Lists entries, those in flight first, then the pending ones in the order in which they are due,
+-- which of a log is the order in which they came.
 --
 -- KEYS[1]  the shard
 -- ARGV     how many at most
@@ -6,7 +7,11 @@
 
 local shard, limit = KEYS[1], tonumber(ARGV[1])
 local flight = redis.call('LRANGE', shard .. ':flight', 0, limit - 1)
-local reply = {tonumber(redis.call('HGET', shard, 'attempts') or 0), #flight}
+local state = redis.call('HMGET', shard, 'attempts', 'flying')
+local reply = {tonumber(state[1] or 0), math.min(tonumber(state[2] or #flight), limit)}
+for _, record in ipairs(redis.call('XRANGE', shard .. ':log', '-', '+', 'COUNT', limit)) do
+  reply[#reply + 1] = record
+end
 for _, id in ipairs(flight) do
   reply[#reply + 1] = {id, redis.call('HGETALL', shard .. ':f:' .. id)}
 end

@@ -1,0 +1,292 @@
+"""The log buffer: records that are appended, and never changed."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import FieldError, ValidationError
+from django.db import models, router
+
+from writebehind_app.buffers.base import Buffer, asynchronous
+from writebehind_app.buffers.columns import Column
+from writebehind_app.buffers.keyed import stored_values
+from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
+from writebehind_app.buffers.operations import Operation
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.window import Window
+from writebehind_app.exceptions import AlreadyExists
+from writebehind_app.steps import reach
+from writebehind_app.store import shard as store
+from writebehind_app.store.codec import Entry
+from writebehind_app.store.connection import client
+from writebehind_app.store.shard import Moved, Record, Taken
+
+if TYPE_CHECKING:
+    from writebehind_app.flush.engine import FlushResult
+
+_CHUNK = 1000  # records in one call to Redis
+
+
+class LogBuffer(Buffer):
+    """Buffers new rows of a model, in the order in which they come.
+
+    `time` is the field that says when a record came: where it is not given, the moment at which
+    Redis took the record. `unique` are the fields of which no two records have the same values;
+    they carry a unique constraint. `fields` are those that may be written: by default all that do
+    not set themselves. Order is kept within a shard, and a log has one unless `shards` says more.
+    """
+
+    def __init__(
+        self,
+        *,
+        time: str,
+        unique: str | Iterable[str] = (),
+        fields: str | Iterable[str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**{"shards": 1, **options})
+        self.time = time
+        self.unique = (unique,) if isinstance(unique, str) else tuple(unique)
+        self.fields = (fields,) if isinstance(fields, str) else fields and tuple(fields)
+        # How each shard looked when it was last found changed, see _append().
+        self._guards: dict[str, str] = {}
+
+    def layout(self) -> Layout:
+        """The declaration, worked out for the database that the rows are written to."""
+        using = router.db_for_write(self.model)
+        if using not in self._layouts:
+            self._layouts[using] = layout(
+                self.model,
+                using,
+                key=(),
+                fields=[field.name for field in self._written()],
+                insert=True,
+                time=self.time,
+            )
+        return self._layouts[using]
+
+    def _written(self) -> list[models.Field[Any, Any]]:
+        """The fields that travel, those that make up the unique id first."""
+        meta = self.model._meta
+        names = self.fields
+        if names is None:
+            names = tuple(field.name for field in meta.concrete_fields if may_be_written(field))
+        found: list[Any] = [meta.pk if n == "pk" else meta.get_field(n) for n in self.unique]
+        if not isinstance(meta.pk, models.AutoField):
+            found.append(meta.pk)
+        found += [meta.get_field(name) for name in names]
+        time: Any = meta.get_field(self.time)
+        if may_be_written(time):
+            found.append(time)
+        return list(dict.fromkeys(found))
+
+    def _unique_columns(self) -> list[Column]:
+        return list(self.layout().columns.values())[: len(self.unique)]
+
+    # Writing
+
+    def append(self, /, **values: Any) -> Receipt:
+        """Append a record; `AlreadyExists` where one of its unique values is pending or stored."""
+        return self._append([self._checked(values)])[0]
+
+    def extend(self, records: Iterable[Mapping[str, Any] | models.Model]) -> list[Receipt]:
+        """Append many records in few round trips.
+
+        All are checked before the first is sent. Up to a thousand are appended all or not at all.
+        Of more, those before the thousand that failed are in: Redis did not answer, or somebody
+        took a unique id in between.
+        """
+        values_of = self.layout().values_of
+        return self._append(
+            [
+                self._checked(values_of(record) if isinstance(record, models.Model) else record)
+                for record in records
+            ]
+        )
+
+    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Hook: the values of one record, to be checked or changed before they are taken."""
+        return values
+
+    def _checked(self, values: Mapping[str, Any]) -> Record:
+        layout = self.layout()
+        given = self.clean(dict(values))
+        for name, value in given.items():
+            if isinstance(value, Operation):
+                message = f"A record is new: there is no value for {value!r} to change."
+                raise ValidationError({name: message})
+        if given.get(self.time, "") is None:
+            del given[self.time]
+        texts = layout.split(given)[1]
+        unique = self._unique_columns()
+        for c in (*unique, *_travelling(layout)):
+            if c.name not in texts and c.field.has_default():
+                texts |= layout.expected({c.name: c.field.get_default()})
+        if missing := [c.name for c in unique if c.name not in texts]:
+            raise FieldError(
+                f"{self.label}: {missing[0]!r} is missing; a record is unique by "
+                f"{', '.join(c.name for c in unique)} (given: {', '.join(values) or 'nothing'})."
+            )
+        if missing := [c.name for c in _required(layout) if c.name not in texts]:
+            raise ValidationError(dict.fromkeys(missing, "This field is required."))
+        time = layout.columns[self.time].decode(texts[self.time]) if self.time in texts else None
+        return Record(
+            ",".join([texts[c.name] for c in unique]),
+            time and micros_of(time),
+            {name: texts[name] for name in layout.columns if name in texts},
+        )
+
+    def _append(self, records: Sequence[Record]) -> list[Receipt]:
+        """Append checked records; receipts in their order.
+
+        No two have one unique id: of the pending ones Redis knows, of the stored ones the database
+        is asked. A record that is stored only after that has left Redis, and then the shard does
+        not look as it did before that any more.
+        """
+        guards = {key: self._guards.get(key, "unknown") for key in self.shard_keys()}
+        if self.unique:
+            self._refuse_repeated(records)
+            self._refuse_stored(records)
+        receipts: dict[int, Receipt] = {}
+        reach("write.sending")
+        for key, indexes in self._calls(records):
+            first = self._send(key, [records[i] for i in indexes], guards[key])
+            receipts |= {i: Receipt(key, "", first + n) for n, i in enumerate(indexes)}
+        reach("write.accepted")
+        return [receipts[i] for i in range(len(records))]
+
+    def _send(self, key: str, records: Sequence[Record], guard: str) -> int:
+        """Append records that are not stored as far as the guard knows; the number of the first."""
+        while True:
+            match store.append(
+                client(),
+                key,
+                records,
+                guard=guard if self.unique else "",
+                max_age=self.option("MAX_AGE"),
+                quiet=self.option("QUIET"),
+                unique=len(self.unique),
+            ):
+                case Moved(guard):
+                    self._guards[key] = guard
+                    self._refuse_stored(records)
+                case Taken(index):
+                    raise AlreadyExists(self._exists(self._unique_values(records[index])))
+                case int(first):
+                    return first
+
+    def _calls(self, records: Sequence[Record]) -> Iterator[tuple[str, list[int]]]:
+        """Shards, and which of the records go there in one call."""
+        by_shard: dict[str, list[int]] = defaultdict(list)
+        anywhere = random.choice(self.shard_keys())
+        for i, record in enumerate(records):
+            by_shard[self.shard_key_of(record.id) if record.id else anywhere].append(i)
+        for key, indexes in by_shard.items():
+            for start in range(0, len(indexes), _CHUNK):
+                yield key, indexes[start : start + _CHUNK]
+
+    def _refuse_repeated(self, records: Sequence[Record]) -> None:
+        seen: set[str] = set()
+        for record in records:
+            if record.id in seen:
+                raise AlreadyExists(self._exists(self._unique_values(record)))
+            seen.add(record.id)
+
+    def _refuse_stored(self, records: Sequence[Record]) -> None:
+        keys = [self._unique_values(record) for record in records]
+        stored = stored_values(self.layout(), self._unique_columns(), keys)
+        if stored is not None:
+            raise AlreadyExists(self._exists(stored))
+
+    def _unique_values(self, record: Record) -> dict[str, Any]:
+        return {c.attname: c.decode(record.texts[c.name]) for c in self._unique_columns()}
+
+    def _exists(self, values: Mapping[str, Any]) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        return f"{self.label} with {given} exists already."
+
+    # Reading
+
+    def window(
+        self, /, since: datetime | None = None, until: datetime | None = None, **filters: Any
+    ) -> list[Any]:
+        """The records, stored or not, from one time up to, and without, the other, in their order;
+        None for no bound. Of those, the ones whose fields have the values of the filters."""
+        return Window(self, since, until, filters).records()
+
+    def count(
+        self, /, since: datetime | None = None, until: datetime | None = None, **filters: Any
+    ) -> int:
+        """How many records `window()` has."""
+        return Window(self, since, until, filters).count()
+
+    def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+        values = self.layout().values(entry)
+        return {c.attname: values.pop(c.name) for c in self._unique_columns()}, values
+
+    # Acting
+
+    def flush(self) -> FlushResult:
+        """Bring what is pending to the database, and return when it is there. An error of the
+        database is raised; nothing is lost by it."""
+        return self._flush()
+
+    def discard(self, /, **unique: Any) -> int:
+        """Throw away what is pending: the record of these unique values, or all; says how many
+        went. Their unique ids are free then.
+
+        What a flusher works on is not touched: it may be in the database already.
+        """
+        if not unique:
+            return self._discard()
+        columns = self._unique_columns()
+        texts = self.layout().expected(unique)
+        if texts.keys() != {c.name for c in columns}:
+            raise FieldError(
+                f"A record of {self.label} is named by "
+                f"{', '.join(c.name for c in columns) or 'nothing: it has no unique fields'} "
+                f"(given: {', '.join(unique)})."
+            )
+        return self._discard([",".join([texts[c.name] for c in columns])])
+
+    aappend = asynchronous(append)
+    aextend = asynchronous(extend)
+    awindow = asynchronous(window)
+    acount = asynchronous(count)
+    apending = asynchronous(Buffer.pending)
+    acount_pending = asynchronous(Buffer.count_pending)
+    aflush = asynchronous(flush)
+    adiscard = asynchronous(discard)
+
+
+@cache
+def _travelling(layout: Layout) -> list[Column]:
+    """The fields whose default is worked out at the call: whoever did it again would get another.
+    Those that take the time of the record are not among them."""
+    return [
+        c
+        for c in layout.columns.values()
+        if callable(default := c.field.default)
+        and getattr(default, "__module__", None) != "builtins"
+        and c.field not in layout.stamped_once
+        and c.field.has_default()
+    ]
+
+
+@cache
+def _required(layout: Layout) -> list[Column]:
+    """The fields that have to be given: there is no row without."""
+    return [
+        c
+        for c in layout.columns.values()
+        if not c.field.null
+        and not c.field.has_default()
+        and not c.field.has_db_default()
+        and c.field.get_default() is None
+        and c.field not in layout.stamped_once
+    ]

@@ -1,0 +1,137 @@
+"""The records of a log in a window of time, stored or not, none missing and none twice.
+
+Redis is read first: what is in flight or pending. Then the database, in one statement, which sees
+one moment: the rows, and up to which number the records of each shard are among them. A record
+with a greater number is shown as Redis has it, any other is a row already. Where no row comes
+back, none of the records was one at that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import FieldError
+from django.db import models
+from django.db.models import Count, Max, Subquery
+
+from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
+from writebehind_app.buffers.keyed import all_rows
+from writebehind_app.buffers.layout import Layout, micros_of
+from writebehind_app.store import shard as store
+from writebehind_app.store.codec import Entry
+from writebehind_app.store.connection import client
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.log import LogBuffer
+
+
+class Window:
+    """The records of a buffer from a time up to, and without, another; None for no bound. Of
+    those, the ones whose fields have the values of the filters."""
+
+    def __init__(
+        self,
+        buffer: LogBuffer,
+        since: datetime | None,
+        until: datetime | None,
+        filters: Mapping[str, Any],
+    ) -> None:
+        self.buffer = buffer
+        self.layout = layout = buffer.layout()
+        self.time = buffer.time
+        self.since, self.until = (_moment(layout, self.time, at) for at in (since, until))
+        self.wanted = layout.expected(filters)
+        for name in self.wanted:
+            if isinstance(layout.columns[name].field, NOT_FOR_KEYS):
+                raise FieldError(
+                    f"Records cannot be told by {name!r}: its values have no equality."
+                )
+
+    def records(self) -> list[Any]:
+        """Instances, in the order of their times; of one time, those that are not stored last."""
+        waiting = list(self._waiting())
+        upto = self._upto()
+        stored = list(self._rows().annotate(**upto).order_by(self.time, "pk"))
+        applied = {name: getattr(stored[0], name) for name in upto} if stored else {}
+        for row in stored:
+            for name in upto:
+                del row.__dict__[name]
+        stored += [row for name, no, row in waiting if no > (applied.get(name) or 0)]
+        return sorted(stored, key=lambda row: getattr(row, self.time))
+
+    def count(self) -> int:
+        """How many records there are."""
+        waiting = list(self._waiting())
+        upto = {name: Max(query) for name, query in self._upto().items()}
+        applied = self._rows().aggregate(stored=Count("pk"), **upto)
+        missing = sum(no > (applied[name] or 0) for name, no, _ in waiting)
+        return int(applied["stored"]) + missing
+
+    # In Redis
+
+    def _waiting(self) -> Iterator[tuple[str, int, Any]]:
+        """What is in flight or pending: the name of the shard in `_upto()`, number, instance."""
+        since, until = (micros_of(at) if at else None for at in (self.since, self.until))
+        keys = self.buffer.shard_keys()
+        for n, entries in enumerate(store.window(client(), keys, since, until)):
+            for entry in sorted(entries, key=lambda entry: entry.no):
+                row = self._row(entry)
+                if row is not None:
+                    yield _name(n), entry.no, row
+
+    def _row(self, entry: Entry) -> models.Model | None:
+        """What a record comes to, if it is in the window."""
+        wanted, texts = self.wanted, entry.texts
+        if any(texts.get(name, text) != text for name, text in wanted.items()):
+            return None
+        row = self.layout.merge(entry, None)
+        assert row is not None  # a record is never a delete
+        defaults = self.layout.texts_of(row, wanted.keys() - texts.keys())
+        if any(wanted[name] != text for name, text in defaults.items()):
+            return None
+        at = getattr(row, self.time)
+        early, late = self.since and at < self.since, self.until and at >= self.until
+        return None if early or late else row
+
+    # In the database
+
+    def _rows(self) -> models.QuerySet[Any]:
+        rows = all_rows(self.layout)
+        if self.since:
+            rows = rows.filter(**{f"{self.time}__gte": self.since})
+        if self.until:
+            rows = rows.filter(**{f"{self.time}__lt": self.until})
+        columns = self.layout.columns
+        return rows.filter(
+            **{columns[name].attname: columns[name].decode(t) for name, t in self.wanted.items()}
+        )
+
+    def _upto(self) -> dict[str, Subquery]:
+        """For each shard, up to which number its records are rows."""
+        # Models import buffers, and so this module, before there can be a model.
+        from writebehind_app.models import AppliedBatch
+
+        ledger = AppliedBatch.objects.using(self.layout.using).filter(
+            buffer=self.buffer.label, upto__isnull=False
+        )
+        return {
+            _name(n): Subquery(ledger.filter(shard=n).order_by("-upto").values("upto")[:1])
+            for n in range(len(self.buffer.shard_keys()))
+        }
+
+
+def _moment(layout: Layout, time: str, at: datetime | None) -> datetime | None:
+    """A bound as values of the field are: in UTC, or naive without USE_TZ."""
+    if at is None:
+        return None
+    field: Any = layout.model._meta.get_field(time)
+    c = column(field, layout.using)
+    value: datetime = c.decode(c.encode(at))
+    return value
+
+
+def _name(shard: int) -> str:
+    """What the annotation is called; no field of a model begins so."""
+    return f"writebehind_upto_{shard}"

@@ -1,0 +1,52 @@
+-- Appends records to a log: all of them, or none.
+--
+-- KEYS[1]  the shard
+-- ARGV     what the shard must look like or '', max_age µs, quiet µs, how many fields make up a
+--          unique id, then for each record: its unique id or '', its time in µs or '' where it is
+--          the time of the append, how many names and texts there are, name, text, name, text, ...
+-- Returns  {'appended', number of the first}, which the others follow
+--          {'moved', what the shard looks like}  records have left it: some may be stored by now
+--          {'taken', n}                          the nth has the unique id of a pending record
+--
+-- A record is an entry of the stream ':log', whose id is '<number>-0'. The unique fields come
+-- first, so that a record's unique id can be told from it. ':taken' holds which ids are in use, as
+-- short digests: for 22 digits, two ids that share one are not to be expected.
+
+local shard = KEYS[1]
+local log, taken, times = shard .. ':log', shard .. ':taken', shard .. ':times'
+
+local state = redis.call('HMGET', shard, 'first', 'moves', 'no')
+local guard = (state[1] or '0') .. ' ' .. (state[2] or '0')
+if ARGV[1] ~= '' and ARGV[1] ~= guard then
+  return {'moved', guard}
+end
+
+local records, i = {}, 5 -- where in ARGV each record begins
+while i <= #ARGV do
+  records[#records + 1] = i
+  if ARGV[i] ~= '' then
+    if redis.call('HEXISTS', taken, string.sub(redis.sha1hex(ARGV[i]), 1, 22)) == 1 then
+      return {'taken', #records}
+    end
+  end
+  i = i + 3 + ARGV[i + 2]
+end
+
+-- A number is the time of the append in µs, or the next one that is free. 'first' as in write.lua.
+local time = redis.call('TIME')
+local no = math.max(time[1] * 1000000 + time[2], tonumber(state[3] or 0) + 1)
+redis.call('HSETNX', shard, 'first', no - 1)
+redis.call('HSET', shard, 'no', no + #records - 1, 'max_age', ARGV[2], 'quiet', ARGV[3],
+  'unique', ARGV[4])
+for n, at in ipairs(records) do
+  local id = string.format('%.0f', no + n - 1)
+  redis.call('XADD', log, id .. '-0', unpack(ARGV, at + 3, at + 2 + ARGV[at + 2]))
+  if ARGV[at] ~= '' then
+    redis.call('HSET', taken, string.sub(redis.sha1hex(ARGV[at]), 1, 22), id)
+  end
+  if ARGV[at + 1] ~= '' then
+    redis.call('ZADD', times, ARGV[at + 1], id)
+  end
+end
+redis.call('HINCRBY', shard, 'accepted', #records)
+return {'appended', no}
