@@ -16,6 +16,7 @@ from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
 from writebehind_app.buffers.layout import may_be_written
+from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.store import connection
@@ -125,7 +126,7 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
                 f"Leave {field.name!r} out of `fields`.",
                 buffer,
             )
-        elif getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False):
+        elif _sets_itself(field):
             yield _error(
                 17,
                 f"The field {field.name!r} sets itself and is among the written ones.",
@@ -166,10 +167,59 @@ def _meta_buffer(buffer: MetaBuffer) -> Iterator[checks.CheckMessage]:
             buffer,
         )
     yield from _supported(buffer, [*key, *value], "Choose another field.")
+    yield from _left_out(buffer, [*key, *value])
+
+
+def _log_buffer(buffer: LogBuffer) -> Iterator[checks.CheckMessage]:
+    time = yield from _fields(buffer, [buffer.time], "time")
+    unique = yield from _fields(buffer, buffer.unique, "unique")
+    written = yield from _fields(buffer, buffer.fields or (), "fields")
+    if time and not isinstance(time[0], models.DateTimeField):
+        kind = type(time[0]).__name__
+        yield _error(
+            20,
+            f"The field {time[0].name!r} of the time is a {kind}.",
+            "A record has a moment to the microsecond: make it a DateTimeField.",
+            buffer,
+        )
+    if unique and len(unique) == len(buffer.unique):
+        yield from _names_a_row(buffer, unique, "unique")
+    for field in (*unique, *written):
+        if isinstance(field, models.AutoField) or _sets_itself(field):
+            yield _error(
+                17,
+                f"The field {field.name!r} sets itself and is among the written ones.",
+                f"Leave {field.name!r} out; it gets its value with the record.",
+                buffer,
+            )
+    if not time or len(unique) < len(buffer.unique) or len(written) < len(buffer.fields or ()):
+        return
+    given = buffer.written()
+    hint = "Name the fields to be written in `fields`, without this one."
+    yield from _supported(buffer, unique, "Choose other unique fields.")
+    yield from _supported(buffer, [field for field in given if field not in unique], hint)
+    yield from _left_out(buffer, [*given, *time])
+
+
+_KINDS: dict[type[Buffer], Callable[[Any], Iterator[checks.CheckMessage]]] = {
+    RowBuffer: _row_buffer,
+    MetaBuffer: _meta_buffer,
+    LogBuffer: _log_buffer,
+}
+
+
+def _sets_itself(field: models.Field[Any, Any]) -> bool:
+    return bool(getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False))
+
+
+def _left_out(
+    buffer: Buffer, given: Sequence[models.Field[Any, Any]]
+) -> Iterator[checks.CheckMessage]:
+    """An error for each field without which there can be no row, and which gets no value."""
     for field in buffer.model._meta.concrete_fields:
         may_be_left_out = field.null or field.generated or field.has_db_default()
         if (
-            not (field in key or field in value or field.primary_key or may_be_left_out)
+            not (field in given or field.primary_key or may_be_left_out)
             and may_be_written(field)
             and field.get_default() is None
         ):
@@ -179,12 +229,6 @@ def _meta_buffer(buffer: MetaBuffer) -> Iterator[checks.CheckMessage]:
                 f"Give {field.name!r} a default, or let it be NULL.",
                 buffer,
             )
-
-
-_KINDS: dict[type[Buffer], Callable[[Any], Iterator[checks.CheckMessage]]] = {
-    RowBuffer: _row_buffer,
-    MetaBuffer: _meta_buffer,
-}
 
 
 def _supported(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from django.utils import timezone
 
@@ -25,7 +27,7 @@ class TestAppendAndFlush:
         assert (result.rows, result.batches, result.remaining) == (2500, 3, 0)
         lines = list(Line.objects.order_by("pk"))
         assert texts(lines) == [str(n) for n in range(2500)]
-        assert all(a.at < b.at for a, b in zip(lines, lines[1:], strict=False))
+        assert all(a.at < b.at for a, b in pairwise(lines))
         assert all(r.persisted for r in receipts[::100])
         upto = AppliedBatch.objects.order_by("upto").values_list("upto", flat=True)
         assert list(upto) == [receipts[n].no for n in (999, 1999, 2499)]
@@ -44,11 +46,10 @@ class TestAppendAndFlush:
 
         Visit.buffered.append(event=9, email="a@b.c")
         for _ in range(2):
-            with pytest.raises(AlreadyExists, match="event=9, email='a@b.c'"):
+            with pytest.raises(AlreadyExists, match=r"event=9, email='a@b\.c'"):
                 Visit.buffered.append(event=9, email="a@b.c")
             Visit.buffered.flush()
         Visit.buffered.append(event=9, email="a@b.d")
-        (a, b) = Visit.buffered.window()
         assert Visit.buffered.count(event=9) == 2
         assert Visit.buffered.discard(event=9, email="a@b.d") == 1
         Visit.buffered.append(event=9, email="a@b.d", registered_at=timezone.now())

@@ -52,7 +52,7 @@ class LogBuffer(Buffer):
         super().__init__(**{"shards": 1, **options})
         self.time = time
         self.unique = (unique,) if isinstance(unique, str) else tuple(unique)
-        self.fields = (fields,) if isinstance(fields, str) else fields and tuple(fields)
+        self.fields = (fields,) if isinstance(fields, str) else tuple(fields or ()) or None
         # How each shard looked when it was last found changed, see _append().
         self._guards: dict[str, str] = {}
 
@@ -64,13 +64,14 @@ class LogBuffer(Buffer):
                 self.model,
                 using,
                 key=(),
-                fields=[field.name for field in self._written()],
+                fields=[field.name for field in self.written()],
                 insert=True,
                 time=self.time,
             )
-        return self._layouts[using]
+        found: Layout = self._layouts[using]
+        return found
 
-    def _written(self) -> list[models.Field[Any, Any]]:
+    def written(self) -> list[models.Field[Any, Any]]:
         """The fields that travel, those that make up the unique id first."""
         meta = self.model._meta
         names = self.fields
@@ -258,8 +259,6 @@ class LogBuffer(Buffer):
     aextend = asynchronous(extend)
     awindow = asynchronous(window)
     acount = asynchronous(count)
-    apending = asynchronous(Buffer.pending)
-    acount_pending = asynchronous(Buffer.count_pending)
     aflush = asynchronous(flush)
     adiscard = asynchronous(discard)
 
