@@ -15,6 +15,7 @@ from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
+from writebehind_app.buffers.custom import own_methods
 from writebehind_app.buffers.layout import may_be_written
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
@@ -133,12 +134,31 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
                 f"Leave {field.name!r} out of `fields`; it gets the time of the write.",
                 buffer,
             )
+    yield from _expires(buffer)
     if buffer.fields is None:
         written = [f for f in buffer.model._meta.concrete_fields if may_be_written(f)]
     yield from _supported(buffer, key, "Choose another key.")
     others = [field for field in written if field not in key]
     hint = "Name the fields to be written in `fields`, without this one."
     yield from _supported(buffer, others, hint)
+
+
+def _expires(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
+    if buffer.expires is None:
+        return
+    for field in (yield from _fields(buffer, [buffer.expires], "expires")):
+        if not isinstance(field, models.DateTimeField) or own_methods(field):
+            wrong = f"is a {type(field).__name__}"
+        elif field.auto_now or field.auto_now_add:
+            wrong = "is the time of a write"
+        else:
+            continue
+        yield _error(
+            20,
+            f"`expires` names the field {field.name!r}, which {wrong}: rows cannot end by it.",
+            "Name a DateTimeField that writes set, with null=True for rows that stay.",
+            buffer,
+        )
 
 
 def _meta_buffer(buffer: MetaBuffer) -> Iterator[checks.CheckMessage]:

@@ -136,6 +136,11 @@ class Buffer(ABC):
         """What the entries come to for single rows. Called in the transaction of their flush."""
         return entries
 
+    def expire(self, size: int) -> int:
+        """Before a flush of all that is due: write that stored rows go whose time has passed, at
+        most so many of them; says how many."""
+        return 0
+
     # In Redis
 
     def shards(self, *, patient: bool = False) -> list[Shard]:

@@ -71,14 +71,15 @@ class CoalescingBuffer(Buffer):
         message = "The sum leaves the range of the field; nothing was changed."
         return ValidationError({name: [ValidationError(message, code="range")]})
 
-    def _write(self, writes: list[Write]) -> list[Receipt]:
+    def _write(self, writes: list[Write], *, max_age: float | None = None) -> list[Receipt]:
         """Send checked writes; those whose row no longer looks as expected are left out."""
-        max_age, quiet = round(self.option("MAX_AGE") * 1e6), round(self.option("QUIET") * 1e6)
+        max_micros = round((self.option("MAX_AGE") if max_age is None else max_age) * 1e6)
+        quiet = round(self.option("QUIET") * 1e6)
         calls = []
         for id, texts, delete, guard in writes:
             fields = [part for pair in texts.items() for part in pair]
             shard = self.shard_key_of(id)
-            calls.append((shard, id, max_age, quiet, delete, guard, *fields))
+            calls.append((shard, id, max_micros, quiet, delete, guard, *fields))
         reach("write.sending")
         try:
             with errors:

@@ -55,13 +55,22 @@ def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
 
 def guarded(buffer: CoalescingBuffer, id: str) -> tuple[Any | None, str]:
     """The row as it is, if it is, and what tells whether anything was written to it since."""
-    while True:
-        before = _read(buffer, [id])[id]
-        row = rows(buffer, [id]).get(id)
-        after = _read(buffer, [id])[id]
-        guard = _guard(after, id)
-        if guard == _guard(before, id):
-            return row, guard
+    while not (found := all_guarded(buffer, [id])):
+        pass
+    return found[id]
+
+
+def all_guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any | None, str]]:
+    """As `guarded()` for many ids; those written to while they were read are left out."""
+    before = _read(buffer, ids)
+    found = rows(buffer, ids)
+    after = _read(buffer, ids)
+    guards = {id: _guard(after[id], id) for id in ids}
+    return {
+        id: (found.get(id), guard)
+        for id, guard in guards.items()
+        if guard == _guard(before[id], id)
+    }
 
 
 def _guard(reading: Reading, id: str) -> str:

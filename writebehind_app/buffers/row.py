@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import models, router
+from django.utils import timezone
 
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
-from writebehind_app.buffers.keyed import rows_by_id
+from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.exceptions import AlreadyExists
@@ -24,6 +25,7 @@ class RowBuffer(CoalescingBuffer):
     those that may be written: by default all that are not in the key, not the primary key, and
     not set by themselves. `on_missing` says what becomes of a write to a row that is not there:
     "insert" makes one, "discard" forgets the write (the default where the key is the primary key).
+    `expires` names the date and time from which on a stored row is removed by the next flush.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class RowBuffer(CoalescingBuffer):
         key: str | Iterable[str],
         fields: str | Iterable[str] | None = None,
         on_missing: str | None = None,
+        expires: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.key = (key,) if isinstance(key, str) else tuple(key)
         self.fields = (fields,) if isinstance(fields, str) else fields and tuple(fields)
         self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
+        self.expires = expires
 
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
@@ -142,6 +146,21 @@ class RowBuffer(CoalescingBuffer):
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         return self.layout().key_of(entry.id), self.layout().values(entry)
+
+    def expire(self, size: int) -> int:
+        """Write that stored rows go whose time has passed: due at once, and none of those to which
+        anything is written in this moment, as that may be a later time."""
+        if self.expires is None:
+            return 0
+        layout, now = self.layout(), timezone.now()
+        passed = all_rows(layout).filter(**{f"{self.expires}__lte": now}).order_by(self.expires)
+        ids = [layout.id_of(row) for row in passed[:size]]
+        removals = []
+        for id, (row, guard) in reading.all_guarded(self, ids).items():
+            ends = row and getattr(row, self.expires)
+            if ends is not None and ends <= now:
+                removals.append(Write(id, {}, delete="1", guard=guard))
+        return len(self._write(removals, max_age=0)) if removals else 0
 
     aset = asynchronous(set)
     acreate = asynchronous(create)

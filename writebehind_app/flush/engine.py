@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import IntegrityError, OperationalError, connections
+from django.db import DatabaseError, IntegrityError, OperationalError, connections
 
 from writebehind_app import conf
 from writebehind_app.flush.garbage import paused
@@ -126,6 +126,13 @@ def flush(
             limit -= budget
         return lambda: (work, budget, claim(work, budget))
 
+    if not ids:
+        try:
+            buffer.expire(size)
+        except DatabaseError as error:
+            logger.exception("%s: rows whose time has passed could not be looked up", buffer)
+            connections[buffer.layout().using].close_if_unusable_or_obsolete()
+            failures.append(error)
     works = _works(buffer, ids, due_only=due_only)
     queue = deque(works)
     with ThreadPoolExecutor(1, thread_name_prefix="writebehind-claim") as ahead:

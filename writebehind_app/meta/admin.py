@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from writebehind_app.meta.models import TicketMeta
+from writebehind_app.meta.models import AppointmentMeta, TicketMeta, UserProfile
 
 
 @admin.register(TicketMeta)
@@ -11,3 +11,21 @@ class TicketMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ("status", "category")
     search_fields = ("=ticket_id", "subject", "assigned_to")
     readonly_fields = ("created_at", "updated_at")
+
+
+@admin.register(AppointmentMeta)
+class AppointmentMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("appointment_id", "patient_id", "starts_at", "status", "expires_at")
+    list_filter = ("status",)
+    date_hierarchy = "starts_at"
+    search_fields = ("=appointment_id", "=patient_id")
+    readonly_fields = ("created_at", "updated_at")
+
+
+@admin.register(UserProfile)
+class UserProfileAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("user", "display_name", "locale", "timezone", "last_seen_at")
+    list_select_related = ("user",)
+    search_fields = ("display_name",)
+    raw_id_fields = ("user",)
+    readonly_fields = ("updated_at",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -30,3 +31,52 @@ class TicketMeta(models.Model):
 
     def __str__(self) -> str:
         return f"{self.ticket_id} {self.subject}".strip()
+
+
+class AppointmentMeta(models.Model):
+    """What a clinic changes about an appointment, until it expires."""
+
+    appointment_id = models.BigIntegerField(_("appointment"), unique=True)
+    patient_id = models.BigIntegerField(_("patient"), null=True, blank=True, db_index=True)
+    starts_at = models.DateTimeField(_("starts"), null=True, blank=True, db_index=True)
+    status = models.CharField(_("status"), max_length=20, default="scheduled", db_index=True)
+    status_at = models.DateTimeField(_("status changed"), null=True, blank=True)
+    extra = models.JSONField(_("extra"), blank=True, default=dict)
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True, db_index=True)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated"), auto_now=True)
+
+    buffered = RowBuffer(key="appointment_id", expires="expires_at")
+
+    class Meta:
+        verbose_name = _("appointment")
+        verbose_name_plural = _("appointments")
+        ordering = ("appointment_id",)
+
+    def __str__(self) -> str:
+        return f"{self.appointment_id} {self.status}"
+
+
+class UserProfile(models.Model):
+    """What users change about themselves, and what is noted about them all the time."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", verbose_name=_("user")
+    )
+    display_name = models.CharField(_("display name"), max_length=150, blank=True, default="")
+    bio = models.TextField(_("about"), blank=True, default="")
+    locale = models.CharField(_("language"), max_length=35, blank=True, default="")
+    timezone = models.CharField(_("time zone"), max_length=63, blank=True, default="")
+    preferences = models.JSONField(_("preferences"), blank=True, default=dict)
+    last_seen_at = models.DateTimeField(_("last seen"), null=True, blank=True)
+    updated_at = models.DateTimeField(_("updated"), auto_now=True)
+
+    buffered = RowBuffer(key="user")
+
+    class Meta:
+        verbose_name = _("user profile")
+        verbose_name_plural = _("user profiles")
+        ordering = ("user_id",)
+
+    def __str__(self) -> str:
+        return self.display_name or str(self.user)

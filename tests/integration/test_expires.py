@@ -1,0 +1,151 @@
+"""`expires`: stored rows whose time has passed are removed by a flush, pending ones never."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from django.core.management import call_command
+from django.db import OperationalError, connections
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from writebehind_app import RowBuffer
+from writebehind_app.buffers import reading
+from writebehind_app.flush.engine import flush
+from writebehind_app.meta.models import AppointmentMeta
+
+buffered = AppointmentMeta.buffered
+
+ONLY_VALKEY = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+
+
+def later(**span: float) -> object:
+    return timezone.now() + timedelta(**span)
+
+
+def store(**ends: object) -> None:
+    """Rows that are stored: `n5=…` says when number 5 expires."""
+    AppointmentMeta.objects.bulk_create(
+        AppointmentMeta(appointment_id=int(name[1:]), expires_at=at) for name, at in ends.items()
+    )
+
+
+def stored() -> list[int]:
+    return list(AppointmentMeta.objects.values_list("appointment_id", flat=True))
+
+
+@pytest.mark.parametrize("due_only", [False, True])
+def test_rows_whose_time_has_passed_are_removed(database, redis_server, due_only):
+    store(n1=later(seconds=-1), n2=later(days=1), n3=None, n4=later(days=-900))
+    result = flush(buffered, due_only=due_only)
+    assert (result.rows, result.remaining) == (2, 0)
+    assert stored() == [2, 3]
+    assert buffered.count_pending() == 0
+
+
+def test_the_command_removes_them(plain):
+    store(n1=later(seconds=-1))
+    call_command("flush_writebehind", "writebehind_meta.AppointmentMeta", verbosity=0)
+    assert stored() == []
+
+
+@ONLY_VALKEY
+def test_a_flush_of_single_rows_removes_no_others(database, redis_server):
+    store(n1=later(seconds=-1))
+    buffered.set(appointment_id=2)
+    buffered.flush(appointment_id=2)
+    assert stored() == [1, 2]
+
+
+def test_a_pending_write_that_moves_the_time_counts(database, redis_server):
+    store(n1=later(seconds=-1), n2=later(seconds=-1))
+    moved = later(days=1)
+    buffered.set(appointment_id=1, expires_at=moved)
+    buffered.set(appointment_id=2, status="held")  # moves nothing
+    flush(buffered)
+    assert list(AppointmentMeta.objects.values_list("appointment_id", "expires_at")) == [(1, moved)]
+
+
+@ONLY_VALKEY
+def test_a_write_in_flight_that_moves_the_time_counts(database, redis_server, configure):
+    configure(SHARDS=1, LEASE=0.05)
+    store(n1=later(seconds=-1))
+    buffered.set(appointment_id=1, expires_at=None)
+    buffered.shards()[0].claim("t" * 32, lease=0.05, size=1, due_only=False)
+    flush(buffered)
+    assert stored() == [1]
+
+
+@ONLY_VALKEY
+def test_a_write_that_comes_after_the_look_wins(database, redis_server, monkeypatch):
+    store(n1=later(seconds=-1), n2=later(seconds=-1))
+    look = reading.all_guarded
+
+    def overtaken(*args):
+        found = look(*args)
+        buffered.set(appointment_id=1, expires_at=None)
+        return found
+
+    monkeypatch.setattr(reading, "all_guarded", overtaken)
+    assert buffered.expire(100) == 1
+    flush(buffered, ids=["1", "2"])
+    assert stored() == [1]
+
+
+def test_what_is_pending_is_stored_before_it_is_removed(plain):
+    buffered.set(appointment_id=1, expires_at=later(days=-1))
+    client = plain.client()
+    assert {client.ttl(key) for key in client.scan_iter()} == {-1}  # which is none
+    assert buffered.get(appointment_id=1).status == "scheduled"
+    flush(buffered)
+    assert stored() == [1]
+    flush(buffered)
+    assert stored() == []
+
+
+def test_one_flush_removes_a_batch_at_most_and_asks_once(plain, configure):
+    configure(BATCH_SIZE=2, SHARDS=1)
+    store(**{f"n{n}": later(seconds=-n) for n in range(1, 6)})
+    for left in ([1, 2, 3], [1], []):  # those that ended first go first
+        flush(buffered)
+        assert stored() == left
+    with CaptureQueriesContext(connections["default"]) as queries:
+        flush(buffered)
+    assert len(queries) == 1
+    plan = AppointmentMeta.objects.filter(expires_at__lte=timezone.now()).explain()
+    assert "INDEX" in plan
+
+
+@ONLY_VALKEY
+def test_flushers_in_parallel(database, redis_server):
+    store(**{f"n{n}": later(seconds=-n) for n in range(1, 200)})
+    results = []
+
+    def work() -> None:
+        try:
+            results.extend(flush(buffered, due_only=True) for _ in range(3))
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    flush(buffered)
+    assert stored() == []
+    assert [result.errors for result in results] == [0] * 9
+
+
+def test_a_database_that_is_away_at_the_look_is_an_error_of_the_flush(plain, monkeypatch):
+    def away(self, size):
+        raise OperationalError("away")
+
+    monkeypatch.setattr(RowBuffer, "expire", away)
+    buffered.set(appointment_id=1)
+    assert flush(buffered).errors == 1
+    assert stored() == [1]
+    with pytest.raises(OperationalError, match="away"):
+        buffered.flush()

@@ -1,0 +1,131 @@
+"""What an application calls instead of the ORM: writes go through the buffers of the models, and
+reads show every accepted write, flushed or not.
+
+Each raises `BufferUnavailable` where Redis does not answer; `ValidationError` for a value that its
+field refuses, and `FieldError` for a field that is not there, name what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.db import router
+from django.utils import timezone
+
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.meta.models import AppointmentMeta, TicketMeta, UserProfile
+
+if TYPE_CHECKING:
+    from django.contrib.auth.base_user import AbstractBaseUser
+
+RESOLVED = "resolved"  # the status of a ticket that is flushed at once
+
+
+# Tickets
+
+
+def open_ticket(ticket_id: int, **values: Any) -> Receipt:
+    """A new ticket. `AlreadyExists` where there is one, pending or stored."""
+    return TicketMeta.buffered.create(ticket_id=ticket_id, **values)
+
+
+def update_ticket(ticket_id: int, **values: Any) -> None:
+    """Change fields of a ticket: values, or operations on what is there.
+
+    `TicketMeta.DoesNotExist` where there is no such ticket; no write makes one.
+    """
+    if not TicketMeta.buffered.set_if({}, ticket_id=ticket_id, **values):
+        raise TicketMeta.DoesNotExist(f"There is no ticket {ticket_id}.")
+
+
+def resolve_ticket(ticket_id: int, **values: Any) -> TicketMeta:
+    """The ticket as it is stored, after it was resolved, with other changes if there are any, and
+    flushed.
+
+    `TicketMeta.DoesNotExist` where there is no such ticket. What the database raises comes out of
+    it; the write is accepted then, and flushed later. As every flush it has to be outside of
+    `transaction.atomic()`.
+    """
+    update_ticket(ticket_id, **{**values, "status": RESOLVED})
+    TicketMeta.buffered.flush(ticket_id=ticket_id)
+    return TicketMeta.objects.using(router.db_for_write(TicketMeta)).get(ticket_id=ticket_id)
+
+
+def ticket(ticket_id: int) -> TicketMeta:
+    """The ticket with all its writes. `TicketMeta.DoesNotExist` where there is none."""
+    found: TicketMeta = TicketMeta.buffered.get(ticket_id=ticket_id)
+    return found
+
+
+# Appointments
+
+
+def schedule(
+    appointment_id: int,
+    *,
+    starts_at: datetime | None = None,
+    patient_id: int | None = None,
+    status: str = "scheduled",
+    extra: Mapping[str, Any] | None = None,
+    expires_at: datetime | None = None,
+) -> Receipt:
+    """An appointment; one that is there already is scheduled anew, with all that is given here and
+    nothing else. From `expires_at` on it is not there any more."""
+    return AppointmentMeta.buffered.set(
+        appointment_id=appointment_id,
+        starts_at=starts_at,
+        patient_id=patient_id,
+        status=status,
+        status_at=timezone.now(),
+        extra=dict(extra or {}),
+        expires_at=expires_at,
+    )
+
+
+def update_status(appointment_id: int, status: str, *, expected: str | None = None) -> bool:
+    """Whether the status was changed, with its time: only of an appointment that is there, has not
+    expired, and has the expected status, if one is given. Nobody's write comes in between."""
+    while True:
+        try:
+            row = appointment(appointment_id)
+        except AppointmentMeta.DoesNotExist:
+            return False
+        if expected not in (None, row.status):
+            return False
+        # What was looked at has to be so still.
+        seen: dict[str, Any] = {"expires_at": row.expires_at}
+        if expected is not None:
+            seen["status"] = expected
+        if AppointmentMeta.buffered.set_if(
+            seen, appointment_id=appointment_id, status=status, status_at=timezone.now()
+        ):
+            return True
+
+
+def appointment(appointment_id: int) -> AppointmentMeta:
+    """The appointment with all its writes. `AppointmentMeta.DoesNotExist` where there is none, or
+    it has expired."""
+    found: AppointmentMeta = AppointmentMeta.buffered.get(appointment_id=appointment_id)
+    if found.expires_at is not None and found.expires_at <= timezone.now():
+        raise AppointmentMeta.DoesNotExist(f"The appointment {appointment_id} has expired.")
+    return found
+
+
+# Profiles
+
+
+def update_profile(user: AbstractBaseUser, **values: Any) -> Receipt:
+    """Change fields of the profile of a user, which comes to be if it is not there."""
+    return UserProfile.buffered.set(user=user, **values)
+
+
+def profile(user: AbstractBaseUser) -> UserProfile:
+    """The profile of a user with all its writes; an empty one, which is not saved, for a user who
+    has none yet."""
+    try:
+        found: UserProfile = UserProfile.buffered.get(user=user)
+    except UserProfile.DoesNotExist:
+        return UserProfile(user_id=user.pk)
+    return found
