@@ -30,6 +30,9 @@ class Settings:
     MAX_BACKOFF: float = 60.0  # the longest such wait
     CONNECT_TIMEOUT: float = 0.5  # for a connection to Redis
     SOCKET_TIMEOUT: float = 1.0  # for an answer of Redis to a read or a write
+    META_MAX_KEYS: int = 64  # in an object that the endpoints take, and objects in a list
+    META_MAX_KEY_LENGTH: int = 64  # characters of such a key
+    META_MAX_BODY: int = 65536  # bytes of a request
 
 
 # What a value must be: (type, least value, whether that value itself is allowed).
@@ -43,6 +46,9 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "MAX_BACKOFF": (float, 0, False),
     "CONNECT_TIMEOUT": (float, 0, False),
     "SOCKET_TIMEOUT": (float, 0, False),
+    "META_MAX_KEYS": (int, 1, True),
+    "META_MAX_KEY_LENGTH": (int, 1, True),
+    "META_MAX_BODY": (int, 1, True),
 }
 NAMES = tuple(field.name for field in fields(Settings))
 

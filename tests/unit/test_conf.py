@@ -57,6 +57,9 @@ class TestWrongValues:
             ("MAX_BACKOFF", -1, "must be a number, greater than 0"),
             ("CONNECT_TIMEOUT", 0, "must be a number, greater than 0"),
             ("SOCKET_TIMEOUT", None, "must be a number, greater than 0"),
+            ("META_MAX_KEYS", 0, "must be a whole number, at least 1"),
+            ("META_MAX_KEY_LENGTH", "64", "must be a whole number, at least 1"),
+            ("META_MAX_BODY", 65536.0, "must be a whole number, at least 1"),
         ],
     )
     def test_say_what_is_right(self, settings, name, value, must):

@@ -196,9 +196,8 @@ def _merge_texts(column: Column, operation: Merge) -> dict[str, str]:
         raise ValidationError(f"Merge takes a dict with text keys, not {values!r}.", code="invalid")
     texts = {f"&{column.name}:": ""}  # that there is an object, if it has no key
     for key, value in values.items():
-        texts[f"&{column.name}:{json.dumps(key, ensure_ascii=False)}"] = column.encode([value])[
-            2:-2
-        ]
+        quoted, text = (column.encode([part])[2:-2] for part in (key, value))
+        texts[f"&{column.name}:{quoted}"] = text
     return texts
 
 

@@ -2,7 +2,29 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from writebehind_app.meta.models import AppointmentMeta, TicketMeta, UserProfile
+from writebehind_app.meta.models import (
+    AppointmentMeta,
+    LessonMeta,
+    PostMeta,
+    TicketMeta,
+    UserProfile,
+)
+
+
+@admin.register(PostMeta)
+class PostMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("post_id", "meta_key", "meta_value", "updated_at")
+    search_fields = ("=post_id", "meta_key")
+    readonly_fields = ("updated_at",)
+
+
+@admin.register(LessonMeta)
+class LessonMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("lesson_id", "user", "meta_key", "meta_value", "updated_at")
+    list_select_related = ("user",)
+    search_fields = ("=lesson_id", "meta_key")
+    raw_id_fields = ("user",)
+    readonly_fields = ("created_at", "updated_at")
 
 
 @admin.register(TicketMeta)

@@ -2,11 +2,76 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.translation import gettext_lazy as _
 
-from writebehind_app import RowBuffer
+from writebehind_app import MetaBuffer, RowBuffer
+
+
+class KeyField(models.CharField):  # type: ignore[type-arg]
+    """A text that equals another to the database where it does to Python: MySQL and MariaDB would
+    take "A" for "a", and for "á"."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        parameters: Any = super().db_parameters(connection)
+        if connection.vendor == "mysql":
+            is_mariadb = getattr(connection, "mysql_is_mariadb", False)
+            parameters["collation"] = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
+        return parameters
+
+
+class PostMeta(models.Model):
+    """Free metadata of a post: a value for each key."""
+
+    post_id = models.BigIntegerField(_("post"))
+    meta_key = KeyField(_("key"), max_length=100)
+    meta_value = models.JSONField(_("value"), null=True, blank=True)
+    updated_at = models.DateTimeField(_("updated"), auto_now=True)
+
+    buffered = MetaBuffer(entity="post_id", name="meta_key", value="meta_value")
+
+    class Meta:
+        verbose_name = _("post metadata")
+        verbose_name_plural = _("post metadata")
+        ordering = ("post_id", "meta_key")
+        constraints = [
+            models.UniqueConstraint(fields=["post_id", "meta_key"], name="writebehind_post_key")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.post_id} {self.meta_key}"
+
+
+class LessonMeta(models.Model):
+    """How far a user is with a lesson: a value for each key."""
+
+    lesson_id = models.BigIntegerField(_("lesson"))
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", verbose_name=_("user")
+    )
+    meta_key = KeyField(_("key"), max_length=100)
+    meta_value = models.JSONField(_("value"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated"), auto_now=True)
+
+    buffered = MetaBuffer(entity=("lesson_id", "user"), name="meta_key", value="meta_value")
+
+    class Meta:
+        verbose_name = _("lesson metadata")
+        verbose_name_plural = _("lesson metadata")
+        ordering = ("lesson_id", "user_id", "meta_key")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["lesson_id", "user", "meta_key"], name="writebehind_lesson_key"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.lesson_id} {self.user_id} {self.meta_key}"
 
 
 class TicketMeta(models.Model):

@@ -15,12 +15,79 @@ from django.db import router
 from django.utils import timezone
 
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.meta.models import AppointmentMeta, TicketMeta, UserProfile
+from writebehind_app.meta.models import (
+    AppointmentMeta,
+    LessonMeta,
+    PostMeta,
+    TicketMeta,
+    UserProfile,
+)
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
 
 RESOLVED = "resolved"  # the status of a ticket that is flushed at once
+
+
+# Posts
+
+
+def save_post_meta(post_id: int, /, *parts: Mapping[str, Any], **values: Any) -> Receipt:
+    """Set metadata of a post in one step: values, or operations on what is there. A value may be
+    all that JSON has.
+
+    A mapping takes keys that cannot be names in Python.
+    """
+    joined = {key: value for part in (*parts, values) for key, value in part.items()}
+    return PostMeta.buffered.of(post_id=post_id).update(joined)
+
+
+def post_meta(post_id: int) -> dict[str, Any]:
+    """All metadata of a post, by key; empty for one that has none."""
+    return dict(PostMeta.buffered.of(post_id=post_id).items())
+
+
+def delete_post_meta(post_id: int, *keys: str) -> None:
+    """Delete these keys of a post, or all there are. A key that is not there is no error."""
+    meta = PostMeta.buffered.of(post_id=post_id)
+    if not keys:
+        meta.clear()
+    for key in keys:
+        meta.pop(key, None)
+
+
+# Lessons
+
+
+def record_progress(
+    lesson_id: int, user: AbstractBaseUser, /, *steps: Mapping[str, Any], **values: Any
+) -> Receipt:
+    """Note how far a user is with a lesson: values, or operations on what is there, as
+    `seconds=Add(15), position=Max(120.5)`. A value may be all that JSON has.
+
+    A mapping takes keys that cannot be names in Python; several are written one after the other,
+    after all were checked. The receipt is that of the last.
+    """
+    entity = {"lesson_id": lesson_id, "user": user}
+    written = [*steps, values] if values or not steps else steps
+    return LessonMeta.buffered.update_many([(entity, step) for step in written])[-1]
+
+
+def progress(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
+    """How far a user is with a lesson, by key; empty for one who has not begun."""
+    return dict(LessonMeta.buffered.of(lesson_id=lesson_id, user=user).items())
+
+
+def finalize_lesson(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
+    """What is stored of a user and a lesson, after what was pending of it was flushed.
+
+    What the database raises comes out of it; what was pending is flushed later then. As every
+    flush it has to be outside of `transaction.atomic()`.
+    """
+    LessonMeta.buffered.flush(lesson_id=lesson_id, user=user)
+    stored = LessonMeta.objects.using(router.db_for_write(LessonMeta))
+    rows = stored.filter(lesson_id=lesson_id, user_id=user.pk)
+    return dict(rows.values_list("meta_key", "meta_value"))
 
 
 # Tickets
