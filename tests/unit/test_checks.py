@@ -316,6 +316,42 @@ class TestUnsupportedFields:
 
         assert "the model 'absent.Model' that it points to" in problem(Lost, "E018").msg
 
+    def test_a_time_that_rows_end_by(self):
+        class Ending(models.Model):
+            number = models.IntegerField(unique=True)
+            ends = models.DateTimeField(null=True)
+
+            buffered = RowBuffer(key="number", expires="ends")
+
+        assert problems(Ending) == []
+
+    @pytest.mark.parametrize(
+        ("field", "why"),
+        [
+            (models.DateField(), "is a DateField"),
+            (models.DateTimeField(auto_now=True), "is the time of a write"),
+            (models.DateTimeField(auto_now_add=True), "is the time of a write"),
+        ],
+    )
+    def test_a_time_that_no_row_can_end_by(self, field, why):
+        class Endless(models.Model):
+            number = models.IntegerField(unique=True)
+            ends = field
+
+            buffered = RowBuffer(key="number", expires="ends")
+
+        error = problem(Endless, "E020")
+        assert error.msg == f"`expires` names the field 'ends', which {why}: rows cannot end by it."
+        assert "DateTimeField" in error.hint
+
+    def test_an_end_that_is_no_field(self):
+        class Endless(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", expires="end")
+
+        assert "`expires` names 'end'" in problem(Endless, "E014").msg
+
 
 class TestMetaDeclaration:
     def declare(self, *, entity="page", name="key", value="value", **fields: Any) -> Any:

@@ -1,0 +1,162 @@
+"""Appointments, through the services and the endpoint."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from writebehind_app.meta import services
+from writebehind_app.meta.models import AppointmentMeta
+from writebehind_app.meta.services import appointment, schedule, update_status
+
+
+def later(**span: float):
+    return timezone.now() + timedelta(**span)
+
+
+def test_is_there_once_it_is_scheduled(database, redis_server, bring):
+    at = later(days=1)
+    schedule(3, starts_at=at, patient_id=7, extra={"room": "2b"}, expires_at=later(days=2))
+    bring(AppointmentMeta.buffered)
+    found = appointment(3)
+    assert (found.starts_at, found.patient_id, found.status) == (at, 7, "scheduled")
+    assert found.extra == {"room": "2b"}
+    assert found.status_at is not None
+
+
+def test_scheduled_anew_nothing_is_left_of_it(database, redis_server, bring):
+    schedule(3, patient_id=7, status="done", extra={"room": "2b"}, expires_at=later(seconds=-1))
+    bring(AppointmentMeta.buffered)
+    at = later(days=1)
+    schedule(3, starts_at=at)
+    AppointmentMeta.buffered.flush()
+    AppointmentMeta.buffered.flush()  # which removes what has expired
+    found = AppointmentMeta.objects.get(appointment_id=3)
+    assert (found.starts_at, found.patient_id, found.status) == (at, None, "scheduled")
+    assert (found.extra, found.expires_at) == ({}, None)
+
+
+def test_the_status_changes_with_its_time(database, redis_server, bring):
+    schedule(3)
+    before = appointment(3).status_at
+    bring(AppointmentMeta.buffered)
+    assert update_status(3, "arrived")
+    found = appointment(3)
+    assert found.status == "arrived"
+    assert before < found.status_at <= timezone.now()
+
+
+def test_only_from_the_expected_status(database, redis_server, bring):
+    schedule(3)
+    bring(AppointmentMeta.buffered)
+    assert not update_status(3, "done", expected="arrived")
+    assert not update_status(3, "done", expected="")
+    assert appointment(3).status == "scheduled"
+    assert update_status(3, "arrived", expected="scheduled")
+    assert not update_status(3, "arrived", expected="scheduled")
+    assert appointment(3).status == "arrived"
+
+
+def test_only_of_one_that_is_there(database, redis_server):
+    assert not update_status(3, "arrived")
+    with pytest.raises(AppointmentMeta.DoesNotExist):
+        appointment(3)
+    assert AppointmentMeta.buffered.count_pending() == 0
+
+
+def test_an_expired_one_is_not_there(database, redis_server, bring):
+    schedule(3, expires_at=later(seconds=-1))
+    bring(AppointmentMeta.buffered)
+    with pytest.raises(AppointmentMeta.DoesNotExist, match="expired"):
+        appointment(3)
+    assert not update_status(3, "arrived")
+    AppointmentMeta.buffered.flush()
+    AppointmentMeta.buffered.flush()
+    assert not AppointmentMeta.objects.exists()
+
+
+def test_one_that_expires_between_the_look_and_the_write_is_not_changed(plain, monkeypatch):
+    schedule(3)
+    look = services.appointment
+
+    def overtaken(appointment_id):
+        found = look(appointment_id)
+        AppointmentMeta.buffered.set(appointment_id=3, expires_at=later(seconds=-1))
+        return found
+
+    monkeypatch.setattr(services, "appointment", overtaken)
+    assert not update_status(3, "arrived")
+    assert AppointmentMeta.buffered.get(appointment_id=3).status == "scheduled"
+
+
+def test_of_many_who_change_it_at_once_one_does(database, redis_server):
+    schedule(3)
+    changed = []
+
+    def change(n: int) -> None:
+        try:
+            if update_status(3, f"taken by {n}", expected="scheduled"):
+                changed.append(n)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=change, args=[n]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = changed
+    assert appointment(3).status == f"taken by {winner}"
+
+
+class TestEndpoint:
+    path = "appointments/3/"
+
+    @pytest.fixture(autouse=True)
+    def permissions(self, allow):
+        allow("change_appointmentmeta")
+
+    def test_changes_the_status(self, database, redis_server, bring, api):
+        schedule(3)
+        bring(AppointmentMeta.buffered)
+        response = api("PATCH", self.path, {"status": "arrived"})
+        assert (response.status_code, response.json()) == (202, {"pending": True})
+        response = api("PATCH", self.path, {"status": "done", "expected": "arrived"})
+        assert response.status_code == 202
+        assert appointment(3).status == "done"
+
+    def test_from_another_status_than_expected(self, database, redis_server, bring, api):
+        schedule(3)
+        bring(AppointmentMeta.buffered)
+        response = api("PATCH", self.path, {"status": "done", "expected": "arrived"})
+        assert response.status_code == 409
+        assert appointment(3).status == "scheduled"
+
+    def test_what_is_not_there_or_has_expired(self, plain, api):
+        assert api("PATCH", self.path, {"status": "done"}).status_code == 404
+        schedule(3, expires_at=later(seconds=-1))
+        body = {"status": "done", "expected": "scheduled"}
+        assert api("PATCH", self.path, body).status_code == 404
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [
+            ({"expected": "scheduled"}, "status"),
+            ({"status": None}, "status"),
+            ({"status": 1}, "status"),
+            ({"status": "x" * 21}, "status"),
+            ({"status": {"$add": 1}}, "status"),
+            ({"status": "done", "expected": None}, "expected"),
+            ({"status": "done", "expected": {"$max": 1}}, "expected"),
+            ({"status": "done", "patient_id": 1}, "patient_id"),
+        ],
+    )
+    def test_what_a_field_refuses(self, plain, api, body, field):
+        schedule(3)
+        response = api("PATCH", self.path, body)
+        assert (response.status_code, list(response.json()["fields"])) == (400, [field])
+        assert appointment(3).status == "scheduled"
