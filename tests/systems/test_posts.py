@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import connections
 
 from writebehind_app import Add, Merge
 from writebehind_app.meta.models import PostMeta
@@ -62,6 +63,18 @@ def test_what_is_no_json_is_refused(plain, value):
         save_post_meta(1, good=1, bad=value)
     assert list(refused.value.message_dict) == ["bad"]
     assert post_meta(1) == {}
+
+
+def test_a_merged_key_that_the_database_refuses_is_refused(database, redis_server):
+    with pytest.raises(ValidationError):
+        save_post_meta(1, a=Merge({"\ud800": 1}))
+    if connections[database].vendor == "postgresql":
+        with pytest.raises(ValidationError, match="NUL"):
+            save_post_meta(1, a=Merge({"\0": 1}))
+    else:
+        save_post_meta(1, a=Merge({"\0": 1}))
+        PostMeta.buffered.flush()
+        assert post_meta(1) == {"a": {"\0": 1}}
 
 
 def test_a_key_that_is_too_long_is_refused(plain):
