@@ -284,7 +284,7 @@ class Visit(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
-    buffered = LogBuffer(time="registered_at", unique=("event", "email"))
+    buffered = LogBuffer(time="registered_at", unique=("event", "email"), shards=3)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["event", "email"], name="visit_key")]
@@ -295,7 +295,7 @@ class Tick(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     at = models.DateTimeField(db_index=True)
-    value = models.IntegerField(default=0)
+    value = models.IntegerField()
 
     buffered = LogBuffer(time="at")
 
@@ -304,6 +304,15 @@ class Line(models.Model):
     """A record whose order can be seen by its primary key."""
 
     at = models.DateTimeField(auto_now_add=True)
-    text = models.CharField(max_length=100)
+    text = models.CharField(max_length=100, default="")
 
     buffered = LogBuffer(time="at")
+
+
+class Seat(models.Model):
+    """A record that is unique by one field, and in the order of its primary key."""
+
+    number = models.IntegerField(unique=True)
+    at = models.DateTimeField()
+
+    buffered = LogBuffer(time="at", unique="number")

@@ -123,7 +123,11 @@ class Layout:
     def _aliases(self) -> dict[str, Column]:
         """The columns by what a caller may call them."""
         columns = self.columns.values()
-        return self._key_aliases | {alias: c for c in columns for alias in (c.name, c.attname)}
+        aliases = {alias: c for c in columns for alias in (c.name, c.attname)}
+        pk = self.model._meta.pk
+        if pk and pk.name in self.columns:  # of a record
+            aliases["pk"] = self.columns[pk.name]
+        return self._key_aliases | aliases
 
     @cached_property
     def _key_aliases(self) -> dict[str, Column]:

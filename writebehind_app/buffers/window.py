@@ -46,7 +46,8 @@ class Window:
         for name in self.wanted:
             if isinstance(layout.columns[name].field, NOT_FOR_KEYS):
                 raise FieldError(
-                    f"Records cannot be told by {name!r}: its values have no equality."
+                    f"{name!r} of {buffer.label} cannot be a filter: its values are not simply "
+                    "equal or not."
                 )
 
     def records(self) -> list[Any]:

@@ -20,7 +20,7 @@ def shard_key(prefix: str, label: str, number: int) -> str:
     and of a log, in place of those
 
     {wb:app.Model:3}:log      stream  the records in flight, then the pending ones, by their number
-    {wb:app.Model:3}:taken    hash    which of them holds a unique id, by its digest
+    {wb:app.Model:3}:taken:*  hash    which of them holds a unique id, by its digest
     {wb:app.Model:3}:times    zset    numbers of those whose time was given, by that time
     """
     return f"{{{prefix}:{label}:{number}}}"

@@ -5,13 +5,19 @@
 -- Returns  1, or 0 where another batch, or none, is in flight by now
 
 local shard = KEYS[1]
+
+local function place(id) -- as in append.lua
+  local digest = redis.sha1hex(id)
+  return shard .. ':taken:' .. string.sub(digest, 1, 3), string.sub(digest, 4, 24)
+end
+
 local state = redis.call('HMGET', shard, 'token', 'to', 'unique')
 if state[1] ~= ARGV[1] then
   return 0
 end
 local flushed
 if state[2] then
-  local log, taken, times = shard .. ':log', shard .. ':taken', shard .. ':times'
+  local log, times = shard .. ':log', shard .. ':times'
   local records = redis.call('XRANGE', log, '-', state[2])
   for _, record in ipairs(records) do
     local no, texts = string.match(record[1], '%d+'), {}
@@ -19,10 +25,9 @@ if state[2] then
     for i = 1, tonumber(state[3]) do
       texts[i] = record[2][2 * i]
     end
-    -- The database refuses a second one from now on.
-    local id = string.sub(redis.sha1hex(table.concat(texts, ',')), 1, 22)
-    if redis.call('HGET', taken, id) == no then
-      redis.call('HDEL', taken, id)
+    local hash, field = place(table.concat(texts, ',')) -- the row is what takes the id from now on
+    if redis.call('HGET', hash, field) == no then
+      redis.call('HDEL', hash, field)
     end
   end
   redis.call('XTRIM', log, 'MINID', state[2] .. '-1')

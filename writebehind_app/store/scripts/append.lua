@@ -9,11 +9,17 @@
 --          {'taken', n}                          the nth has the unique id of a pending record
 --
 -- A record is an entry of the stream ':log', whose id is '<number>-0'. The unique fields come
--- first, so that a record's unique id can be told from it. ':taken' holds which ids are in use, as
--- short digests: for 22 digits, two ids that share one are not to be expected.
+-- first, so that a record's unique id can be told from it. Which ids are in use is kept by their
+-- digests, in many small hashes: small ones take a third of the memory.
 
 local shard = KEYS[1]
-local log, taken, times = shard .. ':log', shard .. ':taken', shard .. ':times'
+local log, times = shard .. ':log', shard .. ':times'
+
+-- The hash, and the field of it, that hold the number of the record with a unique id.
+local function place(id)
+  local digest = redis.sha1hex(id)
+  return shard .. ':taken:' .. string.sub(digest, 1, 3), string.sub(digest, 4, 24)
+end
 
 local state = redis.call('HMGET', shard, 'first', 'moves', 'no')
 local guard = (state[1] or '0') .. ' ' .. (state[2] or '0')
@@ -24,10 +30,8 @@ end
 local records, i = {}, 5 -- where in ARGV each record begins
 while i <= #ARGV do
   records[#records + 1] = i
-  if ARGV[i] ~= '' then
-    if redis.call('HEXISTS', taken, string.sub(redis.sha1hex(ARGV[i]), 1, 22)) == 1 then
-      return {'taken', #records}
-    end
+  if ARGV[i] ~= '' and redis.call('HEXISTS', place(ARGV[i])) == 1 then
+    return {'taken', #records}
   end
   i = i + 3 + ARGV[i + 2]
 end
@@ -42,7 +46,8 @@ for n, at in ipairs(records) do
   local id = string.format('%.0f', no + n - 1)
   redis.call('XADD', log, id .. '-0', unpack(ARGV, at + 3, at + 2 + ARGV[at + 2]))
   if ARGV[at] ~= '' then
-    redis.call('HSET', taken, string.sub(redis.sha1hex(ARGV[at]), 1, 22), id)
+    local hash, field = place(ARGV[at])
+    redis.call('HSET', hash, field, id)
   end
   if ARGV[at + 1] ~= '' then
     redis.call('ZADD', times, ARGV[at + 1], id)

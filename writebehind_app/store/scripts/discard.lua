@@ -11,7 +11,7 @@
 
 local shard, limit = KEYS[1], tonumber(ARGV[1])
 local due, flight, gone = shard .. ':due', shard .. ':flight', shard .. ':discarded'
-local log, taken, times = shard .. ':log', shard .. ':taken', shard .. ':times'
+local log, times = shard .. ':log', shard .. ':times'
 local ids = {unpack(ARGV, 2)}
 local all = #ids == 0
 
@@ -28,8 +28,9 @@ end
 
 -- A log
 
-local function digest(id)
-  return string.sub(redis.sha1hex(id), 1, 22)
+local function place(id) -- as in append.lua
+  local digest = redis.sha1hex(id)
+  return shard .. ':taken:' .. string.sub(digest, 1, 3), string.sub(digest, 4, 24)
 end
 
 local function discard_record(record)
@@ -39,9 +40,9 @@ local function discard_record(record)
   for i = 1, tonumber(state[3]) do
     texts[i] = record[2][2 * i]
   end
-  local id = digest(table.concat(texts, ','))
-  if redis.call('HGET', taken, id) == no then
-    redis.call('HDEL', taken, id)
+  local hash, field = place(table.concat(texts, ','))
+  if redis.call('HGET', hash, field) == no then
+    redis.call('HDEL', hash, field)
   end
   if to and tonumber(no) <= to then
     redis.call('HINCRBY', shard, 'flying', -1)
@@ -52,7 +53,7 @@ end
 local after = to and not idle and '(' .. state[2] or '-' -- what is in work is before it
 local records = all and redis.call('XRANGE', log, after, '+', 'COUNT', limit) or {}
 for _, id in ipairs(redis.call('EXISTS', log) == 1 and ids or {}) do
-  local no = redis.call('HGET', taken, digest(id))
+  local no = redis.call('HGET', place(id))
   if no and (after == '-' or tonumber(no) > to) then
     records[#records + 1] = redis.call('XRANGE', log, no, no)[1]
   end

@@ -1,0 +1,93 @@
+"""What a log costs: memory near the payload, work in proportion to what is asked for (G8)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.test_bounded import LOOKING_FOR_WORK, calls
+from tests.models import Line, Visit
+from writebehind_app.flush.engine import flush
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+PENDING = 100_000
+
+
+def register(n: int) -> None:
+    Visit.buffered.extend(
+        {"event": i % 7, "email": f"visitor{i}@example.com", "details": {"seat": i}}
+        for i in range(n)
+    )
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_100_000_pending_records_take_less_than_120_bytes_each_above_their_payload(
+    database, redis_server, capsys
+):
+    with redis_server.client(decode_responses=True) as client:
+        before = client.info("memory")["used_memory"]
+        register(PENDING)
+        used = client.info("memory")["used_memory"] - before
+        payload = sum(
+            len(text.encode())
+            for key in Visit.buffered.shard_keys()
+            for _, texts in client.xrange(f"{key}:log")
+            for text in texts.values()
+        )
+    assert Visit.buffered.count_pending() == PENDING
+    overhead = (used - payload) / PENDING
+    print(redis_server.kind, "overhead", overhead, "payload", payload / PENDING)
+    assert overhead < 120
+
+
+@pytest.mark.slow
+@on_sqlite
+@pytest.mark.parametrize("due_only", [False, True])
+def test_a_flush_of_1_000_among_100_000(database, redis_server, configure, due_only):
+    configure(MAX_AGE=0)
+    Line.buffered.extend({"text": str(n)} for n in range(PENDING))
+    with redis_server.client(decode_responses=True) as client:
+        client.config_resetstat()
+        result = flush(Line.buffered, limit=1000, due_only=due_only)
+        commands = calls(client)
+    assert (result.rows, result.remaining) == (1000, PENDING - 1000)
+    assert sum(commands.values()) <= 4 * 1000 + 100
+    assert not LOOKING_FOR_WORK & commands.keys()
+    assert Line.objects.count() == 1000
+
+
+@on_sqlite
+def test_verbs_look_at_what_they_are_asked_for(database, redis_server):
+    register(5000)
+    with redis_server.client(decode_responses=True) as client:
+        for call, most in (
+            (lambda: Visit.buffered.append(event=1, email="new"), 20),
+            (lambda: Visit.buffered.pending(limit=10), 30),
+            (lambda: Visit.buffered.count_pending(), 30),
+            (lambda: Visit.buffered.window(), 20),
+            (lambda: Visit.buffered.discard(event=1, email="new"), 20),
+        ):
+            client.config_resetstat()
+            call()
+            commands = calls(client)
+            assert sum(commands.values()) <= most
+            assert not LOOKING_FOR_WORK & commands.keys()
+
+
+@on_sqlite
+def test_redis_holds_after_the_drain_what_it_held_before(database, redis_server):
+    def held() -> int:
+        with redis_server.client(decode_responses=True) as client:
+            return sum(client.memory_usage(key) for key in client.scan_iter())
+
+    def append_and_drain(turn: int) -> None:
+        Visit.buffered.extend(
+            {"event": turn, "email": f"{n}", "note": "x" * 100} for n in range(2000)
+        )
+        Visit.buffered.flush()
+
+    append_and_drain(0)
+    size = held()
+    assert size < 2000 * Visit.buffered.option("SHARDS")  # counters, and empty streams
+    append_and_drain(1)
+    assert held() <= size + 100
