@@ -248,3 +248,148 @@ def test_a_script_that_is_not_there_is_sent_once(one):
         one.client.evalsha(lua.digest("write"), 1, KEY)
     write(one, "1")
     assert one.client.script_exists(lua.digest("write")) == [True]
+
+
+class TestLog:
+    """The same scripts on a shard that holds a log."""
+
+    def append(self, one: Shard, *records: str, guard: str = "", **options):
+        """Records of a unique field `id`, which may be followed by `@` and a time."""
+        parts = [record.partition("@") for record in records]
+        given = [
+            shard.Record(id, int(time) if time else None, {"id": id, "a": "1"})
+            for id, _, time in parts
+        ]
+        options = {"max_age": 0, "quiet": 0, "unique": 1, **options}
+        return shard.append(one.client, KEY, given, guard=guard, **options)
+
+    def ids(self, entries) -> list[str]:
+        return [entry.texts["id"] for entry in entries]
+
+    def test_records_get_numbers_in_a_row(self, one):
+        first = self.append(one, "1", "2", "3")
+        assert abs(first / 1e6 - time.time()) < 5
+        assert self.append(one, "4") >= first + 3
+        entries = claim(one).entries
+        assert [e.no for e in entries[:3]] == [first, first + 1, first + 2]
+        assert entries[0].texts == {"id": "1", "a": "1"}
+        assert entries[0].id == str(first)
+        assert (entries[0].since, entries[0].at, entries[0].writes) == (first, first, 1)
+        assert (entries[0].keep, entries[0].delete, entries[0].relative) == (True, False, False)
+
+    def test_a_record_of_no_fields(self, one):
+        shard.append(
+            one.client,
+            KEY,
+            [shard.Record("", None, {})],
+            guard="",
+            max_age=0,
+            quiet=0,
+            unique=0,
+        )
+        assert claim(one).entries[0].texts == {}
+        assert one.ack(TOKEN)
+
+    def test_all_or_none(self, one):
+        self.append(one, "1")
+        assert self.append(one, "2", "1", "3") == shard.Taken(1)
+        assert shard.count(one.client, [KEY])[KEY].pending == 1
+        assert isinstance(self.append(one, "2", "3"), int)
+
+    @pytest.mark.parametrize("leave", ["ack", "discard"])
+    def test_a_guard_holds_until_a_record_leaves(self, one, leave):
+        assert self.append(one, "1", guard="unknown") == shard.Moved("0 0")
+        no = self.append(one, "1", guard="0 0")
+        guard = self.append(one, "2", guard="0 0").guard
+        assert guard == f"{no - 1} 0"
+        assert isinstance(self.append(one, "2", guard=guard), int)
+        if leave == "ack":
+            claim(one)
+            assert isinstance(self.append(one, "3", guard=guard), int)  # all are in Redis still
+            one.ack(TOKEN)
+        else:
+            one.discard(1)
+        assert self.append(one, "4", guard=guard) == shard.Moved(f"{no - 1} 1")
+
+    def test_a_batch_is_the_records_that_were_there_in_their_order(self, one):
+        self.append(one, "1", "2", "3")
+        taken = claim(one, size=2, lease=0.05)
+        assert self.ids(taken.entries) == ["1", "2"]
+        self.append(one, "4")
+        assert claim(one, "b" * 32).reason == "busy"
+        assert shard.count(one.client, [KEY])[KEY] == shard.Counts(2, 2, 2)
+        time.sleep(0.06)
+        assert claim(one, "b" * 32) == taken
+        assert not one.ack("b" * 32)
+        assert one.ack(TOKEN)
+        assert self.ids(claim(one, "c" * 32).entries) == ["3", "4"]
+
+    def test_an_ack_leaves_counters_and_an_empty_stream(self, one):
+        self.append(one, "1", "2@5")
+        assert len(list(one.client.scan_iter())) == 5
+        claim(one)
+        one.ack(TOKEN)
+        assert set(one.client.scan_iter()) == {KEY, f"{KEY}:log"}
+        assert one.client.xlen(f"{KEY}:log") == 0
+        state = one.client.hgetall(KEY)
+        assert (state["batches"], state["flushed"], state["accepted"]) == ("1", "2", "2")
+        assert not state.keys() & {"token", "to", "flying", "lease"}
+        assert all(key.startswith(KEY) for key in one.client.scan_iter())
+
+    def test_it_is_due_by_its_oldest_or_its_newest_record(self, one):
+        def due() -> int:
+            found = shard.count(one.client, [KEY])[KEY].due
+            assert bool(found) == bool(claim(one, due_only=True))
+            one.release(TOKEN, retry_in=0, error="")
+            return found
+
+        assert due() == 0
+        self.append(one, "1", max_age=60)
+        assert due() == 0
+        self.append(one, "2", max_age=0.01)
+        assert due() == 0
+        time.sleep(0.01)
+        assert due() == 2
+        one.discard(2)
+        self.append(one, "1", max_age=60, quiet=0.01)
+        assert due() == 0
+        time.sleep(0.01)
+        assert due() == 1
+
+    def test_what_was_claimed_is_not_the_oldest_pending(self, one):
+        self.append(one, "1", max_age=0.01)
+        time.sleep(0.01)
+        claim(one)
+        self.append(one, "2", max_age=0.01)
+        assert shard.count(one.client, [KEY])[KEY] == shard.Counts(1, 1, 0)
+
+    def test_a_window_is_of_numbers_and_of_times_that_are_given(self, one):
+        first = self.append(one, "1", "2@50", "3@7", "4")
+        assert self.ids(shard.window(one.client, [KEY], None, None)[0]) == ["1", "2", "3", "4"]
+        assert self.ids(shard.window(one.client, [KEY], 7, 50)[0]) == ["3"]
+        assert self.ids(shard.window(one.client, [KEY], 7, 51)[0]) == ["3", "2"]
+        assert self.ids(shard.window(one.client, [KEY], first, first + 1)[0]) == ["1"]
+        assert self.ids(shard.window(one.client, [KEY], -5, 0)[0]) == []
+        assert self.ids(shard.window(one.client, [KEY], first + 3, None)[0]) == ["4"]
+        claim(one)
+        assert len(shard.window(one.client, [KEY], None, None)[0]) == 4
+
+    def test_a_discard_of_unique_ids(self, one):
+        self.append(one, "1", "2", "3")
+        claim(one, size=1)
+        assert one.discard(1, ["1"]) == 0  # in work
+        assert one.discard(1, ["2"]) == 1
+        assert one.discard(1, ["2"]) == 0
+        assert one.discard(1, ["9"]) == 0
+        one.release(TOKEN, retry_in=0, error="")
+        assert one.discard(1, ["1"]) == 1
+        assert one.client.hget(KEY, "token") is None
+        assert self.ids(claim(one, "b" * 32).entries) == ["3"]
+
+    def test_pending_lists_those_in_flight_first(self, one):
+        self.append(one, *"1234")
+        claim(one, size=2)
+        for limit in (1, 2, 3, 10):
+            _, flying, pending = one.pending(limit)
+            assert self.ids([*flying, *pending]) == [*"1234"][:limit]
+            assert len(flying) == min(limit, 2)
