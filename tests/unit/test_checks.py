@@ -13,7 +13,7 @@ from django.db.models.functions import Lower
 from django.test.utils import isolate_apps
 
 from tests.models import Owner
-from writebehind_app import MetaBuffer, RowBuffer
+from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
 from writebehind_app.buffers import registry
 from writebehind_app.checks import check_buffers, check_settings
 
@@ -411,6 +411,72 @@ class TestMetaDeclaration:
     def test_another_field_without_a_value(self):
         error = problem(self.declare(number=models.IntegerField()), "E021")
         assert error.msg == "The field 'number' has no value in a row that the buffer makes."
+
+
+class TestLogDeclaration:
+    def declare(
+        self, *, time="at", unique=("page", "mail"), given=None, **fields: models.Field
+    ) -> Any:
+        fields = {
+            "page": models.IntegerField(),
+            "mail": models.CharField(max_length=10),
+            "at": models.DateTimeField(),
+            "day": models.DateField(null=True),
+            "number": models.IntegerField(null=True),
+            "made_at": models.DateTimeField(auto_now_add=True),
+            **fields,
+        }
+        constraint = models.UniqueConstraint(fields=["page", "mail"], name="key")
+        meta = type("Meta", (), {"app_label": "tests", "constraints": [constraint]})
+        buffer = LogBuffer(time=time, unique=unique, fields=given)
+        return type(
+            "Records",
+            (models.Model,),
+            {**fields, "buffered": buffer, "Meta": meta, "__module__": __name__},
+        )
+
+    @pytest.mark.parametrize("time", ["at", "made_at"])
+    def test_a_good_one(self, time):
+        assert problems(self.declare(time=time)) == []
+
+    def test_a_good_one_that_is_unique_by_its_primary_key(self):
+        pk = models.UUIDField(primary_key=True)
+        assert problems(self.declare(unique="pk", code=pk)) == []
+
+    @pytest.mark.parametrize("option", ["time", "unique", "fields"])
+    def test_a_field_that_is_not_there(self, option):
+        given = {"given" if option == "fields" else option: "pag"}
+        error = problem(self.declare(**given), "E014")
+        assert error.msg == f"`{option}` names 'pag', which is not a field with a column."
+        assert "Did you mean 'page'?" in error.hint
+
+    def test_a_time_that_is_no_moment(self):
+        error = problem(self.declare(time="day"), "E020")
+        assert error.msg == "The field 'day' of the time is a DateField."
+        assert "make it a DateTimeField" in error.hint
+
+    def test_no_unique_constraint(self):
+        error = problem(self.declare(unique="page"), "E015")
+        assert error.msg == "The unique (page) has no plain unique constraint."
+        assert "fields=['page']" in error.hint
+
+    def test_unique_fields_that_can_be_null(self):
+        error = problem(self.declare(mail=models.CharField(max_length=10, null=True)), "E015")
+        assert "The unique field 'mail' can be NULL" in error.msg
+
+    @pytest.mark.parametrize("name", ["id", "made_at"])
+    def test_a_field_that_sets_itself_is_written(self, name):
+        error = problem(self.declare(given=[name]), "E017")
+        assert error.msg == f"The field {name!r} sets itself and is among the written ones."
+        assert f"Leave {name!r} out" in error.hint
+
+    def test_a_field_that_is_left_out_and_needed(self):
+        error = problem(self.declare(given=["day"], seat=models.IntegerField()), "E021")
+        assert error.msg == "The field 'seat' has no value in a row that the buffer makes."
+
+    def test_a_field_that_cannot_travel(self):
+        other = models.ForeignKey("absent.Model", models.CASCADE, related_name="+")
+        assert "'other' cannot be buffered" in problem(self.declare(other=other), "E018").msg
 
 
 class TestSettings:
