@@ -126,7 +126,7 @@ def flush(
             limit -= budget
         return lambda: (work, budget, claim(work, budget))
 
-    if not ids:
+    if not ids and not over():
         try:
             buffer.expire(size)
         except DatabaseError as error:

@@ -4,6 +4,7 @@ from django.contrib import admin
 
 from writebehind_app.meta.models import (
     AppointmentMeta,
+    EventRegistration,
     LessonMeta,
     PostMeta,
     TicketMeta,
@@ -42,6 +43,13 @@ class AppointmentMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     date_hierarchy = "starts_at"
     search_fields = ("=appointment_id", "=patient_id")
     readonly_fields = ("created_at", "updated_at")
+
+
+@admin.register(EventRegistration)
+class EventRegistrationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    list_display = ("event_id", "email", "name", "registered_at")
+    date_hierarchy = "registered_at"
+    search_fields = ("=event_id", "email", "name")
 
 
 @admin.register(UserProfile)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from writebehind_app import MetaBuffer, RowBuffer
+from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
 
 
-class KeyField(models.CharField):  # type: ignore[type-arg]
-    """A text that equals another to the database where it does to Python: MySQL and MariaDB would
+class Exact(models.Field):  # type: ignore[type-arg]
+    """Text that equals another to the database where it does to Python: MySQL and MariaDB would
     take "A" for "a", and for "á"."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
@@ -22,6 +25,14 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
             is_mariadb = getattr(connection, "mysql_is_mariadb", False)
             parameters["collation"] = "utf8mb4_nopad_bin" if is_mariadb else "utf8mb4_0900_bin"
         return parameters
+
+
+class KeyField(Exact, models.CharField):  # type: ignore[type-arg]
+    """The key of a piece of metadata."""
+
+
+class AddressField(Exact, models.EmailField):  # type: ignore[type-arg]
+    """An e-mail address."""
 
 
 class PostMeta(models.Model):
@@ -120,6 +131,50 @@ class AppointmentMeta(models.Model):
 
     def __str__(self) -> str:
         return f"{self.appointment_id} {self.status}"
+
+
+class RegistrationBuffer(LogBuffer):
+    """Takes e-mail addresses that differ in upper and lower case for one."""
+
+    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
+        if "email" in values:
+            values["email"] = normalized_email(values["email"])
+            try:
+                validate_email(values["email"])
+            except ValidationError as error:
+                raise ValidationError({"email": error}) from None
+        return values
+
+
+def normalized_email(email: Any) -> str:
+    """An address as it is stored."""
+    return str(email).strip().lower()
+
+
+class EventRegistration(models.Model):
+    """That somebody comes to an event."""
+
+    event_id = models.BigIntegerField(_("event"))
+    email = AddressField(_("e-mail address"))
+    name = models.CharField(_("name"), max_length=150, blank=True, default="")
+    details = models.JSONField(_("details"), blank=True, default=dict)
+    registered_at = models.DateTimeField(_("registered"), default=timezone.now)
+
+    buffered = RegistrationBuffer(time="registered_at", unique=("event_id", "email"))
+
+    class Meta:
+        verbose_name = _("registration")
+        verbose_name_plural = _("registrations")
+        ordering = ("event_id", "registered_at")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["event_id", "email"], name="writebehind_registration_email"
+            )
+        ]
+        indexes = [models.Index(fields=["event_id", "registered_at"], name="writebehind_event_at")]
+
+    def __str__(self) -> str:
+        return f"{self.event_id} {self.email}"
 
 
 class UserProfile(models.Model):

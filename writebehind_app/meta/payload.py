@@ -66,19 +66,20 @@ def _body(request: HttpRequest) -> bytes:
     return raw
 
 
-def values(body: Any) -> dict[str, Any]:
-    """An object of a body, with operations where it has operation objects, as `{"$add": 1}`."""
+def values(body: Any, *, least: int = 1) -> dict[str, Any]:
+    """An object of a body, with operations where it has operation objects, as `{"$add": 1}`, and
+    at least so many keys."""
     if not isinstance(body, dict):
         raise Refused(400, "Send an object.")
-    if not body:
+    if len(body) < least:
         raise Refused(400, "The object is empty: there is nothing to write.")
     _limit_keys(body)
     return {key: _value(key, value) for key, value in body.items()}
 
 
-def fields(body: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+def fields(body: Any, known: Mapping[str, Any], *, least: int = 1) -> dict[str, Any]:
     """As `values()`, where each key has a field by which its value is checked."""
-    found, errors = values(body), {}
+    found, errors = values(body, least=least), {}
     for name, value in found.items():
         try:
             if name not in known:

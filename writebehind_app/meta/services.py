@@ -17,6 +17,7 @@ from django.utils import timezone
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.meta.models import (
     AppointmentMeta,
+    EventRegistration,
     LessonMeta,
     PostMeta,
     TicketMeta,
@@ -90,6 +91,27 @@ def finalize_lesson(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
     return dict(rows.values_list("meta_key", "meta_value"))
 
 
+# Events
+
+
+def register(
+    event_id: int, email: str, *, name: str = "", details: Mapping[str, Any] | None = None
+) -> Receipt:
+    """A registration for an event. `AlreadyExists` where this address is registered for it, pending
+    or stored, in upper or lower case; `ValidationError` for what is no address."""
+    return EventRegistration.buffered.append(
+        event_id=event_id, email=email, name=name, details={} if details is None else details
+    )
+
+
+def registrations_between(
+    event_id: int, since: datetime | None = None, until: datetime | None = None
+) -> list[EventRegistration]:
+    """The registrations for an event from one time up to, and without, the other, in their order;
+    None for no bound."""
+    return EventRegistration.buffered.window(since, until, event_id=event_id)
+
+
 # Tickets
 
 
@@ -146,7 +168,7 @@ def schedule(
         patient_id=patient_id,
         status=status,
         status_at=timezone.now(),
-        extra=dict(extra or {}),
+        extra={} if extra is None else extra,
         expires_at=expires_at,
     )
 

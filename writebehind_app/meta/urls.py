@@ -27,6 +27,11 @@ urlpatterns = [
         views.ProgressView.as_view(),
         name="progress",
     ),
+    path(
+        "events/<writebehind_bigint:event_id>/registrations/",
+        views.RegistrationsView.as_view(),
+        name="registrations",
+    ),
     path("tickets/<writebehind_bigint:ticket_id>/", views.TicketView.as_view(), name="ticket"),
     path(
         "appointments/<writebehind_bigint:appointment_id>/",

@@ -14,7 +14,13 @@ from django.views import View
 from writebehind_app import conf
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
 from writebehind_app.meta import payload, services
-from writebehind_app.meta.models import AppointmentMeta, TicketMeta, UserProfile
+from writebehind_app.meta.models import (
+    AppointmentMeta,
+    EventRegistration,
+    TicketMeta,
+    UserProfile,
+    normalized_email,
+)
 from writebehind_app.meta.payload import Refused
 
 if TYPE_CHECKING:
@@ -116,6 +122,27 @@ class ProgressView(JsonView):
             raise Refused(400, f"A list has 1 to {most} objects, not {len(steps)}.")
         services.record_progress(lesson_id, self.user, *map(payload.values, steps))
         return _accepted()
+
+
+class RegistrationsView(JsonView):
+    """Registers the user for an event; or anybody, for who may add registrations."""
+
+    def post(self, request: HttpRequest, event_id: int) -> JsonResponse:
+        meta = EventRegistration._meta
+        known = {
+            "email": models.CharField(),  # the buffer knows better what an address is
+            "name": meta.get_field("name"),
+            "details": meta.get_field("details"),
+        }
+        values = payload.fields(payload.read(request), known, least=0)
+        own = getattr(self.user, self.user.get_email_field_name(), "")
+        email = values.setdefault("email", own)
+        permission = "writebehind_meta.add_eventregistration"
+        others = normalized_email(email) != normalized_email(own)
+        if others and not self.user.has_perm(permission):
+            raise Refused(403, f"To register others needs the permission {permission}.")
+        services.register(event_id, **values)
+        return JsonResponse({"pending": True}, status=201)
 
 
 class TicketView(RowView):

@@ -1,0 +1,146 @@
+"""Event registrations, through the services and the endpoint."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.db import connections
+from django.utils import timezone
+
+from writebehind_app.exceptions import AlreadyExists
+from writebehind_app.meta.models import EventRegistration
+from writebehind_app.meta.services import register, registrations_between
+
+buffered = EventRegistration.buffered
+
+
+def emails(event_id: int, since=None, until=None) -> list[str]:
+    return [row.email for row in registrations_between(event_id, since, until)]
+
+
+def test_are_there_in_their_order(database, redis_server, bring):
+    register(9, "b@example.org", name="Bert", details={"seats": 2})
+    register(9, "a@example.org")
+    register(10, "c@example.org")
+    bring(buffered)
+    register(9, "0@example.org")
+    assert emails(9) == ["b@example.org", "a@example.org", "0@example.org"]
+    bert = registrations_between(9)[0]
+    assert (bert.name, bert.details, str(bert)) == ("Bert", {"seats": 2}, "9 b@example.org")
+    assert timezone.now() - bert.registered_at < timedelta(minutes=1)
+
+
+def test_between_two_times(database, redis_server, bring):
+    start = timezone.now()
+    for n in range(4):
+        buffered.append(
+            event_id=9, email=f"{n}@example.org", registered_at=start + timedelta(hours=n)
+        )
+    bring(buffered)
+    one, three = start + timedelta(hours=1), start + timedelta(hours=3)
+    assert emails(9, one, three) == ["1@example.org", "2@example.org"]
+    assert emails(9, since=three) == ["3@example.org"]
+    assert emails(9, until=one) == ["0@example.org"]
+    assert emails(8, one, three) == []
+
+
+def test_an_address_is_registered_once(database, redis_server, bring):
+    register(9, " Anna@Example.org\n")
+    bring(buffered)
+    for same in ("anna@example.org", "ANNA@EXAMPLE.ORG", " anna@example.org"):
+        with pytest.raises(AlreadyExists, match=r"anna@example\.org"):
+            register(9, same)
+    register(10, "anna@example.org")
+    assert emails(9) == ["anna@example.org"]
+    buffered.flush()
+    assert list(EventRegistration.objects.values_list("event_id", "email")) == [
+        (9, "anna@example.org"),
+        (10, "anna@example.org"),
+    ]
+
+
+def test_addresses_that_a_database_may_take_for_equal(database, redis_server):
+    register(9, "anna@exämple.org")
+    register(9, "anna@example.org")
+    buffered.flush()
+    assert emails(9) == ["anna@exämple.org", "anna@example.org"]
+
+
+def test_of_many_who_register_one_address_at_once_one_does(database, redis_server):
+    won = []
+
+    def run() -> None:
+        try:
+            register(9, "anna@example.org")
+            won.append(1)
+        except AlreadyExists:
+            pass
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=run) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [1]
+
+
+@pytest.mark.parametrize("email", ["", "anna", "a@b", "a b@example.org", None, 5, "a\0@b.org"])
+def test_what_is_no_address(plain, email):
+    with pytest.raises(ValidationError) as refused:
+        register(9, email)
+    assert list(refused.value.message_dict) == ["email"]
+    assert buffered.count_pending() == 0
+
+
+class TestEndpoint:
+    path = "events/9/registrations/"
+
+    def test_registers_the_user(self, database, redis_server, bring, api):
+        response = api("POST", self.path, {"name": "Anna", "details": {"seats": 2}})
+        assert (response.status_code, response.json()) == (201, {"pending": True})
+        bring(buffered)
+        (row,) = registrations_between(9)
+        assert (row.email, row.name, row.details) == ("anna@example.org", "Anna", {"seats": 2})
+        response = api("POST", self.path, {"email": "ANNA@example.org "})
+        assert response.status_code == 409
+        assert "anna@example.org" in response.json()["error"]
+        assert api("POST", "events/10/registrations/", {}).status_code == 201
+
+    def test_others_only_with_the_permission(self, plain, api, allow):
+        assert api("POST", self.path, {"email": "bert@example.org"}).status_code == 403
+        assert registrations_between(9) == []
+        allow("add_eventregistration")
+        assert api("POST", self.path, {"email": "bert@example.org"}).status_code == 201
+        assert emails(9) == ["bert@example.org"]
+
+    def test_a_user_without_an_address(self, plain, user, api):
+        User.objects.update(email="")
+        response = api("POST", self.path, {})
+        assert (response.status_code, list(response.json()["fields"])) == (400, ["email"])
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("email", 5),
+            ("email", None),
+            ("email", ["anna@example.org"]),
+            ("email", {"$add": 1}),
+            ("name", "x" * 151),
+            ("name", None),
+            ("details", [1]),
+            ("details", {"$merge": {"a": 1}}),
+            ("event_id", 10),
+            ("registered_at", "2026-01-01T00:00:00Z"),
+        ],
+    )
+    def test_what_a_field_refuses(self, plain, user, api, name, value):
+        User.objects.update(is_superuser=True)
+        response = api("POST", self.path, {name: value})
+        assert (response.status_code, list(response.json()["fields"])) == (400, [name])
+        assert registrations_between(9) == []
