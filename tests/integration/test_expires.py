@@ -118,6 +118,12 @@ def test_one_flush_removes_a_batch_at_most_and_asks_once(plain, configure):
     assert "INDEX" in plan
 
 
+def test_a_flush_that_has_no_time_left_does_not_begin(plain):
+    store(n1=later(seconds=-1))
+    flush(buffered, stop=lambda: True)
+    assert (stored(), buffered.count_pending()) == ([1], 0)
+
+
 @ONLY_VALKEY
 def test_flushers_in_parallel(database, redis_server):
     store(**{f"n{n}": later(seconds=-n) for n in range(1, 200)})

@@ -154,6 +154,7 @@ class RowBuffer(CoalescingBuffer):
             return 0
         layout, now = self.layout(), timezone.now()
         passed = all_rows(layout).filter(**{f"{self.expires}__lte": now}).order_by(self.expires)
+        passed = passed.only(*(c.name for c in layout.key))
         ids = [layout.id_of(row) for row in passed[:size]]
         removals = []
         for id, (row, guard) in reading.all_guarded(self, ids).items():
