@@ -6,7 +6,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import connections
 
-from writebehind_app import Add, Merge
+from writebehind_app import Add, Max, Merge
 from writebehind_app.meta.models import PostMeta
 from writebehind_app.meta.services import delete_post_meta, post_meta, save_post_meta
 
@@ -57,7 +57,9 @@ def test_keys_that_a_database_may_take_for_equal(database, redis_server, pair):
     assert dict(PostMeta.objects.values_list("meta_key", "meta_value")) == {one: 1, two: 3}
 
 
-@pytest.mark.parametrize("value", [float("nan"), object(), "\ud800", Add(0.5), Add(2**63)])
+@pytest.mark.parametrize(
+    "value", [float("nan"), object(), "\ud800", Add(0.5), Add(2**63), Max(10**400)]
+)
 def test_what_is_no_json_is_refused(plain, value):
     with pytest.raises(ValidationError) as refused:
         save_post_meta(1, good=1, bad=value)

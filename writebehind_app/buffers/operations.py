@@ -157,7 +157,7 @@ def _on_json(operation: Operation) -> str:
     else:
         assert isinstance(operation, Max | Min)
         number, sign = operation.value, ">" if isinstance(operation, Max) else "<"
-        if not _is_number(number) or not math.isfinite(number):
+        if not _is_number(number) or (isinstance(number, float) and not math.isfinite(number)):
             name = type(operation).__name__
             raise ValidationError(
                 f"{name} needs a number where it is for JSON, not {number!r}.", code="invalid"

@@ -13,7 +13,7 @@ from django.db import models
 from django.http import HttpRequest, UnreadablePostError
 
 from writebehind_app import conf
-from writebehind_app.buffers.operations import Add, Max, Merge, Min, Operation
+from writebehind_app.buffers.operations import Add, Max, Merge, Min
 
 MAX_DEPTH = 20  # of lists and objects in each other; MariaDB keeps a few more, Python hundreds
 
@@ -100,8 +100,8 @@ def _clean(field: Any, value: Any) -> Any:
         kind, noun = int, "a whole number"
     elif isinstance(field, models.JSONField):  # all of them here are empty objects at first
         kind, noun = dict, "an object"
-    if isinstance(value, Operation) and kind is not str:
-        return value  # which the buffer checks
+    if isinstance(value, Merge) and kind is dict:
+        return value
     if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
         raise ValidationError(f"This has to be {noun}.", code="invalid")
     return field.clean(value, None)
