@@ -39,8 +39,7 @@ class TicketMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 @admin.register(AppointmentMeta)
 class AppointmentMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("appointment_id", "patient_id", "starts_at", "status", "expires_at")
-    list_filter = ("status",)
-    date_hierarchy = "starts_at"
+    list_filter = ("status", "starts_at")
     search_fields = ("=appointment_id", "=patient_id")
     readonly_fields = ("created_at", "updated_at")
 
@@ -48,7 +47,7 @@ class AppointmentMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 @admin.register(EventRegistration)
 class EventRegistrationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("event_id", "email", "name", "registered_at")
-    date_hierarchy = "registered_at"
+    list_filter = ("registered_at",)
     search_fields = ("=event_id", "email", "name")
 
 
