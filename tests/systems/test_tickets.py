@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.core.exceptions import FieldError, ValidationError
-from django.db import connections
+from django.db import OperationalError, connections, transaction
 
 from writebehind_app import Add, Merge
 from writebehind_app.exceptions import AlreadyExists
@@ -60,6 +60,29 @@ def test_what_is_not_there_is_not_resolved(plain):
     with pytest.raises(TicketMeta.DoesNotExist):
         resolve_ticket(5)
     assert TicketMeta.buffered.count_pending() == 0
+
+
+def test_nothing_is_resolved_inside_a_transaction(plain):
+    open_ticket(5)
+    with transaction.atomic(), pytest.raises(transaction.TransactionManagementError):
+        resolve_ticket(5)
+    assert ticket(5).status == "open"
+
+
+def test_a_resolved_ticket_that_the_database_refuses_is_stored_later(plain):
+    open_ticket(5)
+    with connections["default"].execute_wrapper(refuse_inserts), pytest.raises(OperationalError):
+        resolve_ticket(5)
+    assert ticket(5).status == "resolved"
+    assert not TicketMeta.objects.exists()
+    TicketMeta.buffered.flush()
+    assert TicketMeta.objects.get().status == "resolved"
+
+
+def refuse_inserts(execute, sql, params, many, context):
+    if sql.startswith("INSERT"):
+        raise OperationalError("away")
+    return execute(sql, params, many, context)
 
 
 def test_wrong_values_and_fields_are_refused(plain):

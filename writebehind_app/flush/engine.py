@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, IntegrityError, OperationalError, connections
+from django.db import Error, IntegrityError, OperationalError, connections
 
 from writebehind_app import conf
 from writebehind_app.flush.garbage import paused
@@ -129,7 +129,7 @@ def flush(
     if not ids and not over():
         try:
             buffer.expire(size)
-        except DatabaseError as error:
+        except Error as error:
             logger.exception("%s: rows whose time has passed could not be looked up", buffer)
             connections[buffer.layout().using].close_if_unusable_or_obsolete()
             failures.append(error)

@@ -15,6 +15,7 @@ from django.db import router
 from django.utils import timezone
 
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.flush.writer import check_outside_transaction
 from writebehind_app.meta.models import (
     AppointmentMeta,
     EventRegistration,
@@ -137,9 +138,11 @@ def resolve_ticket(ticket_id: int, **values: Any) -> TicketMeta:
     it; the write is accepted then, and flushed later. As every flush it has to be outside of
     `transaction.atomic()`.
     """
+    using = router.db_for_write(TicketMeta)
+    check_outside_transaction(using)  # before anything is written
     update_ticket(ticket_id, **{**values, "status": RESOLVED})
     TicketMeta.buffered.flush(ticket_id=ticket_id)
-    return TicketMeta.objects.using(router.db_for_write(TicketMeta)).get(ticket_id=ticket_id)
+    return TicketMeta.objects.using(using).get(ticket_id=ticket_id)
 
 
 def ticket(ticket_id: int) -> TicketMeta:
