@@ -277,6 +277,12 @@ class TestLog:
         assert (entries[0].since, entries[0].at, entries[0].writes) == (first, first, 1)
         assert (entries[0].keep, entries[0].delete, entries[0].relative) == (True, False, False)
 
+    def test_numbers_rise_where_the_clock_goes_back(self, one):
+        ahead = self.append(one, "1") + 10**12
+        one.client.hset(KEY, "no", ahead)
+        assert self.append(one, "2", "3") == ahead + 1
+        assert self.append(one, "4") == ahead + 3
+
     def test_a_record_of_no_fields(self, one):
         shard.append(
             one.client,

@@ -92,15 +92,15 @@ class LogBuffer(Buffer):
     # Writing
 
     def append(self, /, **values: Any) -> Receipt:
-        """Append a record; `AlreadyExists` where one of its unique values is pending or stored."""
+        """Append a record; `AlreadyExists` where one with its unique id is pending or stored."""
         return self._append([self._checked(values)])[0]
 
     def extend(self, records: Iterable[Mapping[str, Any] | models.Model]) -> list[Receipt]:
         """Append many records in few round trips.
 
-        All are checked before the first is sent. Up to a thousand are appended all or not at all.
-        Of more, those before the thousand that failed are in: Redis did not answer, or somebody
-        took a unique id in between.
+        All are checked before the first is sent. Those of a shard go a thousand at a time, and each
+        thousand is appended all or not at all. Where one fails, because Redis did not answer or
+        somebody took a unique id in between, those before it are in.
         """
         values_of = self.layout().values_of
         return self._append(

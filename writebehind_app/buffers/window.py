@@ -54,47 +54,55 @@ class Window:
         """Instances, in the order of their times; of one time, those that are not stored last."""
         waiting = list(self._waiting())
         upto = self._upto()
-        stored = list(self._rows().annotate(**upto).order_by(self.time, "pk"))
-        applied = {name: getattr(stored[0], name) for name in upto} if stored else {}
-        for row in stored:
+        found = list(self._rows().annotate(**upto).order_by(self.time, "pk"))
+        applied = {name: getattr(found[0], name) for name in upto} if found else {}
+        for row in found:
             for name in upto:
                 del row.__dict__[name]
-        stored += [row for name, no, row in waiting if no > (applied.get(name) or 0)]
-        return sorted(stored, key=lambda row: getattr(row, self.time))
+        for name, entry in waiting:
+            if entry.no > (applied.get(name) or 0):
+                found.append(self._instance(entry))
+        return sorted(found, key=lambda row: getattr(row, self.time))
 
     def count(self) -> int:
         """How many records there are."""
         waiting = list(self._waiting())
         upto = {name: Max(query) for name, query in self._upto().items()}
         applied = self._rows().aggregate(stored=Count("pk"), **upto)
-        missing = sum(no > (applied[name] or 0) for name, no, _ in waiting)
+        missing = sum(entry.no > (applied[name] or 0) for name, entry in waiting)
         return int(applied["stored"]) + missing
 
     # In Redis
 
-    def _waiting(self) -> Iterator[tuple[str, int, Any]]:
-        """What is in flight or pending: the name of the shard in `_upto()`, number, instance."""
+    def _waiting(self) -> Iterator[tuple[str, Entry]]:
+        """What is in flight or pending, with the name of its shard in `_upto()`."""
         since, until = (micros_of(at) if at else None for at in (self.since, self.until))
         keys = self.buffer.shard_keys()
         for n, entries in enumerate(store.window(client(), keys, since, until)):
             for entry in sorted(entries, key=lambda entry: entry.no):
-                row = self._row(entry)
-                if row is not None:
-                    yield _name(n), entry.no, row
+                if self._has(entry):
+                    yield _name(n), entry
 
-    def _row(self, entry: Entry) -> models.Model | None:
-        """What a record comes to, if it is in the window."""
+    def _has(self, entry: Entry) -> bool:
         wanted, texts = self.wanted, entry.texts
         if any(texts.get(name, text) != text for name, text in wanted.items()):
-            return None
+            return False
+        absent = wanted.keys() - texts.keys()
+        if not absent and self.time not in texts:
+            return True  # its number is its time, by which it was found
+        row = self._instance(entry)
+        defaults = self.layout.texts_of(row, absent)
+        at = getattr(row, self.time)
+        return (
+            all(wanted[name] == text for name, text in defaults.items())
+            and not (self.since and at < self.since)
+            and not (self.until and at >= self.until)
+        )
+
+    def _instance(self, entry: Entry) -> models.Model:
         row = self.layout.merge(entry, None)
         assert row is not None  # a record is never a delete
-        defaults = self.layout.texts_of(row, wanted.keys() - texts.keys())
-        if any(wanted[name] != text for name, text in defaults.items()):
-            return None
-        at = getattr(row, self.time)
-        early, late = self.since and at < self.since, self.until and at >= self.until
-        return None if early or late else row
+        return row
 
     # In the database
 
