@@ -170,6 +170,7 @@ class Strict(models.Model):
     other = models.IntegerField(default=7)
     day = models.DateField(auto_now_add=True)
     clock = models.TimeField(auto_now=True)
+    begun_at = models.DateTimeField(default=timezone.now)
 
     buffered = RowBuffer(key="code")
 

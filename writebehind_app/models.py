@@ -16,7 +16,8 @@ class AppliedBatch(models.Model):
     token = models.CharField(_("token"), max_length=32, primary_key=True)
     buffer = models.CharField(_("buffer"), max_length=200)
     shard = models.PositiveIntegerField(_("shard"))
-    # Of a log's batch: the number of its last record. All up to the greatest are in the database.
+    # Of a log's batch: the number of its last record. All up to the greatest are in the database,
+    # which every window() asks for.
     upto = models.BigIntegerField(_("up to"), null=True)
     entries = models.PositiveIntegerField(_("entries"))  # claimed
     rows = models.PositiveIntegerField(_("rows"), default=0)  # written or deleted

@@ -67,6 +67,17 @@ class TestSet:
         row = Strict.objects.get()
         assert (row.required, row.other) == ("stays", 2)
 
+    def test_a_time_whose_default_is_now(self, database, redis_server):
+        at = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+        Strict.buffered.set(code="given", required="r", begun_at=at)
+        Strict.buffered.set(code="not", required="r")
+        begun = []
+        for _ in range(2):
+            begun.append([Strict.buffered.get(code=code).begun_at for code in ("given", "not")])
+            Strict.buffered.flush()
+        assert begun[0] == begun[1]
+        assert begun[0][0] == at < begun[0][1]
+
     def test_the_key_alone_makes_a_row_of_defaults(self, database, redis_server):
         Item.buffered.set(number=1)
         assert Item.buffered.get(number=1).d == 0.5
