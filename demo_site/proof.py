@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -41,7 +40,7 @@ class Run:
     """One way to do the writes, measured."""
 
     writes: int
-    rows: int  # written to the database, as often as they were
+    rows: int  # written to the database, each as often as it was
     statements: int
     seconds: float  # until all of it was in the database
     differences: list[str]
@@ -74,14 +73,14 @@ def run_buffered(system: System, plans: list[Plan]) -> Run:
     flusher = Flusher(eager=True)
     flusher.start()
     try:
-        statements = _in_threads(system.write, plans)
+        counted = _in_threads(system.write, plans)
     finally:
         flusher.end()
     flusher.result.add(drain())
     return Run(
         writes=_count(plans),
         rows=flusher.result.rows,
-        statements=statements + flusher.result.statements,
+        statements=counted.statements + flusher.result.statements,
         seconds=time.monotonic() - started,
         differences=_differences(system, plans, since=begun),
     )
@@ -91,7 +90,7 @@ def run_directly(system: System, plans: list[Plan]) -> Run:
     """The writes one by one through the ORM. The rows are deleted again."""
     begun, started = timezone.now(), time.monotonic()
     try:
-        statements = _in_threads(system.write_directly, plans)
+        counted = _in_threads(system.write_directly, plans)
         seconds = time.monotonic() - started
         found = _differences(system, plans, since=begun)
     finally:
@@ -99,8 +98,8 @@ def run_directly(system: System, plans: list[Plan]) -> Run:
             system.remove(part.keys)
     return Run(
         writes=_count(plans),
-        rows=_count(plans),
-        statements=statements,
+        rows=counted.rows,
+        statements=counted.statements,
         seconds=seconds,
         differences=found,
     )
@@ -141,29 +140,31 @@ def _count(plans: list[Plan]) -> int:
     return sum(len(part.writes) for part in plans)
 
 
-def _in_threads(write: Callable[[Any, dict[str, Any]], None], plans: list[Plan]) -> int:
-    """Do each plan in a thread of its own, and say how many statements they took.
+def _in_threads(write: Callable[[Any, dict[str, Any]], None], plans: list[Plan]) -> _Counter:
+    """Do each plan in a thread of its own, and count what they sent to the database.
 
     An error, or a Ctrl-C, ends them all.
     """
     ending = threading.Event()
 
-    def work(part: Plan) -> int:
+    def work(part: Plan) -> _Counter:
+        counter = _Counter()
         try:
-            with _statements() as count:
+            with connection.execute_wrapper(counter):
                 for key, values in part.writes:
                     if ending.is_set():
                         break
                     write(key, values)
-                return count()
+            return counter
         finally:
             connections.close_all()
 
     with ThreadPoolExecutor(len(plans)) as pool:
         try:
-            return sum(done.result() for done in as_completed(pool.submit(work, p) for p in plans))
+            done = [d.result() for d in as_completed(pool.submit(work, part) for part in plans)]
         finally:
             ending.set()
+    return _Counter(sum(each.statements for each in done), sum(each.rows for each in done))
 
 
 def _differences(system: System, plans: list[Plan], *, since: datetime) -> list[str]:
@@ -198,15 +199,18 @@ def _in_times(name: str, times: list[datetime], since: datetime) -> Iterator[str
         yield f"{name}: dated {', '.join(map(str, times))}, in a run that began {since}"
 
 
-@contextmanager
-def _statements() -> Iterator[Callable[[], int]]:
-    """Counts the statements of this thread's connection."""
-    count = 0
+@dataclass(slots=True)
+class _Counter:
+    """Counts what goes through the connection of a thread."""
 
-    def counted(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-        nonlocal count
-        count += 1
-        return execute(sql, params, many, context)
+    statements: int = 0
+    rows: int = 0  # written
 
-    with connection.execute_wrapper(counted):
-        yield lambda: count
+    def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        self.statements += 1
+        result = execute(sql, params, many, context)
+        if sql.startswith("INSERT"):
+            self.rows += 1  # SQLite knows only once the new primary key was fetched
+        elif sql.startswith(("UPDATE", "DELETE")):
+            self.rows += context["cursor"].rowcount
+        return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db import models
@@ -12,6 +13,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from demo_site import figures
+from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.exceptions import BufferUnavailable
 
@@ -30,15 +32,28 @@ class Pair:
 
     def fields(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """Of each field its label, what it is now and what is stored."""
+        label = self.now._meta.get_field
         return [
-            {
-                "label": self.now._meta.get_field(name).verbose_name,
-                "now": getattr(self.now, name),
-                "stored": getattr(self.stored, name, None),
-                "pending": getattr(self.now, name) != getattr(self.stored, name, None),
-            }
+            compared(
+                label(name).verbose_name, getattr(self.now, name), getattr(self.stored, name, None)
+            )
             for name in names
         ]
+
+
+def compared(label: str, now: Any, stored: Any) -> dict[str, Any]:
+    """A value for people, as it is and as it is stored."""
+    return {"label": label, "now": _text(now), "stored": _text(stored), "pending": now != stored}
+
+
+def _text(value: Any) -> str:
+    if value in (None, "", {}):
+        return "–"  # noqa: RUF001
+    if isinstance(value, datetime):
+        return f"{value:%H:%M:%S}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    return str(value)
 
 
 def pairs(buffer: RowBuffer, rows: models.QuerySet[Any]) -> list[Pair]:
@@ -47,6 +62,14 @@ def pairs(buffer: RowBuffer, rows: models.QuerySet[Any]) -> list[Pair]:
     # one as stored that is not.
     stored = {row.pk: row for row in rows}
     return [Pair(row, stored.get(row.pk)) for row in buffer.overlay(rows.all())]
+
+
+def receipt(request: HttpRequest, buffer: RowBuffer, id: str) -> str:
+    """What became of the write that this page was opened after: '' without one."""
+    number = request.GET.get("write", "")
+    if not (number.isascii() and number.isdigit() and len(number) < 19):
+        return ""
+    return Receipt(buffer.shard_key_of(id), id, int(number)).where
 
 
 def page(request: HttpRequest, section: str, template: str, **context: Any) -> HttpResponse:

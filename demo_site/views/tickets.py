@@ -11,11 +11,11 @@ from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from demo_site.systems.tickets import AGENTS, QUIET, STATUSES
-from demo_site.views.common import Pair, page, pairs
-from writebehind_app.buffers.receipt import Receipt
+from demo_site.views.common import Pair, page, pairs, receipt
+from writebehind_app.meta import services
 from writebehind_app.meta.models import TicketMeta
 
 _SHOWN = ("subject", "status", "assigned_to", "category", "updated_at")
@@ -39,6 +39,7 @@ def tickets(request: HttpRequest) -> HttpResponse:
     return page(request, "tickets", "tickets", page=current, pairs=found, quiet=QUIET)
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 def ticket(request: HttpRequest, ticket_id: int) -> HttpResponse:
     return (_change if request.method == "POST" else _show)(request, ticket_id)
 
@@ -47,15 +48,14 @@ def ticket(request: HttpRequest, ticket_id: int) -> HttpResponse:
 @permission_required("writebehind_meta.change_ticketmeta")
 def resolve(request: HttpRequest, ticket_id: int) -> HttpResponse:
     """Resolved is what the database has to know at once."""
-    _pair(ticket_id)
-    TicketMeta.buffered.set(ticket_id=ticket_id, status="resolved")
-    TicketMeta.buffered.flush(ticket_id=ticket_id)
-    row = TicketMeta.objects.get(ticket_id=ticket_id)
+    try:
+        row = services.resolve_ticket(ticket_id)
+    except TicketMeta.DoesNotExist as error:
+        raise Http404(str(error)) from None
     messages.success(request, f"Ticket {ticket_id} is {row.status}, and stored in the database.")
     return redirect("ticket", ticket_id)
 
 
-@require_safe
 def _show(request: HttpRequest, ticket_id: int, form: TicketForm | None = None) -> HttpResponse:
     pair = _pair(ticket_id)
     return page(
@@ -65,7 +65,7 @@ def _show(request: HttpRequest, ticket_id: int, form: TicketForm | None = None) 
         pair=pair,
         fields=pair.fields(_SHOWN),
         form=form or TicketForm(initial=_initial(pair.now)),
-        where=_where(request, ticket_id),
+        where=receipt(request, TicketMeta.buffered, str(ticket_id)),
         quiet=ticket_id in QUIET,
     )
 
@@ -79,8 +79,8 @@ def _change(request: HttpRequest, ticket_id: int) -> HttpResponse:
     changed = {name: form.cleaned_data[name] for name in form.changed_data}
     where = reverse("ticket", args=[ticket_id])
     if changed:
-        receipt = TicketMeta.buffered.set(ticket_id=ticket_id, **changed)
-        where = f"{where}?write={receipt.no}"
+        written = TicketMeta.buffered.set(ticket_id=ticket_id, **changed)
+        where = f"{where}?write={written.no}"
     return redirect(where)
 
 
@@ -95,12 +95,3 @@ def _pair(ticket_id: int) -> Pair:
 
 def _initial(ticket: TicketMeta) -> dict[str, Any]:
     return {name: getattr(ticket, name) for name in TicketForm.base_fields}
-
-
-def _where(request: HttpRequest, ticket_id: int) -> str:
-    """What became of the write that this page was opened after: '' without one."""
-    number = request.GET.get("write", "")
-    if not (number.isascii() and number.isdigit() and len(number) < 19):
-        return ""
-    id = str(ticket_id)
-    return Receipt(TicketMeta.buffered.shard_key_of(id), id, int(number)).where

@@ -2,21 +2,89 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.browser.conftest import Browser
-from tests.demo import Demo, rows
+from tests.demo import Demo, rows, wait_until
 
 pytestmark = pytest.mark.browser
 
 PAGES = {
+    "lessons": "lessons/",
+    "lesson": "lessons/2/",
     "tickets": "tickets/",
     "ticket": "tickets/2/",
+    "appointments": "appointments/",
+    "profile": "profile/",
     "login": "login/",
 }
+
+
+def test_the_position_in_a_lesson_is_back_after_a_reload(browser: Browser, demo: Demo) -> None:
+    browser.open("lessons/1/")
+    browser.click("[data-seek='60']")
+    browser.click("#play")
+    browser.fill("notes", "Ask about this.")
+    wait_until(lambda: browser.text("#clock") >= "1:03")
+    browser.click("#play")
+    browser.wait_for_text("#saved", "saved")
+    position = browser.run("return position")
+    browser.open("lessons/1/")
+
+    assert browser.run("return position") == pytest.approx(position, abs=0.1)
+    assert browser.text("#clock") == browser.run("return clock(arguments[0])", position)
+    assert browser.find("#notes").get_property("value") == "Ask about this."
+    browser.wait_for_text("#state h2", "stored")
+    stored = lesson(demo, 1)
+    assert stored["position"] == stored["furthest"] == pytest.approx(position, abs=0.1)
+    assert stored["seconds"] in (2, 3, 4)
+    assert stored["notes"] == "Ask about this."
+
+
+def test_a_lesson_says_when_it_is_saved_and_when_it_is_stored(browser: Browser) -> None:
+    browser.open("lessons/3/")
+    browser.click("[data-seek='180']")
+
+    browser.wait_for_text("#saved", "saved, pending")
+    browser.wait_for_text("#saved", "stored in the database")
+
+
+def test_what_was_watched_last_arrives_when_the_page_is_left(browser: Browser) -> None:
+    browser.open("lessons/3/")
+    browser.click("[data-seek='0']")
+    browser.wait_for_text("#saved", "saved")
+    browser.run("seek(77)")
+    browser.open("tickets/")
+
+    wait_until(lambda: browser.open("lessons/3/") or browser.run("return position") == 77)
+    assert browser.run("return position") == 77
+
+
+def test_a_finished_lesson_is_in_the_database(browser: Browser, demo: Demo) -> None:
+    browser.open("lessons/2/")
+    browser.click("[data-seek='270']")
+    browser.fill("notes", "Done")
+    browser.click("#finish")
+
+    browser.wait_for_text(".notice", "“Nothing is lost” is finished.")
+    stored = lesson(demo, 2)
+    assert stored["done"] is True
+    assert stored["furthest"] == 270
+    assert stored["notes"] == "Done"
+
+
+def lesson(demo: Demo, id: int) -> dict[str, Any]:
+    """What the database has for the user of the tests."""
+    query = (
+        "SELECT meta_key, meta_value FROM writebehind_meta_lessonmeta JOIN auth_user"
+        f" ON user_id = auth_user.id WHERE username = 'demo' AND lesson_id = {id}"
+    )
+    return {key: json.loads(value) for key, value in rows(demo.data, query)}
 
 
 def test_a_resolved_ticket_is_in_the_database(browser: Browser, demo: Demo) -> None:
@@ -37,6 +105,56 @@ def test_a_changed_ticket_is_pending_then_stored(browser: Browser, demo: Demo) -
     browser.wait_for_text("#write", "stored in the database")
     subject = "SELECT subject FROM writebehind_meta_ticketmeta WHERE ticket_id = 3"
     assert rows(demo.data, subject) == [("Typed by hand",)]
+
+
+def test_a_click_moves_an_appointment(browser: Browser, demo: Demo) -> None:
+    browser.open("appointments/")
+    browser.click("button[value='1:scheduled']")
+    wait_until(lambda: browser.has("button[value='1:confirmed']"))
+    browser.click("button[value='1:confirmed']")
+    wait_until(lambda: browser.has("button[value='1:arrived']"))
+
+    # Still the latest card of that column: what is pending is shown, then stored.
+    assert "pending" in browser.text("#appointment-1")
+    browser.wait_for_text("#appointment-1", "stored")
+    status = "SELECT status FROM writebehind_meta_appointmentmeta WHERE appointment_id = 1"
+    assert rows(demo.data, status) == [("arrived",)]
+
+
+def test_an_appointment_that_somebody_else_moved_stays_where_it_is(browser: Browser) -> None:
+    browser.open("appointments/")
+    browser.run(
+        """
+        const button = document.querySelector("button[value='2:scheduled']");
+        button.focus();  // the page does not replace what has the focus
+        const form = new FormData(button.form, button);
+        return fetch("", {method: "POST", body: form}).then(() => button.click());
+        """
+    )
+
+    browser.wait_for_text(".notice", "Appointment 2 is not scheduled any more")
+    assert browser.has("button[value='2:confirmed']")
+
+
+def test_a_profile_is_changed(browser: Browser, demo: Demo) -> None:
+    browser.open("profile/")
+    browser.fill("display_name", "Dana <b>Demo</b>")
+    browser.fill("bio", "First line\nsecond line")
+    browser.click("[name=digest]")
+    browser.click("form.stack button")
+
+    browser.wait_for_text("#write", "Your write was accepted")
+    browser.wait_for_text("#write", "stored in the database")
+    assert "Dana <b>Demo</b>" in browser.text("#state")
+    assert browser.find("[name=digest]").is_selected()
+    profile = (
+        "SELECT display_name, bio, preferences FROM writebehind_meta_userprofile"
+        " WHERE user_id = (SELECT id FROM auth_user WHERE username = 'demo')"
+    )
+    name, bio, preferences = rows(demo.data, profile)[0]
+    assert name == "Dana <b>Demo</b>"
+    assert bio.split() == ["First", "line", "second", "line"]
+    assert json.loads(preferences) == {"digest": True}
 
 
 @pytest.mark.parametrize("width", [1280, 390])

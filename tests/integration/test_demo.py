@@ -72,11 +72,11 @@ class TestOnce:
             assert done.returncode == 0, done.stdout + done.stderr
             table = TABLE.findall(done.stdout)
             assert [title for title, *_ in table] == [*TITLES, "All"]
-            for title, *columns in table:
+            for _, *columns in table:
                 writes, rows_buffered, rows_directly, buffered, directly, differences = (
                     int(text.replace(",", "")) for text in columns
                 )
-                assert writes == (1000 if title == "All" else 1000 // len(TITLES))
+                assert writes in (1000 // len(TITLES), 1000 // len(TITLES) + 1, 1000)
                 assert 0 < rows_buffered <= rows_directly
                 assert 0 < buffered < directly
                 assert differences == 0
@@ -135,6 +135,7 @@ class TestSite:
         assert "change this ticket" in page("tickets/1/")
         assert "Username" in page("tickets/1/", {"subject": "Not logged in", "status": "open"})
         page("login/", {"username": "demo", "password": "demo", "next": "/"})
+        assert "This field is required." in page("tickets/1/", {"subject": "", "status": "open"})
         changed = {"subject": "By hand", "status": "closed", "assigned_to": "dora"}
         after = page("tickets/1/", changed)
 

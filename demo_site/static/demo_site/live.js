@@ -17,12 +17,18 @@ async function refreshFigures() {
   }
 }
 
+// A button that is pressed must still be there when it is let go of.
+let pressed = false;
+addEventListener("pointerdown", () => { pressed = true; });
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => { pressed = false; });
+
 async function refreshParts() {
   const parts = document.querySelectorAll("[data-live]");
   if (!parts.length) return;
   const response = await fetch(location.href);
   if (!response.ok) throw new Error(response.statusText);
   const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (pressed) return;
   for (const part of parts) {
     const now = fresh.getElementById(part.id);
     // Not under the keyboard: a link that has the focus would lose it.
