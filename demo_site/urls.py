@@ -6,7 +6,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from demo_site.systems import SYSTEMS
-from demo_site.views import appointments, common, lessons, profile, tickets
+from demo_site.views import appointments, common, events, lessons, profile, tickets
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name=SYSTEMS[0].view), name="home"),
@@ -14,6 +14,8 @@ urlpatterns = [
     path("lessons/<int:lesson_id>/", lessons.lesson, name="lesson"),
     path("lessons/<int:lesson_id>/finish/", lessons.finish, name="finish"),
     path("lessons/<int:lesson_id>/state.json", lessons.state, name="lesson-state"),
+    path("events/", events.events, name="events"),
+    path("events/<int:event_id>/", events.event, name="event"),
     path("tickets/", tickets.tickets, name="tickets"),
     path("tickets/<int:ticket_id>/", tickets.ticket, name="ticket"),
     path("tickets/<int:ticket_id>/resolve/", tickets.resolve, name="resolve"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.browser
 PAGES = {
     "lessons": "lessons/",
     "lesson": "lessons/2/",
+    "events": "events/",
+    "event": "events/1/?last=hour",
     "tickets": "tickets/",
     "ticket": "tickets/2/",
     "appointments": "appointments/",
@@ -85,6 +88,30 @@ def lesson(demo: Demo, id: int) -> dict[str, Any]:
         f" ON user_id = auth_user.id WHERE username = 'demo' AND lesson_id = {id}"
     )
     return {key: json.loads(value) for key, value in rows(demo.data, query)}
+
+
+def test_a_second_registration_of_an_address_is_refused(browser: Browser, demo: Demo) -> None:
+    for name, email in (("Ada", "ada@example.org"), ("Somebody else", "Ada@Example.org")):
+        browser.open("events/3/")
+        browser.fill("name", name)
+        browser.fill("email", email)
+        browser.click("form.stack button")
+        browser.wait_for_text("main", "is registered")
+
+    assert "Ada@Example.org is registered for this event already." in browser.text(".errorlist")
+    assert browser.find("#id_email").get_attribute("aria-invalid") == "true"
+    browser.open("events/3/")
+    assert "Ada" in browser.text("#registrations")
+    assert "Somebody else" not in browser.text("#registrations")
+    names = "SELECT name FROM writebehind_meta_eventregistration WHERE email = 'ada@example.org'"
+    wait_until(lambda: rows(demo.data, names))
+    assert rows(demo.data, names) == [("Ada",)]
+    wait_until(lambda: re.search(r"Ada\s+ada@example.org\s+[\d:]+\s+stored", shown(browser)))
+    assert re.search(r"Ada\s+ada@example.org\s+[\d:]+\s+stored", shown(browser))
+
+
+def shown(browser: Browser) -> str:
+    return browser.text("#registrations")
 
 
 def test_a_resolved_ticket_is_in_the_database(browser: Browser, demo: Demo) -> None:

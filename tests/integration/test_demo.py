@@ -56,7 +56,8 @@ def left_in_valkey(data: Path) -> int:
     valkey.start()
     try:
         with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
-            return sum(len(client.keys(f"*:{kind}:*")) for kind in ("e", "f"))
+            entries = sum(len(client.keys(f"*:{kind}:*")) for kind in ("e", "f"))
+            return entries + sum(map(client.xlen, client.keys("*:log")))
     finally:
         valkey.stop()
 
