@@ -317,3 +317,21 @@ class Seat(models.Model):
     at = models.DateTimeField()
 
     buffered = LogBuffer(time="at", unique="number")
+
+
+class Venue(models.Model):
+    """Has rows that others refer to by the key of its buffer."""
+
+    slug = models.SlugField(primary_key=True)
+    name = models.CharField(max_length=20, default="")
+
+    buffered = RowBuffer(key="slug")
+
+
+class Place(models.Model):
+    """Refers to a row of another buffer."""
+
+    number = models.IntegerField(unique=True)
+    venue = models.ForeignKey(Venue, models.CASCADE)
+
+    buffered = RowBuffer(key="number")

@@ -28,6 +28,7 @@ class Settings:
     LEASE: float = 60.0  # a batch whose flusher was silent for so long is taken over
     BACKOFF: float = 1.0  # wait after a failed batch; doubles with each failure
     MAX_BACKOFF: float = 60.0  # the longest such wait
+    POISON_LIMIT: int = 20  # so many entries, refused one and all, wait: it is hardly their fault
     CONNECT_TIMEOUT: float = 0.5  # for a connection to Redis
     SOCKET_TIMEOUT: float = 1.0  # for an answer of Redis to a read or a write
     META_MAX_KEYS: int = 64  # in an object that the endpoints take, and objects in a list
@@ -44,6 +45,7 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "LEASE": (float, 0, False),
     "BACKOFF": (float, 0, False),
     "MAX_BACKOFF": (float, 0, False),
+    "POISON_LIMIT": (int, 2, True),
     "CONNECT_TIMEOUT": (float, 0, False),
     "SOCKET_TIMEOUT": (float, 0, False),
     "META_MAX_KEYS": (int, 1, True),

@@ -21,6 +21,7 @@ class AppliedBatch(models.Model):
     upto = models.BigIntegerField(_("up to"), null=True)
     entries = models.PositiveIntegerField(_("entries"))  # claimed
     rows = models.PositiveIntegerField(_("rows"), default=0)  # written or deleted
+    dead_letters = models.PositiveIntegerField(_("dead letters"), default=0)
     statements = models.PositiveIntegerField(_("statements"), default=0)
     oldest_at = models.DateTimeField(_("oldest write"))  # the first write that is in the batch
     applied_at = models.DateTimeField(_("applied"), db_index=True)
@@ -34,3 +35,32 @@ class AppliedBatch(models.Model):
 
     def __str__(self) -> str:
         return f"{self.buffer} {self.token}"
+
+
+class DeadLetter(models.Model):
+    """An entry that the database refused for what it contains."""
+
+    buffer = models.CharField(_("buffer"), max_length=200)
+    shard = models.PositiveIntegerField(_("shard"))
+    number = models.BigIntegerField(_("number"))  # of the entry
+    digest = models.CharField(_("digest"), max_length=40)  # of the key, which may be long
+    # JSON in text: what a JSON column refuses may be what the letter is here for.
+    entry = models.TextField(_("entry"))
+    superseded = models.JSONField(_("superseded"), default=list)  # fields that were written since
+    error = models.CharField(_("error"), max_length=100)  # the class
+    reason = models.TextField(_("reason"))
+    attempts = models.PositiveIntegerField(_("attempts"), default=1)
+    first_seen = models.DateTimeField(_("first seen"))
+    last_seen = models.DateTimeField(_("last seen"), db_index=True)
+
+    class Meta:
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+        ordering = ("pk",)
+        indexes = [
+            models.Index(fields=["buffer", "digest"], name="writebehind_dead_key"),
+            models.Index(fields=["buffer", "shard", "number"], name="writebehind_dead_number"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.buffer} {self.pk}: {self.reason}"

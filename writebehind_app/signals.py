@@ -9,3 +9,6 @@ flushed = Signal()
 
 # After a batch failed and was given back: sender=the model, buffer, shard, error, attempts.
 flush_failed = Signal()
+
+# After a batch that left dead letters was acknowledged: sender=the model, buffer, shard, letters.
+dead_lettered = Signal()

@@ -13,6 +13,7 @@ STEPS = (
     "flush.deleted",  # rows that go are gone, not committed
     "flush.updated",  # rows that were there are changed, not committed
     "flush.inserted",  # new rows are in, not committed
+    "flush.buried",  # what was refused is in the dead letters, not committed
     "flush.committed",  # the database has the batch, Redis still holds it in flight
     "flush.acked",  # Redis dropped the batch, the flusher has not counted it
 )

@@ -390,3 +390,38 @@ def test_a_batch_is_claimed_by_one_of_many(redis_server, configure):
     calls = [(shard.key, f"token {n}", 60_000_000, 10, "all", "") for n in range(20)]
     replies = lua.run_many(shard.client, "claim", calls)
     assert sorted(reply[0] for reply in replies) == ["batch"] + ["busy"] * 19
+
+
+@on_valkey
+def test_a_lease_is_kept_while_a_long_transaction_runs(
+    database, redis_server, configure, monkeypatch
+):
+    configure(SHARDS=1, LEASE=0.3)
+    others: list[Any] = []
+
+    def hook(step: str) -> None:
+        if step == "flush.token":
+            time.sleep(0.9)
+            others.append(Item.buffered.shards()[0].claim("x", lease=1, size=9, due_only=False))
+
+    monkeypatch.setattr(steps, "hook", hook)
+    Item.buffered.set(number=1)
+    Item.buffered.flush()
+    assert [wait.reason for wait in others] == ["busy"]
+
+
+def test_a_lease_is_not_kept_after_a_failure(plain, configure, monkeypatch):
+    configure(SHARDS=1, LEASE=0.1)
+
+    def hook(step: str) -> None:
+        if step == "flush.token":
+            time.sleep(0.1)
+            raise RuntimeError
+
+    Item.buffered.set(number=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "hook", hook)
+        with pytest.raises(RuntimeError):
+            Item.buffered.flush()
+    time.sleep(0.1)
+    assert Item.buffered.flush().rows == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import random
+import re
 import time
 import unittest
 
 import pytest
 from django.core.exceptions import FieldError
-from django.db import DatabaseError, IntegrityError, connections, transaction
+from django.db import DatabaseError, ProgrammingError, connections, transaction
 from django.test import TestCase
 from django.utils import timezone
 
@@ -18,6 +19,7 @@ from tests.models import Child, ExamScore, GameScore, Item, Owner, Pair, Stamp, 
 from writebehind_app import RowBuffer, signals, steps
 from writebehind_app.buffers import registry
 from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.flush import deadletters, engine
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
 
@@ -500,11 +502,11 @@ class TestFailure:
                 with pytest.raises(DatabaseError):
                     Item.buffered.flush()
                 assert [e.attempts for e in Item.buffered.pending()] == [attempts] * 2
-        assert [
-            record.getMessage().rpartition("try is in ")[2]
-            for record in caplog.records
-            if record.name == "writebehind"
-        ] == ["5.0 s", "8.0 s", "8.0 s"]
+        messages = [r.getMessage() for r in caplog.records if r.name == "writebehind"]
+        assert all("a table, a column or a right may be missing" in text for text in messages)
+        waits = [float(re.search(r"try is in (.*) s:", text)[1]) for text in messages]
+        for wait, longest in zip(waits, [5, 8, 8], strict=True):
+            assert longest / 2 <= wait <= longest
 
         waiting = flush(Item.buffered)  # as the command does
         assert (waiting.rows, waiting.remaining, stored()) == (0, 2, {})
@@ -535,18 +537,26 @@ class TestFailure:
         Item.buffered.flush()
         assert {n: (r["a"], r["b"]) for n, r in stored().items()} == {1: (2, "old")}
 
-    def test_other_shards_are_flushed_all_the_same(self, database, redis_server, configure):
+    def test_other_shards_are_flushed_all_the_same(
+        self, database, redis_server, configure, monkeypatch
+    ):
         configure(SHARDS=4)
         owner = Owner.objects.create(name="o")
-        Pair.objects.create(owner=owner, name="has it", note="taken")
-        Pair.buffered.set(owner=owner, name="wants it", note="taken")
         Pair.buffered.set_many({"owner": owner, "name": str(n)} for n in range(100))
-        with pytest.raises(IntegrityError):
+        bad = Pair.buffered.shard_key_of(Pair.buffered._id({"owner": owner, "name": "5"}))
+        apply = engine.apply
+
+        def refuse(buffer, shard, *args, **kwargs):
+            if shard == Pair.buffered.shard_keys().index(bad):
+                raise ProgrammingError("no such table")
+            return apply(buffer, shard, *args, **kwargs)
+
+        monkeypatch.setattr(engine, "apply", refuse)
+        with pytest.raises(ProgrammingError):
             Pair.buffered.flush()
-        bad = Pair.buffered.shard_key_of(Pair.buffered._id({"owner": owner, "name": "wants it"}))
         with redis_server.client(decode_responses=True) as client:
             assert client.llen(f"{bad}:flight") == Pair.buffered.count_pending()
-        assert Pair.objects.count() == 1 + 101 - Pair.buffered.count_pending() > 50
+        assert Pair.objects.count() == 100 - Pair.buffered.count_pending() > 50
 
     @pytest.mark.parametrize("new", [False, True])
     def test_a_value_that_another_row_has_leaves_that_row_alone(
@@ -561,16 +571,16 @@ class TestFailure:
         Pair.buffered.set(owner=owner, name="mine", value=3, note="taken")
         Pair.buffered.set(owner=owner, name="third", value=4)
 
-        for attempts in (1, 2):
-            with pytest.raises(IntegrityError):
-                Pair.buffered.flush()
-            pairs = {p.name: (p.value, p.note) for p in Pair.objects.all()}
-            assert pairs == {"other": (1, "taken")} | ({} if new else {"mine": (2, "free")})
-            assert {e.attempts for e in Pair.buffered.pending()} == {attempts}
+        Pair.buffered.flush()
+        pairs = {p.name: (p.value, p.note) for p in Pair.objects.all()}
+        third = {"third": (4, None)}
+        assert pairs == third | {"other": (1, "taken")} | ({} if new else {"mine": (2, "free")})
 
+        (letter,) = deadletters.letters_of(Pair.buffered)
+        assert deadletters.retry(Pair.buffered, [letter.pk]) == (0, 1)
         other.note = "given up"
         other.save()
-        Pair.buffered.flush()
+        assert deadletters.retry(Pair.buffered, [letter.pk]) == (1, 0)
         assert {p.name: (p.value, p.note) for p in Pair.objects.all()} == {
             "other": (1, "given up"),
             "mine": (3, "taken"),

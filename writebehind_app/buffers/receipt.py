@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from writebehind_app.buffers import registry
 from writebehind_app.store.connection import client
+from writebehind_app.store.keys import label_and_number
 from writebehind_app.store.shard import Shard, Where
 
 
@@ -17,10 +19,20 @@ class Receipt(NamedTuple):
     no: int  # of the entry that took the write
 
     @property
-    def where(self) -> Where:
-        """'pending', 'in_flight', 'gone' (in the database), 'discarded', or 'lost': Redis lost
-        it, or does not know any more."""
-        return Shard(client(), self.shard).locate(self.id, self.no)
+    def where(self) -> Where | Literal["dead"]:
+        """'pending', 'in_flight', 'gone' (in the database), 'dead' (the database refused it),
+        'discarded', or 'lost': Redis lost it, or does not know any more."""
+        where = Shard(client(), self.shard).locate(self.id, self.no)
+        return "dead" if where == "gone" and self.dead is not None else where
+
+    @property
+    def dead(self) -> str | None:
+        """Why the database refused the write, as long as that is among the dead letters."""
+        from writebehind_app.flush.deadletters import letters_of
+
+        label, shard = label_and_number(self.shard)
+        letters = letters_of(registry.buffers()[label]).filter(shard=shard, number=self.no)
+        return letters.values_list("reason", flat=True).first()
 
     @property
     def persisted(self) -> bool:

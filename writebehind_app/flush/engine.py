@@ -13,6 +13,7 @@ after ack           the batch is in the database and nowhere else
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import time
 from collections import deque
@@ -21,10 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from django.db import Error, IntegrityError, OperationalError, connections
+from django.db import Error, connections
 
 from writebehind_app import conf
+from writebehind_app.flush.failures import Kind, kind
 from writebehind_app.flush.garbage import paused
+from writebehind_app.flush.lease import renewed
+from writebehind_app.flush.parents import ParentPending
 from writebehind_app.flush.writer import (
     AlreadyApplied,
     Applied,
@@ -32,7 +36,7 @@ from writebehind_app.flush.writer import (
     check_outside_transaction,
     is_applied,
 )
-from writebehind_app.signals import flush_failed, flushed
+from writebehind_app.signals import dead_lettered, flush_failed, flushed
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("writebehind")
 
 _POLL = 0.02  # seconds between two looks at a shard that another flusher is busy with
-_TRIES = 3  # of one batch in a row, where the database is likely to take it the next time
+_TRIES = 5  # of one batch in a row, where the database is likely to take it the next time
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,6 +163,7 @@ def flush(
                         result.rows += applied.rows
                         result.statements += applied.statements
                         result.batches += 1
+                        result.dead_letters += len(applied.dead_letters)
                         work.done(batch)
                         progress(len(batch.entries))
                         if work.left:
@@ -205,49 +210,70 @@ def _works(buffer: Buffer, ids: Sequence[str], *, due_only: bool) -> list[_Work]
 
 def _flush_batch(buffer: Buffer, number: int, shard: Shard, batch: Batch) -> Applied | Exception:
     """Apply a claimed batch and acknowledge it; or give it back and return what went wrong."""
-    layout = buffer.layout()
     try:
-        with paused():
+        with paused(), renewed(shard, batch.token, conf.settings().LEASE):
             applied = _apply(buffer, number, batch)
-    except Exception as error:
-        settings = conf.settings()
-        delay = min(settings.MAX_BACKOFF, settings.BACKOFF * 2 ** min(batch.attempts, 30))
-        logger.exception(
-            "%s: a batch of %d entries failed (%d before); the next try is in %.1f s",
-            buffer,
-            len(batch.entries),
-            batch.attempts,
-            delay,
-        )
-        connections[layout.using].close_if_unusable_or_obsolete()
-        shard.release(batch.token, retry_in=delay, error=f"{type(error).__name__}: {error}"[:500])
-        flush_failed.send_robust(
-            buffer.model, buffer=buffer, shard=number, error=error, attempts=batch.attempts + 1
-        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, the batch is given back
+        _give_back(buffer, number, shard, batch, error)
         return error
     reach("flush.committed")
     shard.ack(batch.token)
     reach("flush.acked")
+    if letters := applied.dead_letters:
+        logger.error("%s: the database refused %d entries: %s", buffer, len(letters), letters[0])
+        dead_lettered.send_robust(buffer.model, buffer=buffer, shard=number, letters=letters)
     flushed.send_robust(buffer.model, buffer=buffer, shard=number, applied=applied)
     return applied
 
 
+def _give_back(buffer: Buffer, number: int, shard: Shard, batch: Batch, error: Exception) -> None:
+    settings = conf.settings()
+    longest = min(settings.MAX_BACKOFF, settings.BACKOFF * 2 ** min(batch.attempts, 30))
+    delay = longest * random.uniform(0.5, 1)  # not all at once, where many wait for one thing
+    logger.error(
+        "%s: a batch of %d entries failed (%d before) and waits, the next try is in %.1f s: %s",
+        buffer,
+        len(batch.entries),
+        batch.attempts,
+        delay,
+        _WHY[kind(error)],
+        exc_info=error,
+    )
+    connections[buffer.layout().using].close_if_unusable_or_obsolete()
+    shard.release(batch.token, retry_in=delay, error=f"{type(error).__name__}: {error}"[:500])
+    flush_failed.send_robust(
+        buffer.model, buffer=buffer, shard=number, error=error, attempts=batch.attempts + 1
+    )
+
+
+_WHY: dict[Kind, str] = {
+    "row": "its entries are refused, but not one by one",
+    "schema": "a table, a column or a right may be missing",
+    "transient": "others were in the way each time",
+    "connection": "the database is out of reach, full, or takes no writes",
+}
+
+
 def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
-    """Apply a batch, again at once where someone else was in the way."""
-    one_by_one = False
+    """Apply a batch: what it is refused for is isolated, and who is in the way is waited for."""
+    isolating = False
     for attempt in range(1, _TRIES + 1):
         try:
-            return apply(buffer, number, batch, one_by_one=one_by_one)
+            return apply(buffer, number, batch, isolating=isolating)
         except AlreadyApplied as refused:
             if not is_applied(buffer.layout(), batch):  # the ledger refused it for something else
                 raise refused.reason from None
             return Applied(rows=0, statements=1, seconds=0.0)
-        except (IntegrityError, OperationalError) as error:
-            # A row inserted in between, a deadlock, a lock that took too long, a lost connection.
+        except ParentPending as error:
+            flush(error.parent, ids=error.ids, wait=False)
             if attempt == _TRIES:
                 raise
-            # An integrity error that comes again may be for the order within the batch.
-            one_by_one = isinstance(error, IntegrityError) and attempt + 1 == _TRIES
-            connections[buffer.layout().using].close_if_unusable_or_obsolete()
-            time.sleep(_POLL * attempt)
+        except Exception as error:
+            found = kind(error)
+            if attempt == _TRIES or found in ("schema", "connection"):
+                raise
+            if found == "transient" or isolating:
+                connections[buffer.layout().using].close_if_unusable_or_obsolete()
+                time.sleep(_POLL * attempt)
+            isolating = isolating or found == "row"
     raise AssertionError("unreachable")

@@ -26,6 +26,12 @@ def shard_key(prefix: str, label: str, number: int) -> str:
     return f"{{{prefix}:{label}:{number}}}"
 
 
+def label_and_number(key: str) -> tuple[str, int]:
+    """The label and the number that a shard's key was made of."""
+    _, label, number = key.strip("{}").rsplit(":", 2)
+    return label, int(number)
+
+
 def shard_number(id: str, shards: int) -> int:
     """The shard an id belongs to, the same in every process and release."""
     return crc32(id.encode()) % shards

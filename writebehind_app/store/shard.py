@@ -94,6 +94,11 @@ class Shard:
             case _:
                 return None
 
+    def renew(self, token: str, *, lease: float) -> None:
+        """Lengthen the lease of the batch in flight, if it is that one."""
+        with errors:
+            lua.run(self.client, "renew", self.key, token, round(lease * 1e6))
+
     def ack(self, token: str) -> bool:
         """Drop the batch in flight; False where it is another one by now."""
         with errors:

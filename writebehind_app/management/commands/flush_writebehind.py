@@ -20,6 +20,7 @@ from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import FlushResult, flush, logger
+from writebehind_app.flush.parents import parents_first
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
@@ -130,6 +131,13 @@ class Command(BaseCommand):
                 f"{result.rows} rows in {result.batches} batches, "
                 f"{result.statements} statements, {result.seconds:.2f} s"
             )
+            if result.dead_letters:
+                self.stderr.write(
+                    self.style.ERROR(
+                        f"{result.dead_letters} entries were refused: see "
+                        "`manage.py writebehind_deadletters list`."
+                    )
+                )
             if result.errors:
                 self.stderr.write(self.style.ERROR(f"{result.errors} batches failed: see the log."))
             if result.remaining:
@@ -180,7 +188,8 @@ def _buffers(labels: list[str]) -> list[Buffer]:
             raise CommandError(
                 f"No buffer is called {label!r}.{hint} There are: {names}.", returncode=2
             )
-    return [by_name[label.lower()] for label in labels] if labels else list(known.values())
+    wanted = [by_name[label.lower()] for label in labels] if labels else list(known.values())
+    return parents_first(wanted)
 
 
 @contextmanager

@@ -1,0 +1,269 @@
+"""G5: what the database refuses becomes a dead letter, and nothing else does."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from tests.models import Item, Note, Owner, Pair, Place, Strict, Venue
+from writebehind_app import Add, Merge, signals
+from writebehind_app.flush import deadletters
+from writebehind_app.flush.engine import flush
+from writebehind_app.models import AppliedBatch, DeadLetter
+
+on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+
+
+@pytest.fixture
+def owner(database) -> Owner:
+    return Owner.objects.create(name="anna")
+
+
+def names() -> set[str]:
+    return set(Pair.objects.values_list("name", flat=True))
+
+
+class TestIsolation:
+    def test_good_poison_good(self, database, redis_server, configure, owner, caplog):
+        """Scenarios 24 and 26."""
+        configure(SHARDS=1)
+        heard = []
+
+        def listen(**kwargs):
+            heard.append(kwargs)
+
+        signals.dead_lettered.connect(listen)
+        try:
+            Pair.buffered.set(owner=owner, name="a")
+            refused = Pair.buffered.set(owner=404, name="b", value=7)
+            good = Pair.buffered.set(owner=owner, name="c")
+            result = Pair.buffered.flush()
+        finally:
+            signals.dead_lettered.disconnect(listen)
+
+        assert names() == {"a", "c"}
+        assert (result.dead_letters, result.remaining, result.errors) == (1, 0, 0)
+        assert Pair.buffered.count_pending() == 0
+        (letter,) = DeadLetter.objects.all()
+        assert deadletters.described(letter)["key"] == {"owner_id": 404, "name": "b"}
+        assert deadletters.described(letter)["values"] == {"value": 7}
+        assert "404" in letter.reason
+        assert [letter.pk for letter in heard[0]["letters"]] == [letter.pk]
+        assert "refused 1 entries" in caplog.text
+        assert AppliedBatch.objects.get().dead_letters == 1
+        assert good.persisted
+        assert not refused.persisted
+        assert refused.where == "dead"
+        assert "404" in refused.dead
+        assert good.dead is None
+        assert not refused.wait(1)
+
+        Pair.buffered.set(owner=owner, name="d")
+        Pair.buffered.flush()
+        assert names() == {"a", "c", "d"}
+
+    @pytest.mark.parametrize("number", [1, 30])
+    @on_valkey
+    def test_some_among_many(self, database, redis_server, configure, owner, number):
+        """Scenario 25: the statements are in proportion to the poison, not to the batch."""
+        configure(SHARDS=1, BATCH_SIZE=10_000)
+        bad = {n * 9_973 // number + 13 for n in range(number)}
+        Pair.buffered.set_many(
+            {"owner": 404 if n in bad else owner, "name": str(n)} for n in range(10_000)
+        )
+        # Not only foreign keys, which are looked up: a value that another row has.
+        Pair.objects.create(owner=owner, name="other", note="taken")
+        Pair.buffered.set(owner=owner, name="9999", note="taken")
+        with CaptureQueriesContext(connections[database]) as queries:
+            result = Pair.buffered.flush()
+        assert result.dead_letters == number + 1
+        assert Pair.objects.count() == 10_000 - number
+        assert len(queries) < 60
+
+    @pytest.mark.parametrize("number", [1, 40, 1000])
+    @on_valkey
+    def test_duplicates_among_many(self, database, redis_server, configure, owner, number):
+        configure(SHARDS=1, BATCH_SIZE=1000)
+        Pair.objects.create(owner=owner, name="other", note="taken")
+        bad = {n * 991 // number for n in range(number)}
+        Pair.buffered.set_many(
+            {"owner": owner, "name": str(n), "note": "taken" if n in bad else str(n)}
+            for n in range(1000)
+        )
+        with CaptureQueriesContext(connections[database]) as queries:
+            result = flush(Pair.buffered)
+        if len(bad) == 1000:
+            assert (result.errors, result.dead_letters) == (1, 0)
+            return
+        assert result.dead_letters == len(bad)
+        assert Pair.objects.count() == 1001 - len(bad)
+        assert len(queries) < min(30 + 3 * len(bad) * math.log2(1000), 7000)
+
+    def test_all_of_many_wait(self, database, redis_server, configure, owner, caplog):
+        """It is hardly the fault of each."""
+        configure(SHARDS=1, POISON_LIMIT=5)
+        Pair.objects.create(owner=owner, name="other", note="taken")
+        Pair.buffered.set_many({"owner": 404, "name": str(n)} for n in range(5))
+        result = flush(Pair.buffered)
+        assert (result.errors, result.dead_letters, result.remaining) == (1, 0, 5)
+        assert "All 5 entries are refused" in caplog.text
+        Pair.buffered.discard()
+        Pair.buffered.set_many({"owner": 404, "name": str(n)} for n in range(4))
+        assert flush(Pair.buffered).dead_letters == 4
+
+    def test_a_key_of_an_entity(self, database, redis_server, configure, owner, monkeypatch):
+        """The other keys of the entity are stored."""
+        configure(SHARDS=1)
+        notes = Note.buffered.of(page="p", owner=owner)
+        notes.update(a=1, c=3)
+        lost = Note.buffered.of(page="p", owner=404)
+        lost["a"] = 1
+        assert Note.buffered.flush().dead_letters == 1
+        assert dict(Note.objects.values_list("key", "value")) == {"a": 1, "c": 3}
+
+    def test_what_is_no_entry_at_all(self, database, redis_server, configure):
+        """Somebody wrote to Redis, or the model has another field by now."""
+        configure(SHARDS=1)
+        Item.buffered.set_many({"number": n, "a": n} for n in range(4))
+        with redis_server.client(decode_responses=True) as client:
+            keys = {key[-1]: key for key in client.scan_iter() if ":e:" in key}
+            client.hset(keys["0"], "a", "{")
+            client.hset(keys["1"], "removed", "1")
+            client.hset(keys["2"], "b", "null")
+        assert Item.buffered.flush().dead_letters == 3
+        assert set(Item.objects.values_list("number", flat=True)) == {3}
+        assert Item.buffered.count_pending() == 0
+        for letter in DeadLetter.objects.all():
+            assert letter.reason
+
+    def test_a_value_that_only_the_database_refuses(self, database, redis_server, configure):
+        configure(SHARDS=1)
+        Strict.buffered.set(code="a", required="x")
+        with redis_server.client(decode_responses=True) as client:
+            (key,) = [key for key in client.scan_iter() if ":e:" in key]
+            Strict.buffered.set(code="b", required="y")
+            client.hset(key, "other", str(10**30))
+        assert Strict.buffered.flush().dead_letters == 1
+        assert set(Strict.objects.values_list("code", flat=True)) == {"b"}
+
+
+class TestParents:
+    def test_a_child_waits_for_its_pending_parent(self, database, redis_server, configure):
+        """Scenario 29."""
+        configure(SHARDS=1)
+        Venue.buffered.set(slug="hall", name="Hall")
+        Place.buffered.set(number=1, venue="hall")
+        Place.buffered.set(number=2, venue="nowhere")
+        result = Place.buffered.flush()
+        assert result.dead_letters == 1
+        assert Place.objects.get().venue.name == "Hall"
+        assert Venue.buffered.count_pending() == 0
+
+    def test_a_child_waits_while_its_parent_cannot_be_stored(
+        self, database, redis_server, configure, monkeypatch
+    ):
+        configure(SHARDS=1, BACKOFF=0.01)
+        Venue.buffered.set(slug="hall")
+        Venue.buffered.shards()[0].claim("t" * 32, lease=1.0, size=9, due_only=False)
+        Place.buffered.set(number=1, venue="hall")
+        result = flush(Place.buffered)
+        assert (result.dead_letters, result.errors, result.remaining) == (0, 1, 1)
+        assert Place.buffered.get(number=1).venue_id == "hall"
+        Venue.buffered.flush()
+        Place.buffered.flush()
+        assert Place.objects.get().venue_id == "hall"
+
+    def test_a_parent_that_was_deleted(self, database, redis_server, owner):
+        Pair.buffered.set(owner=owner, name="x")
+        owner.delete()
+        assert Pair.buffered.flush().dead_letters == 1
+
+
+class TestDeadLetters:
+    def refused(self, owner, **values) -> DeadLetter:
+        """A letter of the row 'x', whose note another row has."""
+        Pair.objects.get_or_create(owner=owner, name="other", note="taken")
+        Pair.buffered.set(owner=owner, name="x", note="taken", **values)
+        assert Pair.buffered.flush().dead_letters == 1
+        return DeadLetter.objects.latest("pk")
+
+    def free(self) -> None:
+        Pair.objects.filter(name="other").update(note=None)
+
+    def row(self) -> tuple[int, str | None]:
+        return Pair.objects.values_list("value", "note").get(name="x")
+
+    def test_is_retried_when_the_cause_is_gone(self, database, redis_server, owner):
+        letter = self.refused(owner, value=3)
+        assert deadletters.retry(Pair.buffered, [letter.pk]) == (0, 1)
+        letter.refresh_from_db()
+        assert letter.attempts == 2
+        assert letter.last_seen > letter.first_seen
+        self.free()
+        assert deadletters.retry(Pair.buffered, [letter.pk]) == (1, 0)
+        assert self.row() == (3, "taken")
+        assert not DeadLetter.objects.exists()
+
+    def test_is_not_written_over_a_newer_value(self, database, redis_server, owner):
+        """Scenario 31."""
+        letter = self.refused(owner, value=3)
+        Pair.buffered.set(owner=owner, name="x", value=4)
+        Pair.buffered.flush()
+        letter.refresh_from_db()
+        assert letter.superseded == ["value"]
+        self.free()
+        deadletters.retry(Pair.buffered, [letter.pk])
+        assert self.row() == (4, "taken")
+
+    def test_is_not_written_over_a_newer_pending_value(self, database, redis_server, owner):
+        letter = self.refused(owner, value=3)
+        Pair.buffered.set(owner=owner, name="x", value=4)
+        self.free()
+        deadletters.retry(Pair.buffered, [letter.pk])
+        row = Pair.buffered.get(owner=owner, name="x")
+        assert (row.value, row.note) == (4, "taken")
+        Pair.buffered.flush()
+        assert self.row() == (4, "taken")
+
+    def test_a_sum_counts_whenever_it_is_added(self, database, redis_server, owner):
+        Pair.objects.create(owner=owner, name="x", value=100)
+        letter = self.refused(owner, value=Add(1))
+        Pair.buffered.set(owner=owner, name="x", value=Add(10))
+        Pair.buffered.flush()
+        self.free()
+        deadletters.retry(Pair.buffered, [letter.pk])
+        assert self.row() == (111, "taken")
+
+    def test_a_row_that_was_deleted_since_stays_deleted(self, database, redis_server, owner):
+        letter = self.refused(owner, value=3)
+        Pair.objects.create(owner=owner, name="x")
+        Pair.buffered.delete(owner=owner, name="x")
+        Pair.buffered.flush()
+        self.free()
+        deadletters.retry(Pair.buffered, [letter.pk])
+        assert names() == {"other"}
+        assert not DeadLetter.objects.exists()
+
+    def test_merged_keys_are_struck_out_one_by_one(self, database, redis_server, owner):
+        notes = Note.buffered.of(page="p", owner=owner.pk)
+        notes["a"] = Merge({"x": 1, "y": 1})
+        name, key = owner.name, owner.pk
+        owner.delete()
+        assert Note.buffered.flush().dead_letters == 1
+        Owner.objects.create(pk=key, name=name)
+        notes["a"] = Merge({"y": 2, "z": 2})
+        Note.buffered.flush()
+        (letter,) = DeadLetter.objects.all()
+        assert deadletters.retry(Note.buffered, [letter.pk]) == (1, 0)
+        assert Note.objects.get().value == {"x": 1, "y": 2, "z": 2}
+
+    def test_is_mended(self, database, redis_server, owner):
+        letter = self.refused(owner, value=3)
+        with pytest.raises(TypeError, match="not operations"):
+            deadletters.edit(Pair.buffered, letter.pk, {"value": Add(1)})
+        deadletters.edit(Pair.buffered, letter.pk, {"note": "free"})
+        assert deadletters.retry(Pair.buffered, [letter.pk]) == (1, 0)
+        assert self.row() == (3, "free")

@@ -1,0 +1,191 @@
+"""Dead letters: entries that the database refused, kept until someone mends or discards them.
+
+A letter goes into the table in the transaction of its batch. One that is retried is written and
+removed in one transaction as well, and never over a value that was written after it: each flush
+strikes out of the letters of its rows what it writes itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha1
+from typing import Any
+
+from django.db import models, transaction
+from django.utils import timezone
+
+from writebehind_app.buffers import registry
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
+from writebehind_app.flush.failures import kind
+from writebehind_app.flush.isolation import Refused, write_isolating
+from writebehind_app.models import DeadLetter
+from writebehind_app.store.codec import Entry
+
+logger = logging.getLogger("writebehind")
+
+_CHUNK = 2000
+
+
+def bury(buffer: Buffer, shard: int, refused: Sequence[Refused]) -> list[DeadLetter]:
+    """Put refused entries into the table, in the transaction of their batch."""
+    now = timezone.now()
+    letters = [
+        DeadLetter(
+            buffer=buffer.label,
+            shard=shard,
+            number=entry.no,
+            digest=_digest(entry.id),
+            entry=json.dumps(entry),
+            error=type(error).__name__,
+            reason=_reason(error),
+            first_seen=now,
+            last_seen=now,
+        )
+        for entry, error in refused
+    ]
+    return letters_of(buffer).bulk_create(letters) if letters else []
+
+
+def letters_of(buffer: Buffer) -> models.QuerySet[DeadLetter]:
+    """The dead letters of a buffer, in the database of its rows."""
+    return DeadLetter.objects.using(buffer.layout().using).filter(buffer=buffer.label)
+
+
+def entry_of(letter: DeadLetter) -> Entry:
+    """The entry as it was refused, without what was written since."""
+    return Entry(*json.loads(letter.entry))
+
+
+# What is written after a letter
+
+
+def supersede(buffer: Buffer, entries: Sequence[Entry]) -> None:
+    """Strike out of the letters of these rows what the entries write, in their transaction."""
+    letters = letters_of(buffer)
+    if not letters.exists():
+        return
+    by_digest = {_digest(entry.id): entry for entry in entries}
+    digests = list(by_digest)
+    for start in range(0, len(digests), _CHUNK):
+        chunk = digests[start : start + _CHUNK]
+        for letter in letters.filter(digest__in=chunk).order_by("pk").select_for_update():
+            newer, older = by_digest[letter.digest], entry_of(letter)
+            if newer.id == older.id and (left := _without(older, newer)) != older:
+                letter.superseded = sorted({*letter.superseded, *(older.texts.keys() - left.texts)})
+                letter.entry = json.dumps(left)
+                letter.save(update_fields=["superseded", "entry"])
+
+
+def _without(older: Entry, newer: Entry) -> Entry:
+    """What remains to be written of an entry after a newer one of its row."""
+    if newer.delete:
+        return older._replace(texts={}, delete=False, keep=False)
+    texts = {
+        name: text
+        for name, text in older.texts.items()
+        if not _is_superseded(name, text, newer.texts)
+    }
+    # A row that was written since stays.
+    return older._replace(texts=texts, delete=False, keep=older.keep and bool(texts))
+
+
+def _is_superseded(name: str, text: str, newer: Mapping[str, str]) -> bool:
+    field = merged_field(name)
+    if field is not None:
+        return name in newer or not is_kept_operation(newer.get(field, "#"))
+    if name not in newer:
+        return any(merged_field(other) == name for other in newer)
+    # A sum counts whenever it is added; a value does not come back over anything.
+    return not (is_kept_operation(text) and is_kept_operation(newer[name]))
+
+
+# What becomes of a letter
+
+
+def retry(buffer: Buffer, ids: Iterable[int]) -> tuple[int, int]:
+    """Write letters now; says how many are stored, and how many were refused again."""
+    stored = refused = 0
+    for id in ids:
+        error = _retry(buffer, id)
+        if error is None:
+            stored += 1
+        else:
+            refused += 1
+            logger.warning("%s: dead letter %d is refused again: %s", buffer, id, error)
+    return stored, refused
+
+
+def _retry(buffer: Buffer, id: int) -> Exception | None:
+    layout = buffer.layout()
+    with transaction.atomic(using=layout.using):
+        letter = letters_of(buffer).select_for_update().filter(pk=id).first()
+        if letter is None:  # somebody else had it
+            return None
+        _, _, refused = write_isolating(buffer, [entry_of(letter)], of_rows=True)
+        if refused:
+            error = refused[0].error
+            letter.attempts += 1
+            letter.last_seen = timezone.now()
+            letter.error, letter.reason = type(error).__name__, _reason(error)
+            letter.save(using=layout.using)
+            return error
+        letter.delete(using=layout.using)
+    return None
+
+
+def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:
+    """Change what a letter writes, before it is retried. Values are checked as in a write."""
+    layout = buffer.layout()
+    if any(isinstance(value, Operation) for value in values.values()):
+        raise TypeError("A dead letter takes values, not operations.")
+    with transaction.atomic(using=layout.using):
+        letter = letters_of(buffer).select_for_update().get(pk=id)
+        entry = entry_of(letter)
+        _, texts = layout.split({**layout.key_of(entry.id), **values})
+        changed = {merged_field(name) or name for name in texts}
+        kept = {n: t for n, t in entry.texts.items() if (merged_field(n) or n) not in changed}
+        texts = {**kept, **texts}
+        relative = any(merged_field(n) or is_kept_operation(t) for n, t in texts.items())
+        letter.entry = json.dumps(entry._replace(texts=texts, relative=relative, keep=True))
+        letter.save(using=layout.using, update_fields=["entry"])
+    return letter
+
+
+def described(letter: DeadLetter) -> dict[str, Any]:
+    """What a letter says, for people and for JSON."""
+    entry = entry_of(letter)
+    key: Any = entry.id
+    values: Any = entry.texts
+    buffer = registry.buffers().get(letter.buffer)
+    if buffer is not None:
+        try:
+            key = buffer.layout().key_of(entry.id)
+            values = buffer.layout().values(entry)
+        except Exception as error:  # the model may be another one by now
+            if kind(error) != "row":
+                raise
+    return {
+        "id": letter.pk,
+        "buffer": letter.buffer,
+        "key": key,
+        "values": values,
+        "delete": entry.delete,
+        "superseded": letter.superseded,
+        "error": letter.error,
+        "reason": letter.reason,
+        "attempts": letter.attempts,
+        "first_seen": letter.first_seen,
+        "last_seen": letter.last_seen,
+    }
+
+
+def _digest(id: str) -> str:
+    return sha1(id.encode(), usedforsecurity=False).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """In a form that each database takes."""
+    return ascii(str(error))[1:-1] if "\0" in str(error) else str(error)

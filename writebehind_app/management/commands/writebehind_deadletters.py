@@ -1,0 +1,142 @@
+"""`manage.py writebehind_deadletters`: what the database refused, and what is to become of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.serializers.json import DjangoJSONEncoder
+
+from writebehind_app.buffers import registry
+from writebehind_app.flush import deadletters
+from writebehind_app.flush.parents import ParentPending
+from writebehind_app.models import DeadLetter
+
+ACTIONS = ("list", "show", "retry", "discard", "export")
+
+
+class Command(BaseCommand):
+    help = (
+        "Lists the dead letters, which are entries that the database refused, shows them with all "
+        "they say, retries or discards them, or exports them as a line of JSON each. Exits with 1 "
+        "when a retried letter is refused again, with 2 for bad arguments."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        add = parser.add_argument
+        add("action", choices=ACTIONS)
+        add("which", nargs="*", metavar="app.Model|ID", help="of these buffers, with these ids")
+        add("--error", metavar="CLASS", help="only those with this error, as IntegrityError")
+        add("--limit", type=int, metavar="N", help="the N oldest at most")
+        add("--all", action="store_true", help="retry or discard all of them")
+        add("--json", action="store_true", help="report as one JSON object")
+
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
+        chosen = options["which"] or options["error"] or options["limit"] is not None
+        if action in ("retry", "discard") and bool(chosen) == options["all"]:
+            raise CommandError(
+                f"Say which to {action}: ids, buffers, --error or --limit; or --all.", returncode=2
+            )
+        letters = _letters(options)
+        getattr(self, f"_{action}")(letters, options["json"])
+
+    def _list(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
+        if as_json:
+            self._print({"dead_letters": [deadletters.described(letter) for letter in letters]})
+            return
+        for letter in letters:
+            key = deadletters.described(letter)["key"]
+            self.stdout.write(
+                f"{letter.pk:>6}  {letter.buffer}  {_inline(key)}  {letter.error}: {letter.reason}"
+            )
+        self.stdout.write(f"{len(letters)} dead letters.")
+
+    def _show(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
+        if as_json:
+            self._list(letters, as_json)
+            return
+        for letter in letters:
+            for name, value in deadletters.described(letter).items():
+                self.stdout.write(f"{name + ':':<12} {_inline(value)}")
+            self.stdout.write("")
+
+    def _export(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
+        for letter in letters:
+            self._print({**deadletters.described(letter), "entry": json.loads(letter.entry)})
+
+    def _discard(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
+        for letter in letters:
+            letter.delete()
+        if as_json:
+            self._print({"discarded": len(letters)})
+        else:
+            self.stdout.write(f"{len(letters)} dead letters were discarded.")
+
+    def _retry(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
+        stored = refused = 0
+        for letter in letters:
+            buffer = registry.buffers().get(letter.buffer)
+            if buffer is None:
+                raise CommandError(
+                    f"{letter.buffer} has no buffer any more: export {letter.pk}, then discard it."
+                )
+            try:
+                taken, not_taken = deadletters.retry(buffer, [letter.pk])
+            except ParentPending as error:
+                self.stderr.write(f"{letter.pk} waits: {error}")
+                taken, not_taken = 0, 1
+            stored, refused = stored + taken, refused + not_taken
+        if as_json:
+            self._print({"stored": stored, "refused": refused})
+        else:
+            self.stdout.write(f"{stored} dead letters are stored, {refused} are refused again.")
+        if refused:
+            sys.exit(1)
+
+    def _print(self, value: Any) -> None:
+        self.stdout.write(json.dumps(value, cls=_Encoder, ensure_ascii=False))
+
+
+def _letters(options: dict[str, Any]) -> list[DeadLetter]:
+    """The letters that the arguments choose, oldest first, of each database with buffers."""
+    ids = [int(which) for which in options["which"] if which.isdigit()]
+    labels = [which.lower() for which in options["which"] if not which.isdigit()]
+    found: list[DeadLetter] = []
+    known = {buffer.layout().using for buffer in registry.buffers().values()}
+    for using in sorted(known):
+        letters = DeadLetter.objects.using(using).order_by("pk")
+        if ids:
+            letters = letters.filter(pk__in=ids)
+        if options["error"]:
+            letters = letters.filter(error=options["error"])
+        found += [x for x in letters if not labels or x.buffer.lower() in labels]
+    missing = set(ids) - {letter.pk for letter in found}
+    if missing:
+        raise CommandError(f"There is no dead letter {min(missing)}.", returncode=2)
+    names = {label.lower() for label in registry.buffers()} | {x.buffer.lower() for x in found}
+    for label in labels:
+        if label not in names:
+            raise CommandError(
+                f"No buffer is called {label!r}. There are: {', '.join(registry.buffers())}.",
+                returncode=2,
+            )
+    return found[: options["limit"]]
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={each!r}" for name, each in value.items())
+    return str(value)
+
+
+class _Encoder(DjangoJSONEncoder):
+    """Writes operations and what else JSON does not know as people read it."""
+
+    def default(self, value: Any) -> Any:
+        try:
+            return super().default(value)
+        except TypeError:
+            return repr(value)
