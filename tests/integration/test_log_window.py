@@ -212,6 +212,27 @@ class TestWhileAFlusherRuns:
             between(lambda: flush(Visit.buffered, limit=1, batch_size=1))
             assert Visit.buffered.count() == 40
 
+    def test_between_two_pages(self, database, redis_server, monkeypatch):
+        """The first of some are read, and all are flushed before the others are."""
+        expected = self.put(40)
+        monkeypatch.setattr(store, "PAGE", 3)
+        run, trips = store.lua.run_many, []
+
+        def run_and_flush(client, name, calls):
+            replies = run(client, name, calls)
+            if name == "window":
+                trips.append(len(calls))
+                if len(trips) == 1:
+                    Visit.buffered.flush()
+            return replies
+
+        monkeypatch.setattr(store.lua, "run_many", run_and_flush)
+        assert sorted(v.event for v in Visit.buffered.window()) == expected
+        assert len(trips) > 1
+        Visit.buffered.extend({"event": n, "email": "b"} for n in range(40))
+        trips.clear()
+        assert Visit.buffered.count() == 80
+
     def test_the_batch_is_claimed(self, database, redis_server, between):
         expected = self.put(40)
         between(claim_and_die)

@@ -373,12 +373,24 @@ class TestLog:
         first = self.append(one, "1", "2@50", "3@7", "4")
         assert self.ids(shard.window(one.client, [KEY], None, None)[0]) == ["1", "2", "3", "4"]
         assert self.ids(shard.window(one.client, [KEY], 7, 50)[0]) == ["3"]
-        assert self.ids(shard.window(one.client, [KEY], 7, 51)[0]) == ["3", "2"]
+        assert self.ids(shard.window(one.client, [KEY], 7, 51)[0]) == ["2", "3"]
         assert self.ids(shard.window(one.client, [KEY], first, first + 1)[0]) == ["1"]
         assert self.ids(shard.window(one.client, [KEY], -5, 0)[0]) == []
         assert self.ids(shard.window(one.client, [KEY], first + 3, None)[0]) == ["4"]
         claim(one)
         assert len(shard.window(one.client, [KEY], None, None)[0]) == 4
+
+    @pytest.mark.parametrize("page", [1, 2, 3, 5])
+    def test_a_window_of_several_pages(self, one, monkeypatch, page):
+        monkeypatch.setattr(shard, "PAGE", page)
+        first = self.append(one, "1", "2@50", "3", "4@50")
+        for bounds, expected in (
+            ((None, None), "1234"),
+            ((50, 51), "24"),
+            ((first + 1, first + 3), "23"),
+            ((first, first + 2), "12"),
+        ):
+            assert self.ids(shard.window(one.client, [KEY], *bounds)[0]) == [*expected]
 
     def test_a_discard_of_unique_ids(self, one):
         self.append(one, "1", "2", "3")

@@ -79,7 +79,7 @@ class Window:
         since, until = (micros_of(at) if at else None for at in (self.since, self.until))
         keys = self.buffer.shard_keys()
         for n, entries in enumerate(store.window(client(), keys, since, until)):
-            for entry in sorted(entries, key=lambda entry: entry.no):
+            for entry in entries:
                 if self._has(entry):
                     yield _name(n), entry
 

@@ -157,6 +157,8 @@ def count(client: redis.Redis, keys: Sequence[str]) -> dict[str, Counts]:
 
 # Logs
 
+PAGE = 5000  # records that are read at a time
+
 
 class Record(NamedTuple):
     """A record that was checked, to be appended."""
@@ -216,17 +218,24 @@ def window(
     client: redis.Redis, keys: Sequence[str], since: int | None, until: int | None
 ) -> list[list[Entry]]:
     """The records of each shard, in flight or pending, whose times may be in [since, until), which
-    are in µs and may be open; in one round trip."""
+    are in µs and may be open.
+
+    One round trip, and one more for each `PAGE` of a shard, so that nobody waits long for Redis
+    meanwhile. A record that leaves it between two of them is in the database by then.
+    """
     last = None if until is None else until - 1
-    args = (
-        "-" if since is None else max(since, 0),  # no record was appended before 1970
-        "+" if last is None else max(last, 0),
-        "-inf" if since is None else since,
-        "+inf" if last is None else last,
-    )
-    with errors:
-        replies = lua.run_many(client, "window", [(key, *args) for key in keys])
-    return [
-        list({id: entry for id, flat in reply if (entry := codec.entry(id, flat))}.values())
-        for reply in replies
-    ]
+    first_no = "-" if since is None else max(since, 0)  # no record was appended before 1970
+    last_no = "+" if last is None else max(last, 0)
+    times = ("-inf" if since is None else since, "+inf" if last is None else last)
+    found: dict[str, dict[int, Entry]] = {key: {} for key in keys}
+    calls: list[tuple[str | int, ...]] = [(key, first_no, last_no, PAGE, *times) for key in keys]
+    while calls:
+        with errors:
+            replies = lua.run_many(client, "window", calls)
+        pages, calls = zip([str(key) for key, *_ in calls], replies, strict=True), []
+        for key, (go_on, *records) in pages:
+            entries = [entry for id, flat in records if (entry := codec.entry(id, flat))]
+            found[key] |= {entry.no: entry for entry in entries}
+            if go_on:
+                calls.append((key, go_on, last_no, PAGE))
+    return [sorted(entries.values(), key=lambda entry: entry.no) for entries in found.values()]
