@@ -65,7 +65,7 @@ def entry_of(letter: DeadLetter) -> Entry:
 def supersede(buffer: Buffer, entries: Sequence[Entry]) -> None:
     """Strike out of the letters of these rows what the entries write, in their transaction."""
     letters = letters_of(buffer)
-    if not letters.exists():
+    if not buffer.layout().key or not letters.exists():  # no record of a log is about another one
         return
     by_digest = {_digest(entry.id): entry for entry in entries}
     digests = list(by_digest)

@@ -62,7 +62,10 @@ def _others(entries: Sequence[Entry], refused: Sequence[Refused]) -> list[Entry]
 
 
 def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> dict[str, Any] | None:
-    """The stored rows, locked; None where the database takes offence at one of the keys."""
+    """The stored rows, locked; None where the database takes offence at one of the keys. For the
+    records of a log there are none."""
+    if not layout.key:
+        return {}
     connection = connections[layout.using]
     savepoint = _savepoint(connection)
     try:
