@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import inspect
 import uuid
@@ -14,7 +13,7 @@ from django.core.exceptions import FieldError, ValidationError
 from django.utils import timezone
 
 from tests.models import Line, Owner, Tick, Visit
-from writebehind_app import Add, LogBuffer, steps
+from writebehind_app import Add, LogBuffer
 from writebehind_app.buffers.layout import moment
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
 from writebehind_app.flush.engine import flush
@@ -193,101 +192,6 @@ class TestRefusedCalls:
         Visit.buffered.append(event=99, email="a")
 
 
-class TestUnique:
-    def test_pending_in_flight_and_stored(self, database, redis_server):
-        Visit.buffered.append(event=1, email="a@b")
-
-        def refused():
-            with pytest.raises(AlreadyExists) as caught:
-                Visit.buffered.append(event=1, email="a@b")
-            assert str(caught.value) == "tests.Visit with event=1, email='a@b' exists already."
-            with pytest.raises(AlreadyExists):
-                Visit.buffered.extend([{"event": 5, "email": "x"}, {"event": 1, "email": "a@b"}])
-
-        refused()
-        claim_and_die(Visit.buffered)
-        refused()
-        Visit.buffered.flush()
-        refused()
-        assert Visit.buffered.count_pending() == 0
-        Visit.buffered.append(event=2, email="a@b")
-        Visit.buffered.append(event=1, email="b@b")
-        Visit.objects.all().delete()
-        Visit.buffered.append(event=1, email="a@b")
-        Visit.buffered.flush()
-        assert Visit.objects.count() == 3
-
-    def test_twice_in_one_call(self, plain):
-        with pytest.raises(AlreadyExists, match="event=1, email='a'"):
-            Visit.buffered.extend([{"event": 1, "email": "a"}] * 2)
-        assert Visit.buffered.count_pending() == 0
-
-    def test_texts_that_look_alike_once_joined_are_told_apart(self, database, redis_server):
-        for event, email in ((1, "23"), (12, "3"), (1, '",1,"'), (1, ""), (1, "é"), (1, "a,b")):
-            Visit.buffered.append(event=event, email=email)
-        Visit.buffered.flush()
-        assert Visit.objects.count() == 6
-
-    @pytest.mark.parametrize("known", [False, True], ids=["first call", "later call"])
-    def test_a_record_that_is_stored_between_the_look_and_the_append(
-        self, database, redis_server, monkeypatch, known
-    ):
-        monkeypatch.setattr(Visit.buffered, "_guards", {})
-        if known:
-            Visit.buffered.extend({"event": n, "email": "b"} for n in range(20))
-            Visit.buffered.flush()
-            Visit.buffered.extend({"event": n, "email": "c"} for n in range(20))
-
-        def hook(step):
-            if step == "write.sending":
-                monkeypatch.setattr(steps, "hook", None)
-                Visit.buffered.append(event=1, email="a")
-                Visit.buffered.flush()
-
-        monkeypatch.setattr(steps, "hook", hook)
-        with pytest.raises(AlreadyExists):
-            Visit.buffered.append(event=1, email="a")
-        assert Visit.objects.filter(email="a").count() == 1
-        assert Visit.buffered.count_pending() == 0
-
-    def test_a_record_that_is_stored_and_discarded_between_the_look_and_the_append(
-        self, database, redis_server, monkeypatch
-    ):
-        """Its flusher died after the commit: Redis held it in flight, and is told to forget it."""
-
-        def die(step):
-            if step == "flush.committed":
-                raise InterruptedError
-
-        def intrude(step):
-            if step == "write.sending":
-                monkeypatch.setattr(steps, "hook", die)
-                Visit.buffered.append(event=1, email="a")
-                with pytest.raises(InterruptedError):
-                    Visit.buffered.flush()
-                monkeypatch.setattr(steps, "hook", None)
-                end_leases(redis_server)
-                assert Visit.buffered.discard(event=1, email="a") == 1
-
-        monkeypatch.setattr(steps, "hook", intrude)
-        with pytest.raises(AlreadyExists):
-            Visit.buffered.append(event=1, email="a")
-
-    def test_nobody_asks_the_database_where_nothing_is_unique(
-        self, database, redis_server, django_assert_num_queries
-    ):
-        with django_assert_num_queries(0, using=database):
-            Line.buffered.append(text="a")
-            Line.buffered.extend([{"text": "b"}, {"text": "c"}])
-
-    def test_the_database_is_asked_once(self, database, redis_server, django_assert_num_queries):
-        for email in "cd":  # from the second on it is known what the shards look like
-            Visit.buffered.extend({"event": n, "email": email} for n in range(20))
-        with django_assert_num_queries(2, using=database):
-            Visit.buffered.append(event=1, email="a")
-            Visit.buffered.extend({"event": n, "email": "a"} for n in range(2, 500))
-
-
 class TestReceipts:
     def test_say_where_the_record_is(self, database, redis_server):
         first, second, third = Line.buffered.extend({"text": t} for t in "abc")
@@ -405,7 +309,6 @@ class TestAsync:
             ]
             await Line.buffered.aappend(text="d")
             said.append(await Line.buffered.adiscard())
-            await asyncio.sleep(0)
             return said
 
         assert async_to_sync(play)() == ["pending", ["b"], 3, 3, 2, 3, 1]
