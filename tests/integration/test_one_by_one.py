@@ -13,10 +13,11 @@ import secrets
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.models import Counter, Note, Owner
+from tests.models import Counter, Note, Owner, Visit
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import AlreadyExists
@@ -246,3 +247,99 @@ def test_metadata(database, redis_server, steps):
         assert dict(Note.buffered.of(**buffered)) == stored(orm)
     Note.buffered.flush()
     assert stored(buffered) == stored(orm)
+
+
+# Logs
+
+PEOPLE = st.sampled_from(["a", "b:", "c,"])
+MOMENTS = st.datetimes(
+    datetime.datetime(2020, 1, 1),  # noqa: DTZ001
+    datetime.datetime(2020, 1, 1, 0, 0, 9),  # noqa: DTZ001
+    timezones=st.just(datetime.UTC),
+)
+VISITS = st.fixed_dictionaries(
+    {"email": PEOPLE, "details": OBJECTS, "registered_at": MOMENTS},
+    optional={"note": st.text("xy", max_size=2)},
+)
+LOG_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), VISITS),
+        st.tuples(st.just("append"), VISITS),
+        st.tuples(st.just("extend"), st.lists(VISITS, max_size=3)),
+        st.tuples(st.just("delete"), PEOPLE),
+        st.tuples(st.just("window"), MOMENTS, MOMENTS),
+        st.tuples(ACTS.filter(lambda act: act != "flush one")),
+    ),
+    max_size=12,
+)
+
+
+def on_log(event: int, verb: str, *given_: Any) -> Any:
+    log = Visit.buffered
+    match verb, *given_:
+        case "append" | "extend", written:
+            records = [written] if verb == "append" else written
+            try:
+                if verb == "append":
+                    log.append(event=event, **written)
+                else:
+                    log.extend([{"event": event, **record} for record in records])
+            except AlreadyExists:
+                return "exists"
+        case "delete", email:
+            if not log.discard(event=event, email=email):
+                log.flush()
+                Visit.objects.filter(event=event, email=email).delete()
+        case "window", since, until:
+            found = log.window(since, until, event=event)
+            assert log.count(since, until, event=event) == len(found)
+            return [record_of(row) for row in found]
+        case (verb,):
+            act(log, verb)
+    return None
+
+
+def on_log_with_the_orm(event: int, verb: str, *given_: Any) -> Any:
+    visits = Visit.objects.filter(event=event)
+    match verb, *given_:
+        case "append" | "extend", written:
+            records = [written] if verb == "append" else written
+            emails = [record["email"] for record in records]
+            if len(set(emails)) < len(emails) or visits.filter(email__in=emails).exists():
+                return "exists"
+            for record in records:
+                Visit.objects.create(event=event, **record)
+        case "delete", email:
+            visits.filter(email=email).delete()
+        case "window", since, until:
+            found = visits.filter(registered_at__gte=since, registered_at__lt=until)
+            return [record_of(row) for row in found.order_by("registered_at", "pk")]
+    return None
+
+
+def record_of(row: Visit) -> tuple[Any, ...]:
+    return row.email, row.details, row.registered_at, row.note
+
+
+@pytest.fixture
+def one_shard(monkeypatch):
+    """In which rows get their keys in the order of the records."""
+    monkeypatch.setitem(Visit.buffered.options, "SHARDS", 1)
+    monkeypatch.setattr(Visit.buffered, "_keys_for", None)
+    yield
+    Visit.buffered._keys_for = None
+
+
+@sequences
+@given(LOG_STEPS)
+def test_logs(database, redis_server, one_shard, steps):
+    Visit.buffered.flush()
+    Visit.objects.all().delete()
+    for step in steps:
+        assert on_log(1, *step) == on_log_with_the_orm(2, *step)
+        seen = [record_of(row) for row in Visit.buffered.window(event=1)]
+        stored = Visit.objects.filter(event=2).order_by("registered_at", "pk")
+        assert seen == [record_of(row) for row in stored]
+    Visit.buffered.flush()
+    rows = [Visit.objects.filter(event=event).order_by("pk") for event in (1, 2)]
+    assert [record_of(row) for row in rows[0]] == [record_of(row) for row in rows[1]]

@@ -52,7 +52,7 @@ class Window:
 
     def records(self) -> list[Any]:
         """Instances, in the order of their times; of one time, those that are not stored last."""
-        waiting = list(self._waiting())
+        waiting = sorted(self._waiting(), key=lambda pair: pair[1].no)
         upto = self._upto()
         found = list(self._rows().annotate(**upto).order_by(self.time, "pk"))
         applied = {name: getattr(found[0], name) for name in upto} if found else {}
