@@ -114,6 +114,24 @@ class TestIsolation:
         Pair.buffered.set_many({"owner": 404, "name": str(n)} for n in range(4))
         assert flush(Pair.buffered).dead_letters == 4
 
+    def test_a_value_that_moves_between_shards(self, database, redis_server, configure, owner):
+        """Whichever shard is flushed first."""
+        configure(SHARDS=8)
+        letters = [chr(ord("a") + n) for n in range(10)]
+        Pair.objects.bulk_create(
+            Pair(owner=owner, name=name, note=name if n % 2 else None)
+            for n, name in enumerate(letters)
+        )
+        for taker, giver in zip(letters[::2], letters[1::2], strict=True):
+            Pair.buffered.set(owner=owner, name=giver, note=None)
+            Pair.buffered.set(owner=owner, name=taker, note=giver)
+        result = Pair.buffered.flush()
+        assert result.dead_letters == 0
+        assert not DeadLetter.objects.exists()
+        assert [pair.note for pair in Pair.objects.order_by("name")] == [
+            letters[n + 1] if n % 2 == 0 else None for n in range(10)
+        ]
+
     def test_a_key_of_an_entity(self, database, redis_server, configure, owner, monkeypatch):
         """The other keys of the entity are stored."""
         configure(SHARDS=1)

@@ -8,7 +8,6 @@ strikes out of the letters of its rows what it writes itself.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any
@@ -23,8 +22,6 @@ from writebehind_app.flush.failures import kind
 from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.models import DeadLetter
 from writebehind_app.store.codec import Entry
-
-logger = logging.getLogger("writebehind")
 
 _CHUNK = 2000
 
@@ -114,7 +111,6 @@ def retry(buffer: Buffer, ids: Iterable[int]) -> tuple[int, int]:
             stored += 1
         else:
             refused += 1
-            logger.warning("%s: dead letter %d is refused again: %s", buffer, id, error)
     return stored, refused
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from django.db import Error, connections
 
 from writebehind_app import conf
+from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import Kind, kind
 from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.lease import renewed
@@ -36,6 +37,7 @@ from writebehind_app.flush.writer import (
     check_outside_transaction,
     is_applied,
 )
+from writebehind_app.models import DeadLetter
 from writebehind_app.signals import dead_lettered, flush_failed, flushed
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("writebehind")
 
 _POLL = 0.02  # seconds between two looks at a shard that another flusher is busy with
+_AGAIN = 100  # dead letters that are tried once more when all shards were flushed
 _TRIES = 5  # of one batch in a row, where the database is likely to take it the next time
 
 
@@ -98,6 +101,7 @@ def flush(
     started = time.monotonic()
     result = FlushResult()
     failures: list[Exception] = []
+    letters: list[DeadLetter] = []
     size = batch_size or buffer.option("BATCH_SIZE")
 
     def over() -> bool:
@@ -163,13 +167,21 @@ def flush(
                         result.rows += applied.rows
                         result.statements += applied.statements
                         result.batches += 1
-                        result.dead_letters += len(applied.dead_letters)
+                        letters += applied.dead_letters
                         work.done(batch)
                         progress(len(batch.entries))
                         if work.left:
                             queue.append(work)
             claimed = claimed or next_claim()
     result.errors = len(failures)
+    result.dead_letters = len(letters)
+    if letters and len(works) > 1:
+        # What one shard gave up may be what another had to have first: a unique value.
+        again = [letter.pk for letter in letters[:_AGAIN]]
+        try:
+            result.dead_letters -= deadletters.retry(buffer, again)[0]
+        except (Error, ParentPending):
+            logger.exception("%s: dead letters could not be tried once more", buffer)
     result.remaining = sum(work.left for work in works)
     result.seconds = time.monotonic() - started
     if raise_errors and failures:
