@@ -13,9 +13,9 @@ from writebehind_app.store.connection import client, errors
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     accepted: int  # writes
-    pending: int  # rows that differ in the database
-    flushed: int  # rows, one for all writes that came to it in between
-    oldest: float | None  # seconds that the oldest pending row has waited
+    pending: int  # entries that the database does not have yet
+    flushed: int  # entries, one for all writes that came to it in between
+    oldest: float | None  # seconds that the oldest pending entry has waited
 
 
 _before = (0, 0)
@@ -39,7 +39,7 @@ def read() -> Figures:
 
 
 def _counters() -> tuple[int, int]:
-    """Accepted writes and flushed rows, which Redis counts in each shard from its first day."""
+    """Accepted writes and flushed entries, which Redis counts in each shard from its first day."""
     with errors:
         pipeline = client().pipeline(transaction=False)
         for buffer in buffers().values():

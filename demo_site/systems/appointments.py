@@ -21,6 +21,7 @@ _REASONS = ("Check-up", "Vaccination", "Blood test", "X-ray", "Prescription", "F
 
 QUIET = range(1, 5)  # left to whoever looks at the demo
 BUSY = range(5, 17)
+WALK_INS = range(17, 25)  # who comes without an appointment, and may not wait for long
 
 
 def next_status(status: str) -> str:

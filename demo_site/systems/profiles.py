@@ -62,7 +62,7 @@ class Profiles(System):
             row.save(update_fields=[*values, "updated_at"])
 
     def fresh(self, count: int) -> Sequence[Any]:
-        last = get_user_model()._default_manager.aggregate(last=models.Max("pk"))["last"]
+        last = get_user_model()._default_manager.aggregate(last=models.Max("pk"))["last"] or 0
         return users(f"visitor-{last + number}" for number in range(1, count + 1))
 
     def expected(self, writes: Iterable[Write]) -> dict[str, dict[str, Any]]:

@@ -61,6 +61,8 @@ class Browser:
         return self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
 
     def click(self, selector: str) -> None:
+        # What has the focus is not replaced by a newer one.
+        self.run("document.querySelector(arguments[0])?.focus()", selector)
         self.find(selector).click()
 
     def fill(self, name: str, value: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser.conftest import Browser
-from tests.demo import Demo, rows, wait_until
+from tests.demo import Demo, rows, run, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -35,26 +36,18 @@ def test_the_position_in_a_lesson_is_back_after_a_reload(browser: Browser, demo:
     browser.fill("notes", "Ask about this.")
     wait_until(lambda: browser.text("#clock") >= "1:03")
     browser.click("#play")
-    browser.wait_for_text("#saved", "saved")
+    browser.wait_for_text("#saved", "saved, pending")
     position = browser.run("return position")
+    browser.wait_for_text("#saved", "stored in the database")
+    stored = lesson(demo, 1)
     browser.open("lessons/1/")
 
     assert browser.run("return position") == pytest.approx(position, abs=0.1)
     assert browser.text("#clock") == browser.run("return clock(arguments[0])", position)
     assert browser.find("#notes").get_property("value") == "Ask about this."
-    browser.wait_for_text("#state h2", "stored")
-    stored = lesson(demo, 1)
     assert stored["position"] == stored["furthest"] == pytest.approx(position, abs=0.1)
     assert stored["seconds"] in (2, 3, 4)
     assert stored["notes"] == "Ask about this."
-
-
-def test_a_lesson_says_when_it_is_saved_and_when_it_is_stored(browser: Browser) -> None:
-    browser.open("lessons/3/")
-    browser.click("[data-seek='180']")
-
-    browser.wait_for_text("#saved", "saved, pending")
-    browser.wait_for_text("#saved", "stored in the database")
 
 
 def test_what_was_watched_last_arrives_when_the_page_is_left(browser: Browser) -> None:
@@ -106,12 +99,9 @@ def test_a_second_registration_of_an_address_is_refused(browser: Browser, demo: 
     names = "SELECT name FROM writebehind_meta_eventregistration WHERE email = 'ada@example.org'"
     wait_until(lambda: rows(demo.data, names))
     assert rows(demo.data, names) == [("Ada",)]
-    wait_until(lambda: re.search(r"Ada\s+ada@example.org\s+[\d:]+\s+stored", shown(browser)))
-    assert re.search(r"Ada\s+ada@example.org\s+[\d:]+\s+stored", shown(browser))
-
-
-def shown(browser: Browser) -> str:
-    return browser.text("#registrations")
+    shown = r"Ada\s+[\d:]+\s+stored\s+ada@example.org"
+    wait_until(lambda: re.search(shown, browser.text("#registrations")))
+    assert re.search(shown, browser.text("#registrations"))
 
 
 def test_a_resolved_ticket_is_in_the_database(browser: Browser, demo: Demo) -> None:
@@ -163,6 +153,34 @@ def test_an_appointment_that_somebody_else_moved_stays_where_it_is(browser: Brow
     assert browser.has("button[value='2:confirmed']")
 
 
+def test_a_walk_in_is_shown_at_once_and_gone_after_its_time(browser: Browser, demo: Demo) -> None:
+    browser.open("appointments/")
+    browser.fill("walk_in", "Wendy Walker")
+    browser.click(".walk-in button")
+    browser.wait_for_text("#appointment-17", "Wendy Walker")
+    assert "pending" in browser.text("#appointment-17")
+    walk_in = "SELECT expires_at FROM writebehind_meta_appointmentmeta WHERE appointment_id = 17"
+    wait_until(lambda: rows(demo.data, walk_in))
+    assert rows(demo.data, walk_in)
+    # Nobody waits here for its time to pass.
+    passed = run(
+        demo.data,
+        "manage.py",
+        "shell",
+        "-c",
+        "from django.utils.timezone import now\n"
+        "from writebehind_app.meta.models import AppointmentMeta\n"
+        "AppointmentMeta.buffered.set(appointment_id=17, expires_at=now())\n"
+        "AppointmentMeta.buffered.flush(appointment_id=17)",
+    )
+    assert passed.returncode == 0, passed.stderr
+
+    wait_until(lambda: not browser.has("#appointment-17"))
+    assert not browser.has("#appointment-17")
+    wait_until(lambda: not rows(demo.data, walk_in))
+    assert not rows(demo.data, walk_in)
+
+
 def test_a_profile_is_changed(browser: Browser, demo: Demo) -> None:
     browser.open("profile/")
     browser.fill("display_name", "Dana <b>Demo</b>")
@@ -175,13 +193,16 @@ def test_a_profile_is_changed(browser: Browser, demo: Demo) -> None:
     assert "Dana <b>Demo</b>" in browser.text("#state")
     assert browser.find("[name=digest]").is_selected()
     profile = (
-        "SELECT display_name, bio, preferences FROM writebehind_meta_userprofile"
+        "SELECT display_name, bio, preferences, last_seen_at FROM writebehind_meta_userprofile"
         " WHERE user_id = (SELECT id FROM auth_user WHERE username = 'demo')"
     )
-    name, bio, preferences = rows(demo.data, profile)[0]
+    name, bio, preferences, seen = rows(demo.data, profile)[0]
     assert name == "Dana <b>Demo</b>"
     assert bio.split() == ["First", "line", "second", "line"]
     assert json.loads(preferences) == {"digest": True}
+    assert (
+        timedelta(0) < datetime.now(UTC) - datetime.fromisoformat(f"{seen}Z") < timedelta(minutes=1)
+    )
 
 
 @pytest.mark.parametrize("width", [1280, 390])

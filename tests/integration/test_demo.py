@@ -157,6 +157,27 @@ class TestSite:
         assert again.returncode == 1
         assert f"runs already, as process {demo.process.pid}" in again.stderr
 
+    def test_works_without_javascript(self, start_demo):
+        demo = start_demo()
+        page = Browser(demo.wait_for(r"http://\S+")[0])
+
+        ada = {"name": "Ada", "email": "ada@example.org"}
+        assert "ada@example.org is registered." in page("events/1/", ada)
+        assert "is registered for this event already" in page("events/1/", ada)
+        assert "Username" in page("lessons/1/")
+        page("login/", {"username": "demo", "password": "demo", "next": "/"})
+        lesson = page("lessons/1/", {"position": "61", "notes": "By hand"})
+        assert 'value="61"' in lesson
+        assert "By hand" in lesson
+        finished = page("lessons/1/finish/", {"position": "300", "notes": "By hand"})
+        assert "“Why writes wait” is finished." in finished
+        assert 'value="1:confirmed"' in page("appointments/", {"move": "1:scheduled"})
+        assert "Appointment 1 is not scheduled any more" in page(
+            "appointments/", {"move": "1:scheduled"}
+        )
+        assert "Dana" in page("profile/", {"display_name": "Dana"})
+        assert "Ticket 1 is resolved" in page("tickets/1/resolve/", {})
+
 
 class TestEnd:
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -190,7 +211,7 @@ class TestEnd:
         assert left_in_valkey(demo.data) > 0
 
         after = start_demo()
-        after.wait_for("rows are pending from an earlier demo")
+        after.wait_for("entries are pending from an earlier demo")
         after.wait_for("Ctrl-C ends")
         assert after.end(signal.SIGINT) == 0
 

@@ -107,7 +107,7 @@ class Command(BaseCommand):
             users.create_superuser(LOGIN, "demo@example.com", LOGIN)
         figures.begin()
         if left := figures.read().pending:
-            self._say(f"{left:,} rows are pending from an earlier demo; they are flushed now.")
+            self._say(f"{left:,} entries are pending from an earlier demo; they are flushed now.")
 
     # --once
 
@@ -128,7 +128,7 @@ class Command(BaseCommand):
             shown = "\n".join(differences[:_DIFFERENCES])
             raise CommandError(f"{len(differences)} differences, the first of them:\n{shown}")
         if pending := figures.read().pending:
-            raise CommandError(f"{pending} rows are still pending.")
+            raise CommandError(f"{pending} entries are still pending.")
         self._say("Every row of the database is what was written, and nothing is pending.")
 
     # Until Ctrl-C
@@ -158,7 +158,7 @@ class Command(BaseCommand):
         last = figures.read()
         self._say(
             f"Everything is in the database: {last.accepted:,} writes were accepted, "
-            f"{last.flushed:,} rows written, {last.pending:,} are pending."
+            f"{last.flushed:,} entries flushed, {last.pending:,} are pending."
         )
 
     def _show_until_the_end(self) -> None:
@@ -210,8 +210,8 @@ class _Ending(threading.Event):
 def _line(now: Figures) -> str:
     oldest = "none" if now.oldest is None else f"{now.oldest:.1f} s"
     return (
-        f"accepted {now.accepted:,} writes   pending {now.pending:,} rows   "
-        f"flushed {now.flushed:,} rows   oldest {oldest}"
+        f"accepted {now.accepted:,} writes   pending {now.pending:,} entries   "
+        f"flushed {now.flushed:,} entries   oldest {oldest}"
     )
 
 

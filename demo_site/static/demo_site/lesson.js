@@ -141,6 +141,7 @@ slider.addEventListener("input", () => seek(slider.valueAsNumber));
 slider.addEventListener("change", save);
 notes.addEventListener("input", () => { changed = noted = true; });
 for (const button of chapters) {
+  button.disabled = false;
   button.addEventListener("click", () => { seek(Number(button.dataset.seek)); save(); });
 }
 // Whoever leaves does not wait for an earlier one.
