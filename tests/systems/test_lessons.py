@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from tests.systems.conftest import Api
 from writebehind_app import Add, Max, Merge
 from writebehind_app.meta.models import LessonMeta
 from writebehind_app.meta.services import finalize_lesson, progress, record_progress
+from writebehind_app.models import DeadLetter
 
 ODD_KEYS = ["a", "A:b", 'q"', "\\u003a", "@", "&x:", "!", "#", "ü\n", "-1", "'", "日本語", "🎈"]
 
@@ -43,6 +44,15 @@ def test_no_step_is_written_if_one_is_refused(plain, user):
     with pytest.raises(ValidationError):
         record_progress(7, user, {"a": 1}, {"b": object()})
     assert LessonMeta.buffered.count_pending() == 0
+
+
+def test_finalize_says_that_the_database_refuses_it(database, redis_server, user):
+    record_progress(7, user, seconds=15)
+    gone = get_user_model().objects.get()
+    user.delete()
+    with pytest.raises(IntegrityError, match="dead letter"):
+        finalize_lesson(7, gone)
+    assert DeadLetter.objects.get().buffer == LessonMeta.buffered.label
 
 
 def test_finalize_stores_it_and_returns_what_is_stored(database, redis_server, bring, user):

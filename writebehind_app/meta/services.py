@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.db import router
+from django.db import IntegrityError, router
 from django.utils import timezone
 
+from writebehind_app import MetaBuffer, RowBuffer
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.flush.writer import check_outside_transaction
 from writebehind_app.meta.models import (
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
 
 RESOLVED = "resolved"  # the status of a ticket that is flushed at once
+
+
+def _flush(buffer: RowBuffer | MetaBuffer, **key: Any) -> None:
+    if buffer.flush(**key).dead_letters:
+        raise IntegrityError("The database refused what was pending: it is a dead letter now.")
 
 
 # Posts
@@ -83,10 +89,10 @@ def progress(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
 def finalize_lesson(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
     """What is stored of a user and a lesson, after what was pending of it was flushed.
 
-    What the database raises comes out of it; what was pending is flushed later then. As every
-    flush it has to be outside of `transaction.atomic()`.
+    What the database raises comes out of it; what was pending is flushed later then, or is a dead
+    letter after an `IntegrityError`. As every flush it has to be outside of `transaction.atomic()`.
     """
-    LessonMeta.buffered.flush(lesson_id=lesson_id, user=user)
+    _flush(LessonMeta.buffered, lesson_id=lesson_id, user=user)
     stored = LessonMeta.objects.using(router.db_for_write(LessonMeta))
     rows = stored.filter(lesson_id=lesson_id, user_id=user.pk)
     return dict(rows.values_list("meta_key", "meta_value"))
@@ -135,13 +141,13 @@ def resolve_ticket(ticket_id: int, **values: Any) -> TicketMeta:
     flushed.
 
     `TicketMeta.DoesNotExist` where there is no such ticket. What the database raises comes out of
-    it; the write is accepted then, and flushed later. As every flush it has to be outside of
-    `transaction.atomic()`.
+    it; the write is accepted then, and flushed later, or a dead letter after an `IntegrityError`.
+    As every flush it has to be outside of `transaction.atomic()`.
     """
     using = router.db_for_write(TicketMeta)
     check_outside_transaction(using)  # before anything is written
     update_ticket(ticket_id, **{**values, "status": RESOLVED})
-    TicketMeta.buffered.flush(ticket_id=ticket_id)
+    _flush(TicketMeta.buffered, ticket_id=ticket_id)
     return TicketMeta.objects.using(using).get(ticket_id=ticket_id)
 
 
