@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from tests.models import Item, Note, Owner, Pair, Place, Strict, Venue
 from writebehind_app import Add, Merge, signals
@@ -277,6 +279,18 @@ class TestDeadLetters:
         (letter,) = DeadLetter.objects.all()
         assert deadletters.retry(Note.buffered, [letter.pk]) == (1, 0)
         assert Note.objects.get().value == {"x": 1, "y": 2, "z": 2}
+
+    def test_is_kept_as_long_as_the_settings_say(self, database, redis_server, owner, configure):
+        letter = self.refused(owner)
+        DeadLetter.objects.update(last_seen=timezone.now() - timedelta(days=3))
+        Pair.buffered.flush()
+        assert DeadLetter.objects.get() == letter
+        configure(DEAD_LETTER_DAYS=4)
+        Pair.buffered.flush()
+        assert DeadLetter.objects.get() == letter
+        configure(DEAD_LETTER_DAYS=2)
+        Pair.buffered.flush()
+        assert not DeadLetter.objects.exists()
 
     def test_is_mended(self, database, redis_server, owner):
         letter = self.refused(owner, value=3)

@@ -8,13 +8,16 @@ strikes out of the letters of its rows what it writes itself.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from hashlib import sha1
 from typing import Any
 
 from django.db import models, transaction
 from django.utils import timezone
 
+from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
@@ -22,6 +25,8 @@ from writebehind_app.flush.failures import kind
 from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.models import DeadLetter
 from writebehind_app.store.codec import Entry
+
+logger = logging.getLogger("writebehind")
 
 _CHUNK = 2000
 
@@ -130,6 +135,16 @@ def _retry(buffer: Buffer, id: int) -> Exception | None:
             return error
         letter.delete(using=layout.using)
     return None
+
+
+def expire(buffer: Buffer) -> None:
+    """Delete letters that were last refused longer ago than the settings keep them."""
+    days = conf.settings().DEAD_LETTER_DAYS
+    if days:
+        since = timezone.now() - timedelta(days=days)
+        count, _ = letters_of(buffer).filter(last_seen__lt=since).delete()
+        if count:
+            logger.warning("%s: %d dead letters of more than %g days went", buffer, count, days)
 
 
 def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:

@@ -137,8 +137,9 @@ def flush(
     if not ids and not over():
         try:
             buffer.expire(size)
+            deadletters.expire(buffer)
         except Error as error:
-            logger.exception("%s: rows whose time has passed could not be looked up", buffer)
+            logger.exception("%s: what has expired could not be looked up", buffer)
             connections[buffer.layout().using].close_if_unusable_or_obsolete()
             failures.append(error)
     works = _works(buffer, ids, due_only=due_only)
