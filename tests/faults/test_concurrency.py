@@ -112,7 +112,10 @@ def stored() -> dict[int, tuple[int, str]]:
 def test_two_flushers_and_four_writers_on_the_same_rows(
     database, redis_server, configure, start_child
 ):
-    """Each writer has a field of its own, so that each knows what has to come of it."""
+    """Each writer has a field of its own, so that each knows what has to come of it.
+
+    Scenario 13.
+    """
     configure(BATCH_SIZE=7, SHARDS=3)
     for number in range(0, KEYS, 2):
         Item.objects.create(number=number, a=-1, b="-1", c="-1", d=-1)
@@ -156,7 +159,10 @@ def test_two_flushers_and_four_writers_on_the_same_rows(
 def test_a_flusher_that_wakes_up_late_brings_nothing_back(
     step, database, redis_server, configure, start_child
 ):
-    """While it stood still its lease ended, another one flushed its batch, and a newer one."""
+    """While it stood still its lease ended, another one flushed its batch, and a newer one.
+
+    Scenario 11.
+    """
     configure(SHARDS=1, LEASE=0.3)
     Item.objects.create(number=1, a=1, b="stored")
     Item.buffered.set(number=1, a=2)
@@ -195,7 +201,10 @@ def test_a_flusher_that_wakes_up_late_brings_nothing_back(
 def test_a_flusher_that_stops_within_its_transaction(
     step, database, redis_server, configure, start_child
 ):
-    """The next one has the same batch, waits in the database for the first, and applies nothing."""
+    """The next one has the same batch, waits in the database for the first, and applies nothing.
+
+    Scenario 8.
+    """
     configure(SHARDS=1, LEASE=0.2)
     Item.objects.create(number=1, a=1, b="stored")
     Item.buffered.set(number=1, a=2)
@@ -225,6 +234,7 @@ def test_a_flusher_that_stops_within_its_transaction(
 def test_a_key_dirty_again_between_claim_and_acknowledgement(
     database, redis_server, configure, monkeypatch
 ):
+    """Scenarios 10 and 12."""
     configure(SHARDS=1)
     at: dict[str, int] = {}
 
@@ -250,7 +260,10 @@ def test_a_key_dirty_again_between_claim_and_acknowledgement(
 
 @on_valkey
 def test_flushers_and_direct_writers_on_overlapping_rows(database, redis_server, configure):
-    """They may get in each other's way, and a batch may fail for it; nothing is lost."""
+    """They may get in each other's way, and a batch may fail for it; nothing is lost.
+
+    Scenario 13.
+    """
     configure(BATCH_SIZE=10, SHARDS=2, BACKOFF=0.01)
     Item.objects.bulk_create(Item(number=n) for n in range(0, 30, 2))
     done = threading.Event()
@@ -297,6 +310,7 @@ def test_flushers_and_direct_writers_on_overlapping_rows(database, redis_server,
 
 
 def test_50_threads(plain, configure):
+    """Scenario 42."""
     configure(SHARDS=4)
     errors: list[BaseException] = []
 
@@ -329,6 +343,7 @@ def test_50_threads(plain, configure):
 
 
 def test_the_client_is_used_on_both_sides_of_a_fork(plain, start_child):
+    """Scenario 42."""
     child = start_child(use_redis_on_both_sides_of_a_fork)
     assert child.stdout.readline() == "done\n"
     Item.buffered.flush()
@@ -340,6 +355,7 @@ def test_the_client_is_used_on_both_sides_of_a_fork(plain, start_child):
 @on_valkey
 @pytest.mark.parametrize("quiet", [0, 0.2])
 def test_a_hot_key_is_stored_in_time_and_seldom(database, redis_server, configure, quiet):
+    """Scenario 14."""
     configure(MAX_AGE=0.25, QUIET=quiet, SHARDS=2)
     done = threading.Event()
     errors: list[BaseException] = []

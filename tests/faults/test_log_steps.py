@@ -53,6 +53,7 @@ def assert_taken(numbers: list[int]) -> None:
 
 @pytest.mark.parametrize("step", FLUSH_STEPS)
 def test_a_flusher_is_killed(step, database, redis_server, configure, start_child):
+    """Scenarios 1 to 4."""
     configure(LEASE=0.3)
     Seat.buffered.extend({"number": n} for n in (3, 1))
     Seat.buffered.flush()

@@ -3,9 +3,11 @@ comes twice, and every read in between is right."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -82,6 +84,7 @@ def stored() -> dict[int, dict]:
 
 @pytest.mark.parametrize("step", FLUSH_STEPS)
 def test_a_flusher_is_killed(step, database, redis_server, short_lease, start_child):
+    """Scenarios 1 to 4, and 6."""
     expected = write_before()
     before = stored()
 
@@ -164,8 +167,35 @@ def test_metadata_is_there_once_after_a_flusher_stopped_dead(
     assert Note.buffered.count_pending() == 0
 
 
+def test_amounts_in_every_mix_of_pending_and_in_flight(database, redis_server, short_lease):
+    """Scenario 7."""
+    amounts = (None, 0, 5, -5)
+    mixes = list(itertools.product(amounts, repeat=2))
+    expected = {n: 100 + (first or 0) + (then or 0) for n, (first, then) in enumerate(mixes)}
+    Item.objects.bulk_create(Item(number=n, a=100) for n in expected)
+
+    def add(amounts) -> None:
+        writes = [{"number": n, "a": Add(a)} for n, a in enumerate(amounts) if a is not None]
+        Item.buffered.set_many(writes)
+
+    add(first for first, _ in mixes)
+    (shard,) = Item.buffered.shards()
+    batch = shard.claim("t" * 32, lease=0.01, size=100, due_only=False)
+    assert len(batch.entries) == 12
+    add(then for _, then in mixes)
+
+    def read() -> dict[int, int]:
+        return {n: row.a for n, row in Item.buffered.get_many(expected).items()}
+
+    assert read() == expected
+    time.sleep(0.02)
+    Item.buffered.flush()
+    assert read() == expected == dict(Item.objects.values_list("number", "a"))
+
+
 @pytest.mark.parametrize("step", WRITE_STEPS)
 def test_a_writer_is_killed(step, database, redis_server, start_child):
+    """Scenario 9."""
     Item.buffered.set(number=1, a=1)
 
     child = start_child(write_and_die, step, 2)

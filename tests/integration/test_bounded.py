@@ -56,6 +56,8 @@ def test_reads_and_listings_look_at_what_they_are_asked_for(plain):
 
 
 def test_redis_holds_after_the_drain_what_it_held_before(plain):
+    """Scenario 45."""
+
     def held() -> tuple[int, int]:
         with plain.client(decode_responses=True) as client:
             keys = client.keys()

@@ -236,6 +236,7 @@ class TestEnding:
     def test_a_signal_lets_the_batch_at_hand_end(
         self, database, redis_server, configure, start_child, how
     ):
+        """Scenario 39."""
         configure(SHARDS=1)
         Item.buffered.set_many({"number": n} for n in range(30))
         child = start_child(manage_slowly, "--all", "--loop", "--batch-size", "10", "--json")
@@ -282,6 +283,7 @@ class TestEnding:
     def test_a_killed_one_leaves_nothing_that_the_next_does_not_finish(
         self, plain, configure, start_child
     ):
+        """Scenarios 6 and 8."""
         configure(SHARDS=1, LEASE=0.3)
         Item.buffered.set_many({"number": n} for n in range(10))
         child = start_child(manage_slowly, "--all")

@@ -170,6 +170,7 @@ class TestValues:
         ],
     )
     def test_that_no_database_would_take(self, name, value, message):
+        """Scenario 30."""
         assert message in refused(**{name: value})
 
     def test_nested_deeper_than_can_be_written(self):

@@ -74,6 +74,8 @@ def test_verbs_look_at_what_they_are_asked_for(database, redis_server):
 
 @on_sqlite
 def test_redis_holds_after_the_drain_what_it_held_before(database, redis_server):
+    """Scenario 45."""
+
     def held() -> int:
         with redis_server.client(decode_responses=True) as client:
             return sum(client.memory_usage(key) for key in client.scan_iter())

@@ -38,6 +38,7 @@ def end_leases(redis_server) -> None:
 
 class TestAppendAndFlush:
     def test_records_are_inserted_in_the_order_in_which_they_came(self, database, redis_server):
+        """Scenario 19."""
         receipts = [Line.buffered.append(text=str(n)) for n in range(5)]
         receipts += Line.buffered.extend({"text": str(n)} for n in range(5, 2500))
         assert [r.where for r in receipts[::500]] == ["pending"] * 5

@@ -265,7 +265,7 @@ def flush_until_closed() -> None:
 
 @on_valkey
 def test_reads_while_others_append_and_flush(database, redis_server, configure, start_child):
-    """Each record is in every window from its append on, once."""
+    """Scenario 23. Each record is in every window from its append on, once."""
     child = start_child(flush_until_closed)
     assert child.stdout.readline() == "ready\n"
     end, n = time.monotonic() + 3, 0

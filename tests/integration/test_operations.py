@@ -108,6 +108,7 @@ class TestAdd:
 
 class TestCreate:
     def test_refuses_what_is_pending_or_stored(self, database, redis_server):
+        """Scenario 18."""
         Counter.buffered.create(name="x", big=1)
         with pytest.raises(AlreadyExists, match="exists already"):
             Counter.buffered.create(name="x", big=2)
@@ -120,6 +121,8 @@ class TestCreate:
         assert Counter.objects.get().big == 3
 
     def test_of_many_at_once_exactly_one_wins(self, database, redis_server):
+        """Scenario 18."""
+
         def create(n):
             try:
                 Counter.buffered.create(name="x", big=n)

@@ -96,6 +96,7 @@ def _get(number: int) -> int | None:
 def test_while_flushers_run_no_write_is_missed_and_none_goes_back(
     database, redis_server, configure, how
 ):
+    """Scenarios 15 and 21."""
     configure(SHARDS=2, BATCH_SIZE=3)
     # A row that is not stored is not in a queryset: those that overlay() reads are never deleted.
     numbers = [2, 4, 6] if how == "overlay" else [1, 2, 3, 4]

@@ -15,7 +15,7 @@ from django.test import TestCase
 from django.utils import timezone
 
 from tests import router
-from tests.models import Child, ExamScore, GameScore, Item, Owner, Pair, Stamp, Strict
+from tests.models import Child, ExamScore, GameScore, Item, Note, Owner, Pair, Stamp, Strict
 from writebehind_app import RowBuffer, signals, steps
 from writebehind_app.buffers import registry
 from writebehind_app.exceptions import BufferUnavailable
@@ -109,7 +109,27 @@ class TestSet:
         pair = Pair.objects.get()
         assert (pair.owner, pair.name, pair.value, pair.note) == (owner, "n", 1, "same row")
 
+    def test_texts_of_any_kind_and_length(self, database, redis_server):
+        """Scenario 22."""
+        odd = ["", " ", "ü" * 100, "日本語🎈", '"', "\\", "\n\r\t\x01", "%s {0} ?", "x" * 100]
+        if connections[database].vendor == "mysql":  # takes '' and ' ' for equal
+            odd.remove(" ")
+        owner = Owner.objects.create(name="o")
+        large = {name: "y" * 2**20 + name for name in odd}
+        notes = Note.buffered.of(page="", owner=owner)
+        for n, name in enumerate(odd):
+            Pair.buffered.set(owner=owner, name=name, value=n)
+            notes[str(n)] = large[name]
+        for _ in range(2):
+            found = Pair.buffered.get_many((owner, name) for name in odd)
+            assert [found[owner, name].value for name in odd] == list(range(len(odd)))
+            assert dict(notes) == {str(n): large[name] for n, name in enumerate(odd)}
+            Pair.buffered.flush()
+            Note.buffered.flush()
+
+    @on_valkey
     def test_keys_that_look_alike_once_joined_are_told_apart(self, database, redis_server):
+        """Scenario 22."""
         owners = Owner.objects.bulk_create(Owner(pk=pk, name=str(pk)) for pk in (1, 12))
         names = {1: "23", 12: "3"}
         names_too = {1: '",1,"', 12: ""}
@@ -257,6 +277,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("flushed", [False, True])
     def test_set_and_delete_in_turn(self, database, redis_server, flushed):
+        """Scenario 16."""
         for a in range(6):
             Item.buffered.set(number=1, a=a)
             if flushed:
@@ -494,6 +515,7 @@ class TestFailure:
     def test_the_batch_stays_and_waits_longer_each_time(
         self, database, redis_server, configure, caplog
     ):
+        """Scenario 27."""
         configure(SHARDS=1, BACKOFF=5, MAX_BACKOFF=8)
         Item.buffered.set(number=1, a=1)
         Item.buffered.set(number=2, a=2)
@@ -526,6 +548,7 @@ class TestFailure:
         assert flush(Item.buffered).rows == 1
 
     def test_a_newer_write_wins_over_the_failed_batch(self, database, redis_server, configure):
+        """Scenario 17."""
         configure(SHARDS=1)
         Item.buffered.set(number=1, a=1, b="old")
         Item.buffered.set(number=2, a=1)
@@ -837,6 +860,7 @@ def flush_scripts(server) -> None:
 
 class TestRedis:
     def test_the_script_cache_is_flushed_between_calls(self, plain):
+        """Scenario 34."""
         for n in range(3):
             flush_scripts(plain)
             Item.buffered.set(number=n, a=n)
