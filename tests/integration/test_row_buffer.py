@@ -127,7 +127,6 @@ class TestSet:
             Pair.buffered.flush()
             Note.buffered.flush()
 
-    @on_valkey
     def test_keys_that_look_alike_once_joined_are_told_apart(self, database, redis_server):
         """Scenario 22."""
         owners = Owner.objects.bulk_create(Owner(pk=pk, name=str(pk)) for pk in (1, 12))
