@@ -9,7 +9,8 @@ import time
 
 from django.db import connections
 
-from demo_site.systems import SYSTEMS, System
+from demo_site.systems import SYSTEMS
+from demo_site.systems.base import System
 from writebehind_app.exceptions import WritebehindError
 
 logger = logging.getLogger("demo_site")

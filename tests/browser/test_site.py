@@ -50,6 +50,25 @@ def test_the_position_in_a_lesson_is_back_after_a_reload(browser: Browser, demo:
     assert stored["notes"] == "Ask about this."
 
 
+def test_a_lesson_is_saved_once_the_connection_is_back(browser: Browser) -> None:
+    browser.open("lessons/3/")
+    browser.go_offline(True)
+    try:
+        browser.click("[data-seek='80']")
+        browser.fill("notes", "Written on a train")
+        browser.wait_for_text("#saved", "not saved: no connection")
+    finally:
+        browser.go_offline(False)
+    browser.wait_for_text("#saved", "saved, pending")
+    errors = browser.errors()
+    browser.open("lessons/3/")
+
+    assert browser.text("#clock") == "1:20"
+    assert browser.find("#notes").get_property("value") == "Written on a train"
+    assert errors
+    assert all("ERR_INTERNET_DISCONNECTED" in error for error in errors)
+
+
 def test_what_was_watched_last_arrives_when_the_page_is_left(browser: Browser) -> None:
     browser.open("lessons/3/")
     browser.click("[data-seek='0']")
@@ -111,17 +130,6 @@ def test_a_resolved_ticket_is_in_the_database(browser: Browser, demo: Demo) -> N
     browser.wait_for_text(".notice", "Ticket 1 is resolved, and stored in the database.")
     status = "SELECT status FROM writebehind_meta_ticketmeta WHERE ticket_id = 1"
     assert rows(demo.data, status) == [("resolved",)]
-
-
-def test_a_changed_ticket_is_pending_then_stored(browser: Browser, demo: Demo) -> None:
-    browser.open("tickets/3/")
-    browser.fill("subject", "Typed by hand")
-    browser.click("form.stack button")
-
-    browser.wait_for_text("#write", "Your write was accepted")
-    browser.wait_for_text("#write", "stored in the database")
-    subject = "SELECT subject FROM writebehind_meta_ticketmeta WHERE ticket_id = 3"
-    assert rows(demo.data, subject) == [("Typed by hand",)]
 
 
 def test_a_click_moves_an_appointment(browser: Browser, demo: Demo) -> None:

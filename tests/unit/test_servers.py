@@ -9,14 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import Group
 from django.db import connections
 
 from tests import servers
-from tests.servers import RedisServer
-from tests.servers.process import LOCALHOST
+from tests.servers import RedisServer, chromium
+from tests.servers.process import LOCALHOST, Absent
 
 
 def test_each_database_is_of_its_kind(database: str) -> None:
@@ -46,6 +47,21 @@ def test_no_row_and_no_key_is_left_to_the_next_test(
         client.set("left", run)
     assert not Group.objects.exists()
     Group.objects.create(name="left")
+
+
+def test_a_browser_that_is_not_installed_is_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Absent, match="no chromium is installed"):
+        chromium.find()
+
+    (tmp_path / "chromium").touch(mode=0o755)
+    with pytest.raises(Absent, match="no chromedriver is installed"):
+        chromium.find()
+
+    (tmp_path / "chromedriver").touch(mode=0o755)
+    assert chromium.find() == (str(tmp_path / "chromium"), str(tmp_path / "chromedriver"))
 
 
 @pytest.fixture

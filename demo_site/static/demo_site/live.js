@@ -38,9 +38,14 @@ async function refreshParts() {
   }
 }
 
+// What the page that comes next is to say, none that is loaded in the background may say before it.
+let leaving = false;
+addEventListener("submit", () => { leaving = true; });
+addEventListener("pageshow", () => { leaving = false; });
+
 async function refresh() {
   let pause = 1000;
-  if (!document.hidden) {
+  if (!document.hidden && !leaving) {
     try {
       await Promise.all([refreshFigures(), refreshParts()]);
       strip.classList.remove("away");
