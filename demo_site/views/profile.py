@@ -79,6 +79,6 @@ def _initial(profile: UserProfile) -> dict[str, Any]:
 
 def _seen() -> list[Pair]:
     """The people of the simulation, whoever was seen last first."""
-    rows = UserProfile.objects.filter(user__username__in=LEARNERS, last_seen_at__isnull=False)
-    found = pairs(UserProfile.buffered, rows)
+    rows = UserProfile.objects.filter(user__username__in=LEARNERS).select_related("user")
+    found = [pair for pair in pairs(UserProfile.buffered, rows) if pair.now.last_seen_at]
     return sorted(found, key=lambda pair: pair.now.last_seen_at, reverse=True)
