@@ -81,14 +81,14 @@ def test_a_write_in_flight_that_moves_the_time_counts(database, redis_server, co
 @ONLY_VALKEY
 def test_a_write_that_comes_after_the_look_wins(database, redis_server, monkeypatch):
     store(n1=later(seconds=-1), n2=later(seconds=-1))
-    look = reading.all_guarded
+    look = reading.guarded
 
     def overtaken(*args):
         found = look(*args)
         buffered.set(appointment_id=1, expires_at=None)
         return found
 
-    monkeypatch.setattr(reading, "all_guarded", overtaken)
+    monkeypatch.setattr(reading, "guarded", overtaken)
     assert buffered.expire(100) == 1
     flush(buffered, ids=["1", "2"])
     assert stored() == [1]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.models import Counter
 from writebehind_app import Add, Max, Merge, Min
+from writebehind_app.buffers import reading
 from writebehind_app.exceptions import AlreadyExists
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -146,6 +147,27 @@ class TestSetIf:
         assert Counter.buffered.set_if({"big": 3}, name="x", big=Add(2))
         Counter.buffered.flush()
         assert Counter.objects.get().big == 5
+
+    def test_a_function_can_say_what_is_expected(self, database, redis_server):
+        Counter.objects.create(name="x", big=5)
+        assert not Counter.buffered.set_if(lambda row: row.big > 5, name="x", big=1)
+        assert Counter.buffered.set_if(lambda row: row.big == 5, name="x", big=Add(1))
+        assert not Counter.buffered.set_if(lambda row: True, name="y", big=1)
+        assert Counter.buffered.get(name="x").big == 6
+
+    def test_a_refusal_is_of_the_row_as_it_is(self, database, redis_server, monkeypatch):
+        """What was pending when Redis was read is stored when the database is."""
+        Counter.objects.create(name="x", big=0)
+        Counter.buffered.set(name="x", big=Add(1))
+        stored, left = reading._stored, [Counter.buffered.flush]
+
+        def overtaken(*args):
+            if left:
+                left.pop()()
+            return stored(*args)
+
+        monkeypatch.setattr(reading, "_stored", overtaken)
+        assert Counter.buffered.set_if({"big": 1}, name="x", big=2)
 
     def test_steps_from_many_threads_come_one_after_the_other(self, database, redis_server):
         Counter.objects.create(name="x", big=0)

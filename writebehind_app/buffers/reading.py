@@ -53,24 +53,24 @@ def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def guarded(buffer: CoalescingBuffer, id: str) -> tuple[Any | None, str]:
-    """The row as it is, if it is, and what tells whether anything was written to it since."""
-    while not (found := all_guarded(buffer, [id])):
-        pass
-    return found[id]
+def guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any | None, str]]:
+    """What there seems to be of each id, and a guard: a write with it is accepted only if it was
+    so, and is still. Without such a write, `is_unchanged()` tells."""
+    readings = _read(buffer, ids)
+    stored, applied = _stored(buffer, ids, readings)
+    found = {}
+    for id in ids:
+        reading, row = readings[id], stored.get(id)
+        if id in reading.in_flight and reading.token not in applied:
+            row = buffer.merged(reading.in_flight[id], row)
+        if id in reading.pending:
+            row = buffer.merged(reading.pending[id], row)
+        found[id] = row, _guard(reading, id)
+    return found
 
 
-def all_guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any | None, str]]:
-    """As `guarded()` for many ids; those written to while they were read are left out."""
-    before = _read(buffer, ids)
-    found = rows(buffer, ids)
-    after = _read(buffer, ids)
-    guards = {id: _guard(after[id], id) for id in ids}
-    return {
-        id: (found.get(id), guard)
-        for id, guard in guards.items()
-        if guard == _guard(before[id], id)
-    }
+def is_unchanged(buffer: CoalescingBuffer, id: str, guard: str) -> bool:
+    return _guard(_read(buffer, [id])[id], id) == guard
 
 
 def _guard(reading: Reading, id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.db import models, router
@@ -82,25 +82,38 @@ class RowBuffer(CoalescingBuffer):
     def create(self, /, **values: Any) -> Receipt:
         """Write a new row; `AlreadyExists` where there is one, pending or stored."""
         write = self._checked(values)
-        while True:
-            row, guard = reading.guarded(self, write.id)
-            if row is not None:
-                raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
-            if receipts := self._write([write._replace(guard=guard)]):
-                return receipts[0]
+        receipt = self._write_if(write, lambda row: row is None)
+        if receipt is None:
+            raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
+        return receipt
 
-    def set_if(self, expected: Mapping[str, Any], /, **values: Any) -> bool:
-        """Write to the row only while it is there and has the expected values; says whether it
-        did. Nobody's write comes between the look and the write."""
+    def set_if(self, expected: Mapping[str, Any] | Callable[[Any], bool], /, **values: Any) -> bool:
+        """Write to the row only while it is there and as expected; says whether it did. Nobody's
+        write comes between the look and the write.
+
+        Expected are values of fields, or what a function says of the row.
+        """
         layout = self.layout()
         write = self._checked(values)
-        wanted = layout.expected(expected)
+        if callable(expected):
+            is_expected = expected
+        else:
+            wanted = layout.expected(expected)
+
+            def is_expected(row: Any) -> bool:
+                return layout.texts_of(row, wanted) == wanted
+
+        return self._write_if(write, lambda row: row is not None and is_expected(row)) is not None
+
+    def _write_if(self, write: Write, condition: Callable[[Any], bool]) -> Receipt | None:
+        """The receipt of a write to a row, or to none, that meets the condition; else None."""
         while True:
-            row, guard = reading.guarded(self, write.id)
-            if row is None or layout.texts_of(row, wanted) != wanted:
-                return False
-            if self._write([write._replace(guard=guard)]):
-                return True
+            row, guard = reading.guarded(self, [write.id])[write.id]
+            if condition(row):
+                if receipts := self._write([write._replace(guard=guard)]):
+                    return receipts[0]
+            elif reading.is_unchanged(self, write.id, guard):
+                return None
 
     def delete(self, /, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
@@ -157,7 +170,7 @@ class RowBuffer(CoalescingBuffer):
         passed = passed.only(*(c.name for c in layout.key))
         ids = [layout.id_of(row) for row in passed[:size]]
         removals = []
-        for id, (row, guard) in reading.all_guarded(self, ids).items():
+        for id, (row, guard) in reading.guarded(self, ids).items():
             ends = row and getattr(row, self.expires)
             if ends is not None and ends <= now:
                 removals.append(Write(id, {}, delete="1", guard=guard))

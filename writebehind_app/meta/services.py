@@ -185,30 +185,25 @@ def schedule(
 def update_status(appointment_id: int, status: str, *, expected: str | None = None) -> bool:
     """Whether the status was changed, with its time: only of an appointment that is there, has not
     expired, and has the expected status, if one is given. Nobody's write comes in between."""
-    while True:
-        try:
-            row = appointment(appointment_id)
-        except AppointmentMeta.DoesNotExist:
-            return False
-        if expected not in (None, row.status):
-            return False
-        # What was looked at has to be so still.
-        seen: dict[str, Any] = {"expires_at": row.expires_at}
-        if expected is not None:
-            seen["status"] = expected
-        if AppointmentMeta.buffered.set_if(
-            seen, appointment_id=appointment_id, status=status, status_at=timezone.now()
-        ):
-            return True
+    return AppointmentMeta.buffered.set_if(
+        lambda row: not _has_expired(row) and expected in (None, row.status),
+        appointment_id=appointment_id,
+        status=status,
+        status_at=timezone.now(),
+    )
 
 
 def appointment(appointment_id: int) -> AppointmentMeta:
     """The appointment with all its writes. `AppointmentMeta.DoesNotExist` where there is none, or
     it has expired."""
     found: AppointmentMeta = AppointmentMeta.buffered.get(appointment_id=appointment_id)
-    if found.expires_at is not None and found.expires_at <= timezone.now():
+    if _has_expired(found):
         raise AppointmentMeta.DoesNotExist(f"The appointment {appointment_id} has expired.")
     return found
+
+
+def _has_expired(row: AppointmentMeta) -> bool:
+    return row.expires_at is not None and row.expires_at <= timezone.now()
 
 
 # Profiles
