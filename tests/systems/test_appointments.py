@@ -85,6 +85,7 @@ def test_one_that_expires_between_the_look_and_the_write_is_not_changed(plain, m
 
     def overtaken(*args):
         found = look(*args)
+        monkeypatch.undo()
         AppointmentMeta.buffered.set(appointment_id=3, expires_at=later(seconds=-1))
         return found
 
