@@ -11,7 +11,7 @@ from django.db import connections
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.models import Counter
+from tests.models import Counter, Note, Owner
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.buffers import reading
 from writebehind_app.exceptions import AlreadyExists
@@ -185,3 +185,29 @@ class TestSetIf:
             list(pool.map(step, range(60)))
         Counter.buffered.flush()
         assert Counter.objects.get().big == 60
+
+
+class TestMany:
+    def test_of_many_writes_those_out_of_range_are_not_taken(self, database, redis_server):
+        Counter.buffered.set_many([{"name": name, "small": 1, "big": 2**63 - 1} for name in "abc"])
+        writes = [{"name": name, "small": Add(1)} for name in "abc"]
+        writes[1]["big"] = Add(1)
+        with pytest.raises(ValidationError, match="2 of 3 writes were taken") as error:
+            Counter.buffered.set_many([*writes])
+        assert list(error.value.message_dict) == ["big"]
+        found = Counter.buffered.get_many("abc")
+        assert [found[name].small for name in "abc"] == [2, 1, 2]
+
+    def test_a_write_of_thousands_of_keys(self, database, redis_server):
+        """Lua unpacks a few thousand values at most."""
+        many = {f"k{n}": n for n in range(5000)}
+        Counter.buffered.set(name="x", extra=Merge({"a": 1}))
+        Counter.buffered.set(name="x", extra=Merge(many))
+        assert Counter.buffered.get(name="x").extra == {"a": 1, **many}
+        owner = Owner.objects.create(name="anna")
+        notes = Note.buffered.of(page="p", owner=owner)
+        notes.update(m=Merge({"a": 1}))
+        notes.update({"m": Max(5), **many})
+        for _ in range(2):
+            assert dict(notes) == {"m": 5, **many}
+            Note.buffered.flush()

@@ -66,35 +66,57 @@ class CoalescingBuffer(Buffer):
     aflush = asynchronous(flush)
     adiscard = asynchronous(discard)
 
-    def out_of_range(self, name: str) -> ValidationError:
-        """The error for an operation on the field of that name in Redis."""
-        message = "The sum leaves the range of the field; nothing was changed."
-        return ValidationError({name: [ValidationError(message, code="range")]})
+    def field_of(self, name: str) -> str:
+        """What people call the field of that name in Redis."""
+        return name
 
     def _write(self, writes: list[Write], *, max_age: float | None = None) -> list[Receipt]:
-        """Send checked writes; those whose row no longer looks as expected are left out."""
-        max_micros = round((self.option("MAX_AGE") if max_age is None else max_age) * 1e6)
+        """Send checked writes; those whose row no longer looks as expected are left out.
+
+        One whose operation leaves the range of its field is refused by Redis; the others are
+        written all the same.
+        """
+        age = round((self.option("MAX_AGE") if max_age is None else max_age) * 1e6)
         quiet = round(self.option("QUIET") * 1e6)
         calls = []
         for id, texts, delete, guard in writes:
             fields = [part for pair in texts.items() for part in pair]
             shard = self.shard_key_of(id)
-            calls.append((shard, id, max_micros, quiet, delete, guard, *fields))
+            calls.append((shard, id, age, quiet, delete, guard, *fields))
         reach("write.sending")
+        replies = self._send(calls)
+        reach("write.accepted")
+        if refused := [reply for reply in replies if isinstance(reply, OutOfRange)]:
+            outcome = "nothing was changed"
+            if len(calls) > 1:
+                outcome = f"{len(calls) - len(refused)} of {len(calls)} writes were taken"
+            message = f"The sum leaves the range of the field; {outcome}."
+            names = {self.field_of(str(error)) for error in refused}
+            raise ValidationError({n: [ValidationError(message, code="range")] for n in names})
+        return [
+            Receipt(call[0], call[1], reply)
+            for call, reply in zip(calls, replies, strict=True)
+            if reply
+        ]
+
+    def _send(self, calls: list[Any]) -> list[Any]:
+        """The number of the entry that took each write, 0, or OutOfRange."""
+        replies: list[Any]
         try:
             with errors:
                 if len(calls) == 1:
-                    numbers = [lua.run(client(), "write", *calls[0])]
-                else:
-                    numbers = lua.run_in_order(client(), "write", calls, size=_PIPELINE)
+                    return [lua.run(client(), "write", *calls[0])]
+                replies = lua.run_in_order(client(), "write", calls, size=_PIPELINE)
         except OutOfRange as error:
-            raise self.out_of_range(str(error)) from None
-        reach("write.accepted")
-        return [
-            Receipt(call[0], call[1], number)
-            for call, number in zip(calls, numbers, strict=True)
-            if number
-        ]
+            return [error]
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                try:
+                    with errors:
+                        raise reply
+                except OutOfRange as error:
+                    replies[i] = error
+        return replies
 
     def _pending_of(self, id: str) -> list[PendingEntry]:
         """The entries of one id, the one in flight first."""

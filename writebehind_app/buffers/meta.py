@@ -16,7 +16,6 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import ValidationError
 from django.db import router
 
 from writebehind_app.buffers import reading
@@ -123,8 +122,9 @@ class MetaBuffer(CoalescingBuffer):
             found += [layout.deletion(entry, key) for key in others]
         return found
 
-    def out_of_range(self, name: str) -> ValidationError:
-        return super().out_of_range(json.loads(name))
+    def field_of(self, name: str) -> str:
+        key: str = json.loads(name)
+        return key
 
 
 def _place() -> tuple[object, int]:

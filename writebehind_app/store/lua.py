@@ -30,12 +30,19 @@ def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
         return _call(client, "EVAL", source(name), 1, key, *args)
 
 
-def run_many(client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ...]]) -> list[Any]:
+def run_many(
+    client: redis.Redis,
+    name: str,
+    calls: Sequence[tuple[str | int, ...]],
+    *,
+    with_errors: bool = False,
+) -> list[Any]:
     """Run a script for each `(key, *args)`, all in one round trip.
 
     SCRIPT LOAD goes ahead of them, so that Redis knows the script unless another client flushes
     it in that moment. Calls that found it missing did not run and are sent again, after the
-    others: they must not depend on each other's order.
+    others: they must not depend on each other's order. Errors of single calls are among the
+    replies if `with_errors`; otherwise the first is raised, after all were sent.
     """
     pipeline = client.pipeline(transaction=False)
     replies: dict[int, Any] = {}
@@ -48,7 +55,7 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ..
         replies.update(zip(left, results[1:], strict=True))
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
     for i in range(len(calls)):
-        if isinstance(replies[i], Exception):
+        if isinstance(replies[i], Exception) and not with_errors:
             raise replies[i]
     return [replies[i] for i in range(len(calls))]
 
@@ -56,15 +63,18 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ..
 def run_in_order(
     client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ...]], *, size: int
 ) -> list[Any]:
-    """As `run_many()`, but calls with the same first two arguments run in the order given."""
+    """As `run_many()` with errors, but calls with the same first two arguments run in the order
+    given."""
     replies: list[Any] = []
     part: dict[tuple[str | int, ...], tuple[str | int, ...]] = {}
     for call in calls:
         if call[:2] in part or len(part) == size:
-            replies += run_many(client, name, list(part.values()))
+            replies += run_many(client, name, list(part.values()), with_errors=True)
             part = {}
         part[call[:2]] = call
-    return replies + run_many(client, name, list(part.values())) if part else replies
+    if part:
+        replies += run_many(client, name, list(part.values()), with_errors=True)
+    return replies
 
 
 def _execute(client: redis.Redis, *args: str | int) -> Any:

@@ -265,7 +265,10 @@ if next(replaced) then
   end
 end
 local head = table.concat({no, writes + 1, since, now, row, relative}, ' ')
-redis.call('HSET', entry, '@', head, unpack(fields))
+redis.call('HSET', entry, '@', head, unpack(fields, 1, math.min(#fields, 1000)))
+for i = 1001, #fields, 1000 do -- Lua unpacks a few thousand at most
+  redis.call('HSET', entry, unpack(fields, i, math.min(i + 999, #fields)))
+end
 
 if quiet > 0 then
   redis.call('ZADD', due, math.min(tonumber(since) + max_age, tonumber(now) + quiet), id)
