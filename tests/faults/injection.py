@@ -1,0 +1,141 @@
+"""Lets one thread go wrong at a named step, in one of the ways in which processes do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import redis
+from django.db import OperationalError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from tests.router import current
+from writebehind_app import steps
+from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.store import lua
+
+# What the process does after a step, and a reply may be lost of: scripts by their names, a
+# statement or the commit of the database; None where nothing follows.
+NEXT: dict[str, set[str] | None] = {
+    "write.sending": {"write", "append"},
+    "write.accepted": None,
+    "flush.claiming": {"claim"},
+    "flush.claimed": {"statement"},
+    "flush.token": {"statement"},
+    "flush.deleted": {"statement"},
+    "flush.updated": {"statement"},
+    "flush.inserted": {"statement"},
+    "flush.buried": {"commit"},
+    "flush.committed": {"ack"},
+    "flush.acked": None,
+}
+
+
+class Killed(BaseException):
+    """The process is dead: no code may run on as if nothing had happened."""
+
+
+class Failed(Exception):
+    """Something goes wrong after the last thing that the process does outside of itself."""
+
+
+# What goes wrong, and what the caller sees of it.
+FAULTS: dict[str, tuple[type[BaseException], ...]] = {
+    "dies": (Killed,),
+    "raises": (BufferUnavailable, OperationalError, Failed),  # what follows does not take place
+    "reply lost": (BufferUnavailable, OperationalError, Failed),  # it does, and nobody hears of it
+}
+
+
+class Fault:
+    """Stops the thread that calls `run()` at a step; what it does from `go_on()` on, goes wrong."""
+
+    def __init__(self, step: str, how: str, monkeypatch: Any) -> None:
+        self.step, self.how = step, how
+        self.reached, self.met = threading.Event(), False
+        self.taken_over = threading.Event()  # another thread has claimed
+        self.in_transaction = False
+        self.session_ended = False
+        self._going_on, self._armed = threading.Event(), False
+        self._thread: int | None = None
+        monkeypatch.setattr(steps, "hook", self._hook)
+        run, commit = lua.run, BaseDatabaseWrapper._commit
+        monkeypatch.setattr(
+            lua,
+            "run",
+            lambda client, name, *args: self._do(name, partial(run, client, name, *args)),
+        )
+        monkeypatch.setattr(
+            BaseDatabaseWrapper, "_commit", lambda self_: self._do("commit", partial(commit, self_))
+        )
+
+    def run(self, act: Callable[[], object]) -> BaseException | None:
+        """What the thread ended with: an error, or None."""
+        self._thread = threading.get_ident()
+        try:
+            with connections[current()].execute_wrapper(self._execute):
+                act()
+        except BaseException as error:  # noqa: BLE001 - a process may die, too
+            return error
+        finally:
+            self._thread = None
+            self.reached.set()
+        return None
+
+    def go_on(self) -> None:
+        self._going_on.set()
+
+    def end_session(self) -> None:
+        """What a database does to a session that stands still within a transaction. SQLite has
+        none: whoever holds its lock stands in the way until it dies or goes on."""
+        self.session_ended = connections[current()].vendor != "sqlite"
+        with connections[current()].cursor() as cursor:
+            if connections[current()].vendor == "postgresql":
+                cursor.execute("SELECT pg_terminate_backend(%s)", [self._session])
+            elif connections[current()].vendor == "mysql":
+                cursor.execute("KILL %s", [self._session])
+
+    def _hook(self, step: str) -> None:
+        if threading.get_ident() != self._thread:
+            if step == "flush.claimed":
+                self.taken_over.set()
+            return
+        if step != self.step or self.reached.is_set():
+            return
+        connection = connections[current()]
+        self.in_transaction = connection.in_atomic_block
+        if self.in_transaction and connection.vendor == "postgresql":
+            self._session = connection.connection.info.backend_pid
+        elif self.in_transaction and connection.vendor == "mysql":
+            self._session = connection.connection.thread_id()
+        self.reached.set()
+        assert self._going_on.wait(60)
+        if self.how == "dies":
+            self.met = True
+            raise Killed
+        if NEXT[step] is None and self.how != "nothing":
+            self.met = True
+            raise Failed
+        self._armed = self.how != "nothing"
+        self.met = not self._armed
+
+    def _execute(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        # SQLite's BEGIN is a statement to Django, and nothing that can go wrong halfway.
+        name = "begin" if sql == "BEGIN" else "statement"
+        return self._do(name, partial(execute, sql, params, many, context))
+
+    def _do(self, name: str, act: Callable[[], Any]) -> Any:
+        """Does it, unless it is what goes wrong."""
+        here = self._armed and threading.get_ident() == self._thread
+        if not here or name not in (NEXT[self.step] or ()):
+            return act()
+        self._armed, self.met = False, True
+        if self.how == "reply lost":
+            with suppress(Exception):  # whatever the reply is
+                act()
+        if name in ("statement", "commit"):
+            raise OperationalError("the connection is gone")
+        raise redis.TimeoutError("no answer")

@@ -1,0 +1,232 @@
+"""Everything that can go wrong at every named step, whoever is around, for every kind of write.
+
+The cases are made from `steps.STEPS`. In each, one thread stops at the step; its lease ends and,
+but for the lone one, a second flusher comes; then the first one dies, fails, or goes on. Whatever
+was acknowledged is in the database once after it, and every read in between is right. What was
+not acknowledged is there once or not at all.
+
+Numbers 1, 2, 3, 4, 5, 9, 10, 11, 12 and 19 of the scenarios, on each of the databases.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import Error, connections
+
+from tests.faults.injection import FAULTS, NEXT, Fault
+from tests.faults.kinds import BUFFERS, KINDS, Kind
+from tests.models import Owner, Pair
+from tests.servers import RedisServer
+from writebehind_app import Add
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.exceptions import AlreadyExists
+from writebehind_app.flush import deadletters, engine, writer
+from writebehind_app.flush.writer import Applied
+from writebehind_app.models import AppliedBatch, DeadLetter
+from writebehind_app.steps import STEPS
+from writebehind_app.store.shard import Batch
+
+on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+
+# Who is around: nobody; a second flusher that takes over while the first is still there; one that
+# has finished when the first goes on. Only then there is a case in which nothing goes wrong.
+AROUND = ("lone", "taken over", "sleeper")
+CASES = [
+    *itertools.product(STEPS, FAULTS, AROUND),
+    *((step, "nothing", "sleeper") for step in STEPS),
+]
+WRITE_CASES = [case for case in CASES if case[0].startswith("write.")]
+FLUSH_CASES = [case for case in CASES if case[0].startswith("flush.")]
+
+
+@pytest.fixture(scope="module")
+def threads(django_db_setup: None) -> Iterator[list[ThreadPoolExecutor]]:
+    """Two processes, as far as Django and Redis can see."""
+    pools = [ThreadPoolExecutor(1) for _ in range(2)]
+    yield pools
+    for pool in pools:
+        pool.submit(connections.close_all).result()
+        pool.shutdown()
+
+
+@pytest.fixture
+def expire(redis_server: RedisServer) -> Iterator[Callable[[Buffer], None]]:
+    """`expire(buffer)`: the time of whoever holds its batch is over."""
+    with redis_server.client(decode_responses=True) as client:
+
+        def end_lease(buffer: Buffer) -> None:
+            (key,) = buffer.shard_keys()
+            if client.hexists(key, "token"):
+                client.hset(key, "lease", 0)
+
+        yield end_lease
+
+
+@on_valkey
+@pytest.mark.parametrize(("step", "how", "around"), FLUSH_CASES)
+def test_a_flush(
+    step, how, around, database, redis_server, configure, threads, expire, monkeypatch
+):
+    configure(SHARDS=1)
+    for buffer, kinds in BUFFERS.items():
+        for kind in kinds:
+            kind.prepare()
+            kind.write.send()
+        check_reads(kinds, [kind.after(kind.write) for kind in kinds])
+        with monkeypatch.context() as patch:
+            fault = Fault(step, how, patch)
+            first = threads[0].submit(fault.run, buffer.flush)
+            assert fault.reached.wait(60)
+            check_reads(kinds, [kind.after(kind.write) for kind in kinds])
+            for kind in kinds:
+                kind.later.send()
+            expected = [kind.after(kind.write, kind.later) for kind in kinds]
+            check_reads(kinds, expected)
+
+            expire(buffer)
+            second = None if around == "lone" else threads[1].submit(buffer.flush)
+            if second and around == "sleeper":
+                if fault.in_transaction:
+                    fault.end_session()
+                if fault.session_ended or not fault.in_transaction:
+                    second.result(60)
+                    assert [kind.stored() for kind in kinds] == expected
+            while second and not (second.done() or fault.taken_over.wait(0.005)):
+                pass
+            fault.go_on()
+            check_reads(kinds, expected, first, second)
+            error = first.result(60)
+            assert fault.met or fault.session_ended  # which may be what it meets first
+            if how == "nothing":
+                assert error is None or (fault.session_ended and isinstance(error, Error))
+            else:
+                assert isinstance(error, FAULTS[how])
+            if second:
+                second.result(60)
+        check_reads(kinds, expected)
+        expire(buffer)
+        buffer.flush()
+        check_drained(buffer, kinds, expected)
+    check_leftovers(redis_server, BUFFERS)
+
+
+@on_valkey
+@pytest.mark.parametrize(("step", "how", "around"), WRITE_CASES)
+def test_a_write(
+    step, how, around, database, redis_server, configure, threads, expire, monkeypatch
+):
+    configure(SHARDS=1)
+    for kind in KINDS:
+        kind.prepare()
+        sent = [kind.write] if step == "write.accepted" else []
+        with monkeypatch.context() as patch:
+            fault = Fault(step, how, patch)
+            first = threads[0].submit(fault.run, kind.write.send)
+            assert fault.reached.wait(60)
+            check_reads([kind], [kind.after(*sent)])
+            kind.later.send()
+            check_reads([kind], [kind.after(*sent, kind.later)])
+            second = None if around == "lone" else threads[1].submit(kind.buffer.flush)
+            if second and around == "sleeper":
+                second.result(60)
+            fault.go_on()
+            error = first.result(60)
+            assert fault.met
+            if second:
+                second.result(60)
+
+        without = kind.after(*sent, kind.later)
+        with_it = kind.after(*sent, kind.later, *([] if sent else [kind.write]))
+        if error is None:
+            possible = [with_it]
+        elif isinstance(error, AlreadyExists):
+            assert kind.name == "create"
+            possible = [without]
+        else:  # a caller that got no answer cannot know
+            assert isinstance(error, FAULTS[how])
+            possible = [with_it, without]
+        seen = kind.read()
+        assert seen in possible
+        kind.buffer.flush()
+        check_drained(kind.buffer, [kind], [seen])
+    check_leftovers(redis_server, BUFFERS)
+
+
+@on_valkey
+@pytest.mark.parametrize(("step", "how"), [case[:2] for case in FLUSH_CASES if case[2] == "lone"])
+def test_a_flush_of_what_the_database_refuses(
+    step, how, database, redis_server, configure, expire, monkeypatch
+):
+    """The dead letters are there once, and the rest is stored, as if nothing had gone wrong."""
+    configure(SHARDS=1)
+    owner = Owner.objects.create(name="anna")
+    Pair.objects.create(owner=owner, name="other", note="taken")
+    Pair.buffered.set(owner=owner, name="counted", value=Add(5))
+    Pair.buffered.set(owner=owner, name="refused", note="taken")
+    Pair.buffered.set(owner=404, name="orphan")
+    with monkeypatch.context() as patch:
+        # At once: the steps of a first try, which is refused as a whole, come in each batch.
+        patch.setattr(engine, "apply", isolating)
+        fault = Fault(step, how, patch)
+        fault.go_on()
+        assert isinstance(fault.run(Pair.buffered.flush), FAULTS[how])
+        assert fault.met
+    expire(Pair.buffered)
+    Pair.buffered.flush()
+
+    assert set(Pair.objects.values_list("name", "value")) == {("other", 0), ("counted", 5)}
+    letters = [deadletters.described(letter)["key"]["name"] for letter in DeadLetter.objects.all()]
+    assert sorted(letters) == ["orphan", "refused"]
+    assert [batch.dead_letters for batch in AppliedBatch.objects.all()] == [2]
+    assert Pair.buffered.count_pending() == 0
+    check_leftovers(redis_server, [Pair.buffered])
+
+
+def isolating(buffer: Buffer, number: int, batch: Batch, **options: bool) -> Applied:
+    return writer.apply(buffer, number, batch, isolating=True)
+
+
+def check_reads(kinds: Sequence[Kind], expected: list[Any], *while_running: Future | None) -> None:
+    """Reads are right, and stay so while flushers run."""
+    while True:
+        over = all(future is None or future.done() for future in while_running)
+        assert [kind.read() for kind in kinds] == expected
+        if over:
+            return
+
+
+def check_drained(buffer: Buffer, kinds: Sequence[Kind], expected: list[Any]) -> None:
+    """The database has what is expected, and neither it nor Redis anything else."""
+    assert [kind.stored() for kind in kinds] == expected
+    check_reads(kinds, expected)
+    assert buffer.count_pending() == 0
+    assert not buffer.pending()
+    assert not DeadLetter.objects.exists()
+
+
+def check_leftovers(server: RedisServer, buffers: Iterable[Buffer]) -> None:
+    """Redis keeps one hash for each shard, without a batch, and agrees with the ledger."""
+    with server.client(decode_responses=True) as client:
+        keys = set(client.scan_iter())
+        for buffer in buffers:
+            (key,) = buffer.shard_keys()
+            state = client.hgetall(key)
+            assert {"token", "lease", "attempts", "retry_at", "to", "flying"}.isdisjoint(state)
+            ledger = AppliedBatch.objects.filter(buffer=buffer.label)
+            assert sum(ledger.values_list("entries", flat=True)) == int(state["flushed"])
+            assert len(ledger) == int(state["batches"])
+            keys -= {key}
+            if f"{key}:log" in keys:  # remembers the last number, and has no record
+                assert client.xlen(f"{key}:log") == 0
+                keys -= {f"{key}:log"}
+    assert not keys
+
+
+def test_there_are_cases_for_every_step():
+    assert list(NEXT) == list(STEPS)
+    assert {step for step, _, _ in WRITE_CASES + FLUSH_CASES} == {*STEPS}
