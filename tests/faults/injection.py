@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import pytest
 import redis
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -53,7 +54,7 @@ FAULTS: dict[str, tuple[type[BaseException], ...]] = {
 class Fault:
     """Stops the thread that calls `run()` at a step; what it does from `go_on()` on, goes wrong."""
 
-    def __init__(self, step: str, how: str, monkeypatch: Any) -> None:
+    def __init__(self, step: str, how: str) -> None:
         self.step, self.how = step, how
         self.reached, self.met = threading.Event(), False
         self.taken_over = threading.Event()  # another thread has claimed
@@ -61,16 +62,25 @@ class Fault:
         self.session_ended = False
         self._going_on, self._armed = threading.Event(), False
         self._thread: int | None = None
-        monkeypatch.setattr(steps, "hook", self._hook)
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> Fault:
         run, commit = lua.run, BaseDatabaseWrapper._commit
-        monkeypatch.setattr(
-            lua,
-            "run",
-            lambda client, name, *args: self._do(name, partial(run, client, name, *args)),
-        )
-        monkeypatch.setattr(
-            BaseDatabaseWrapper, "_commit", lambda self_: self._do("commit", partial(commit, self_))
-        )
+
+        def run_or_fail(client: redis.Redis, name: str, *args: Any) -> Any:
+            return self._do(name, partial(run, client, name, *args))
+
+        def commit_or_fail(connection: BaseDatabaseWrapper) -> None:
+            self._do("commit", partial(commit, connection))
+
+        self._patch.setattr(steps, "hook", self._hook)
+        self._patch.setattr(lua, "run", run_or_fail)
+        self._patch.setattr(BaseDatabaseWrapper, "_commit", commit_or_fail)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.go_on()
+        self._patch.undo()
 
     def run(self, act: Callable[[], object]) -> BaseException | None:
         """What the thread ended with: an error, or None."""

@@ -69,17 +69,14 @@ def expire(redis_server: RedisServer) -> Iterator[Callable[[Buffer], None]]:
 
 @on_valkey
 @pytest.mark.parametrize(("step", "how", "around"), FLUSH_CASES)
-def test_a_flush(
-    step, how, around, database, redis_server, configure, threads, expire, monkeypatch
-):
+def test_a_flush(step, how, around, database, redis_server, configure, threads, expire):
     configure(SHARDS=1)
     for buffer, kinds in BUFFERS.items():
         for kind in kinds:
             kind.prepare()
             kind.write.send()
         check_reads(kinds, [kind.after(kind.write) for kind in kinds])
-        with monkeypatch.context() as patch:
-            fault = Fault(step, how, patch)
+        with Fault(step, how) as fault:
             first = threads[0].submit(fault.run, buffer.flush)
             assert fault.reached.wait(60)
             check_reads(kinds, [kind.after(kind.write) for kind in kinds])
@@ -117,15 +114,12 @@ def test_a_flush(
 
 @on_valkey
 @pytest.mark.parametrize(("step", "how", "around"), WRITE_CASES)
-def test_a_write(
-    step, how, around, database, redis_server, configure, threads, expire, monkeypatch
-):
+def test_a_write(step, how, around, database, redis_server, configure, threads, expire):
     configure(SHARDS=1)
     for kind in KINDS:
         kind.prepare()
         sent = [kind.write] if step == "write.accepted" else []
-        with monkeypatch.context() as patch:
-            fault = Fault(step, how, patch)
+        with Fault(step, how) as fault:
             first = threads[0].submit(fault.run, kind.write.send)
             assert fault.reached.wait(60)
             check_reads([kind], [kind.after(*sent)])
@@ -169,10 +163,9 @@ def test_a_flush_of_what_the_database_refuses(
     Pair.buffered.set(owner=owner, name="counted", value=Add(5))
     Pair.buffered.set(owner=owner, name="refused", note="taken")
     Pair.buffered.set(owner=404, name="orphan")
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, Fault(step, how) as fault:
         # At once: the steps of a first try, which is refused as a whole, come in each batch.
         patch.setattr(engine, "apply", isolating)
-        fault = Fault(step, how, patch)
         fault.go_on()
         assert isinstance(fault.run(Pair.buffered.flush), FAULTS[how])
         assert fault.met
