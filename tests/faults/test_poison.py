@@ -238,6 +238,20 @@ class TestDeadLetters:
         deadletters.retry(Pair.buffered, [letter.pk])
         assert self.row() == (4, "taken")
 
+    def test_is_not_written_over_a_newer_value_of_a_batch_with_refused_ones(
+        self, database, redis_server, configure, owner
+    ):
+        configure(SHARDS=1)
+        letter = self.refused(owner, value=3)
+        Pair.buffered.set(owner=owner, name="x", value=4)
+        Pair.buffered.set(owner=404, name="orphan")
+        assert Pair.buffered.flush().dead_letters == 1
+        letter.refresh_from_db()
+        assert letter.superseded == ["value"]
+        self.free()
+        deadletters.retry(Pair.buffered, [letter.pk])
+        assert self.row() == (4, "taken")
+
     def test_is_not_written_over_a_newer_pending_value(self, database, redis_server, owner):
         letter = self.refused(owner, value=3)
         Pair.buffered.set(owner=owner, name="x", value=4)

@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from tests.mutation.mutants import MUTANTS, Mutant  # noqa: E402
+from tests.mutation.mutant import Mutant  # noqa: E402
+from tests.mutation.mutants import MUTANTS  # noqa: E402
 
 CONTROL = "the project as it is"
 COPIED = ("writebehind_app", "demo_site", "tests", "pyproject.toml", "manage.py")
@@ -38,19 +39,24 @@ def main(words: Sequence[str], jobs: int) -> int:
         print(f"No mutant has {' '.join(words)!r} in its name.")
         return 2
     started = time.monotonic()
-    tests = list(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
-    every = ",".join(dict.fromkeys(name for mutant in chosen for name in mutant.databases))
-    databases = every.split(",")
-    control = Mutant(CONTROL, (), tests=tuple(tests), databases=tuple(databases))
+    controls = [
+        Mutant(CONTROL, (), tuple(_tests(chosen, databases)), databases)
+        for databases in dict.fromkeys(mutant.databases for mutant in chosen)
+    ]
     complaints = []
     with ThreadPoolExecutor(jobs) as pool:
-        for mutant, complaint, seconds in pool.map(_tried, [control, *chosen]):
+        for mutant, complaint, seconds in pool.map(_tried, [*controls, *chosen]):
             print(f"{seconds:5.1f} s  {mutant.name}: {complaint or 'fine'}", flush=True)
             if complaint:
                 complaints.append(f"{mutant.name}: {complaint}")
     print(f"\n{len(chosen)} mutants in {time.monotonic() - started:.0f} s")
     print("\n".join(complaints) or "The tests noticed all of them.")
     return 1 if complaints else 0
+
+
+def _tests(mutants: Sequence[Mutant], databases: tuple[str, ...]) -> dict[str, None]:
+    """Those of all mutants that are tried on these databases."""
+    return dict.fromkeys(t for m in mutants if m.databases == databases for t in m.tests)
 
 
 def _tried(mutant: Mutant) -> tuple[Mutant, str, float]:
