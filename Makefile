@@ -6,10 +6,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test mutants bench lint format clean
 
 help:
-	@echo "make demo | test | bench | lint | format | clean     (ARGS=... is passed to demo and test)"
+	@echo "make demo | test | mutants | bench | lint | format | clean     (ARGS=... is passed to the first four)"
 
 # exec: the program takes the shell's place, so that Ctrl-C and the exit code are its own.
 demo: $(STAMP)
@@ -17,6 +17,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+# Breaks each safeguard in turn, in a copy of the project: the tests have to notice.
+mutants: $(STAMP)
+	@exec $(BIN)/python tests/mutation/run.py $(ARGS)
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m pytest -q -s -k "valkey or hset" tests/performance/measure.py $(ARGS)

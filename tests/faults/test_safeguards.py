@@ -10,6 +10,7 @@ from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import QuerySet
 from django.test.utils import CaptureQueriesContext
 
+from tests.faults.injection import Fault
 from tests.models import Item, Note, Owner, Pair, Seat
 from writebehind_app import Add
 from writebehind_app.exceptions import BufferUnavailable
@@ -83,6 +84,19 @@ def test_what_got_no_answer_is_not_sent_again(plain, monkeypatch):
             Item.buffered.set_many([{"number": n, "a": Add(1)} for n in (1, 2)])
     assert lost
     assert {n: row.a for n, row in Item.buffered.get_many([1, 2]).items()} == {1: 1, 2: 1}
+
+
+def test_what_is_expected_is_there_once(database, redis_server, configure):
+    """Committed, and in flight still, because its flusher died in between."""
+    configure(SHARDS=1)
+    Item.objects.create(number=1, a=1)
+    Item.buffered.set(number=1, a=Add(9))
+    with Fault("flush.committed", "dies") as fault:
+        fault.go_on()
+        fault.run(Item.buffered.flush)
+    assert fault.met
+    assert not Item.buffered.set_if({"a": 19}, number=1, b="wrong")
+    assert Item.buffered.set_if({"a": 10}, number=1, b="right")
 
 
 def test_rows_are_written_in_the_order_of_their_keys(database, redis_server, configure):

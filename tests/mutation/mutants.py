@@ -28,6 +28,8 @@ _RETURN = "    return Applied(rows, statements, seconds, letters)\n"
 _OF_THIS_TOKEN = "if redis.call('HGET', shard, 'token') ~= ARGV[1] then"
 _APPLY = "            applied = _apply(buffer, number, batch)\n"
 _ATOMIC = "transaction.atomic(using=layout.using, durable=True),"
+_IN_FLIGHT = "if id in reading.in_flight and reading.token not in applied:"
+_MERELY = "if id in reading.in_flight:"
 
 MUTANTS = [
     # The ledger
@@ -183,9 +185,23 @@ MUTANTS = [
     mutant(
         "what is in flight counts although it is in the ledger",
         "buffers/reading.py",
-        " and reading.token not in applied:",
-        ":",
+        "\n            " + _IN_FLIGHT,
+        "\n            " + _MERELY,
         flush("committed", "dies", "lone"),
+    ),
+    mutant(
+        "what is in flight counts for a guard although it is in the ledger",
+        "buffers/reading.py",
+        "\n        " + _IN_FLIGHT,
+        "\n        " + _MERELY,
+        f"{SAFEGUARDS}test_what_is_expected_is_there_once",
+    ),
+    mutant(
+        "a refusal by what was there for a moment only is final",
+        "buffers/reading.py",
+        "return _guard(_read(buffer, [id])[id], id) == guard",
+        "return True",
+        "tests/integration/test_operations.py::TestSetIf::test_a_refusal_is_of_the_row_as_it_is",
     ),
     mutant(
         "what is pending is read once only",
