@@ -9,7 +9,7 @@ SAFEGUARDS = "tests/faults/test_safeguards.py::"
 POISON = "tests/faults/test_poison.py::"
 SCRIPTS = "tests/unit/test_scripts.py::"
 ROWS = "tests/integration/test_row_buffer.py::"
-LOG = "tests/integration/test_log_buffer.py::"
+UNIQUE = "tests/integration/test_log_unique.py::"
 BETWEEN = "tests/integration/test_reading.py::TestBetweenTheTwoReads::"
 WINDOW = "tests/integration/test_log_window.py::TestWhileAFlusherRuns::"
 
@@ -346,21 +346,21 @@ MUTANTS = [
         "store/scripts/append.lua",
         "if ARGV[i] ~= '' and redis.call(",
         "if false and redis.call(",
-        f"{LOG}TestUnique::test_pending_in_flight_and_stored",
+        f"{UNIQUE}TestUnique::test_pending_in_flight_and_stored",
     ),
     mutant(
         "a unique id is not free after its row is gone",
         "store/scripts/ack.lua",
         "      redis.call('HDEL', hash, field)\n",
         "",
-        f"{LOG}TestUnique::test_pending_in_flight_and_stored",
+        f"{UNIQUE}TestUnique::test_pending_in_flight_and_stored",
     ),
     mutant(
         "a record is appended although others were stored since the look",
         "store/scripts/append.lua",
         "if ARGV[1] ~= '' and ARGV[1] ~= guard then",
         "if false then",
-        f"{LOG}TestUnique::test_a_record_that_is_stored_between_the_look_and_the_append",
+        f"{UNIQUE}TestUnique::test_a_record_that_is_stored_between_the_look_and_the_append",
     ),
     mutant(
         "a window does not ask up to which record all are stored",
