@@ -250,6 +250,14 @@ class TestOverlay:
         rows = Pair.buffered.overlay(Pair.objects.filter(child__isnull=False))
         assert [r.value for r in rows] == [2, 2]
 
+    def test_a_queryset_that_was_read_before(self, database, redis_server):
+        Item.objects.create(number=1)
+        queryset = Item.objects.all()
+        assert len(queryset) == 1
+        Item.buffered.set(number=1, a=1)
+        Item.buffered.flush()
+        assert [row.a for row in Item.buffered.overlay(queryset)] == [1]
+
     def test_nothing(self, database, redis_server):
         Item.buffered.set(number=1)
         assert Item.buffered.overlay(Item.objects.none()) == []

@@ -32,50 +32,43 @@ class Engine:
     """Who may be let in without a password."""
     try_login: Callable[[dict[str, Any]], None]
     """Raises an error unless that login can make databases, and the server is one Django takes."""
-    start: Callable[[Path, int], tuple[subprocess.Popen[Any], str]]
-    """Starts a private one; the process, and who may log in."""
+    install: Callable[[Path], None]
+    """Makes the data of a private one, in which the first of `users` may log in."""
+    command: Callable[[Path, int], list[str]]
+    """Starts a private one."""
+    ending: signal.Signals
+    """Ends a private one at once, as a crash would."""
 
     def find(self) -> dict[str, Any]:
         """The entry for DATABASES, without the name."""
         if url := os.environ.get(self.url_variable):
             parts = urlsplit(url)
-            login = self._login(
+            login = self.login(
                 parts.hostname or LOCALHOST,
                 parts.port or self.port,
                 unquote(parts.username or ""),
                 unquote(parts.password or ""),
             )
-            if refusal := self._refusal(login):
+            if refusal := self.refusal(login):
                 raise Absent(f"the server in {self.url_variable} does not do: {refusal}")
             return login
 
         refusals = []
         for user in dict.fromkeys((*self.users, getpass.getuser())):
-            login = self._login(LOCALHOST, self.port, user)
-            refusal = self._refusal(login)
+            login = self.login(LOCALHOST, self.port, user)
+            refusal = self.refusal(login)
             if refusal is None:
                 return login
             refusals.append(refusal)
         try:
-            return self._private()
+            return PrivateServer(self).login
         except Absent as reason:
             raise Absent(
                 f"{self.url_variable} is not set, nothing usable on port {self.port} "
                 f"({refusals[-1]}), and {reason}"
             ) from reason
 
-    def _private(self) -> dict[str, Any]:
-        directory = keeper().directory / self.alias
-        directory.mkdir()
-        if account := _unprivileged():
-            os.chown(directory, account["user"], account["group"])
-        port = free_port()
-        process, user = self.start(directory, port)
-        login = self._login(LOCALHOST, port, user)
-        wait_until(lambda: self._refusal(login) is None, process, directory)
-        return login
-
-    def _login(self, host: str, port: int, user: str, password: str = "") -> dict[str, Any]:
+    def login(self, host: str, port: int, user: str, password: str = "") -> dict[str, Any]:
         return {
             "ENGINE": self.backend,
             "HOST": host,
@@ -84,12 +77,38 @@ class Engine:
             "PASSWORD": password,
         }
 
-    def _refusal(self, login: dict[str, Any]) -> str | None:
+    def refusal(self, login: dict[str, Any]) -> str | None:
         try:
             self.try_login(login)
         except Exception as error:  # noqa: BLE001 - the driver may be missing as well as the server
             return " ".join(str(error).split()) or repr(error)
         return None
+
+
+class PrivateServer:
+    """One that was started from the binaries, on a free port; its data outlive `kill`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.directory = keeper().directory / engine.alias
+        self.directory.mkdir()
+        if account := _unprivileged():
+            os.chown(self.directory, account["user"], account["group"])
+        engine.install(self.directory)
+        self.login = engine.login(LOCALHOST, free_port(), engine.users[0])
+        """The entry for DATABASES, without the name."""
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it lets us in."""
+        command = self._engine.command(self.directory, self.login["PORT"])
+        ending = self._engine.ending
+        self._process = start_process(self.directory, command, ending=ending, **_unprivileged())
+        wait_until(lambda: self._engine.refusal(self.login) is None, self._process, self.directory)
+
+    def kill(self) -> None:
+        """Ends it at once. It has to recover when it is started again."""
+        keeper().end(self._process)
 
 
 def _try_postgresql(login: dict[str, Any]) -> None:
@@ -130,44 +149,50 @@ def _try_mariadb(login: dict[str, Any]) -> None:
         cursor.execute(f"DROP DATABASE {probe}")
 
 
-def _start_postgresql(directory: Path, port: int) -> tuple[subprocess.Popen[Any], str]:
-    places = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=_version_in, reverse=True)
-    initdb = _binary("initdb", *places)
-    postgres = str(initdb.with_name("postgres"))
-    data = str(directory / "data")
+def _install_postgresql(directory: Path) -> None:
     arguments = "--username=postgres --auth=trust --encoding=UTF8 --no-locale --no-sync"
-    _run(directory, [str(initdb), f"--pgdata={data}", *arguments.split()])
+    data = f"--pgdata={directory / 'data'}"
+    _run(directory, [str(_initdb()), data, *arguments.split()])
+
+
+def _postgresql(directory: Path, port: int) -> list[str]:
     options = {
         "port": port,
         "listen_addresses": LOCALHOST,
         "unix_socket_directories": "",
-        "fsync": "off",  # the data does not outlive the run
+        "fsync": "off",  # the data outlive the process, not the machine
     }
-    command = [postgres, "-D", data]
+    command = [str(_initdb().with_name("postgres")), "-D", str(directory / "data")]
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
-    # Not SIGKILL: it would leave a shared memory segment behind.
-    return start_process(directory, command, ending=signal.SIGQUIT, **_unprivileged()), "postgres"
+    return command
 
 
-def _start_mariadb(directory: Path, port: int) -> tuple[subprocess.Popen[Any], str]:
-    server = _binary("mariadbd")
+def _initdb() -> Path:
+    places = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=_version_in, reverse=True)
+    return _binary("initdb", *places)
+
+
+def _install_mariadb(directory: Path) -> None:
+    _binary("mariadbd")
     install = _binary("mariadb-install-db")
-    data = f"--datadir={directory / 'data'}"
     # By default only the system's root may be the server's, and only by the socket.
     open_root = "--auth-root-authentication-method=normal"
+    data = f"--datadir={directory / 'data'}"
     _run(directory, [str(install), "--no-defaults", data, open_root, "--skip-test-db"])
-    command = [
-        str(server),
+
+
+def _mariadb(directory: Path, port: int) -> list[str]:
+    return [
+        str(_binary("mariadbd")),
         "--no-defaults",
-        data,
+        f"--datadir={directory / 'data'}",
         f"--port={port}",
         f"--bind-address={LOCALHOST}",
         f"--socket={directory / 'socket'}",
         f"--pid-file={directory / 'pid'}",
-        "--innodb-flush-log-at-trx-commit=0",  # the data does not outlive the run
+        "--innodb-flush-log-at-trx-commit=2",  # the data outlive the process, not the machine
     ]
-    return start_process(directory, command, **_unprivileged()), "root"
 
 
 ENGINES = (
@@ -178,7 +203,9 @@ ENGINES = (
         port=5432,
         users=("postgres", "root"),
         try_login=_try_postgresql,
-        start=_start_postgresql,
+        install=_install_postgresql,
+        command=_postgresql,
+        ending=signal.SIGQUIT,  # SIGKILL would leave a shared memory segment behind
     ),
     Engine(
         alias="mariadb",
@@ -187,7 +214,9 @@ ENGINES = (
         port=3306,
         users=("root",),
         try_login=_try_mariadb,
-        start=_start_mariadb,
+        install=_install_mariadb,
+        command=_mariadb,
+        ending=signal.SIGKILL,
     ),
 )
 

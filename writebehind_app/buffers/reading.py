@@ -87,7 +87,7 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
         )
     layout = buffer.layout()
     before = store.read(client(), {key: [] for key in buffer.shard_keys()})
-    stored = list(queryset)
+    stored = list(queryset.all())  # not those that it may have read before
     if stored and not isinstance(stored[0], models.Model):
         raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
     ids = [layout.id_of(row) for row in stored]  # the same twice where a join repeats a row

@@ -1,0 +1,230 @@
+"""The processes of a soak. Each may be killed at any moment, and begins another life then."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import random
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import redis
+from django import db
+from django.core.management import call_command
+
+from tests.faults.soak.facts import Effect, Facts, Journal, Outcome
+from tests.models import Counter, Line, Note, Owner
+from writebehind_app import Add
+from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
+from writebehind_app.store.connection import client
+
+OUTAGES = (BufferUnavailable, db.Error)
+SHARED = [f"s{n}" for n in range(4)]
+OWNER = 1
+LABELS = ("tests.Counter", "tests.Note", "tests.Line")
+
+
+def flush(directory: str, life: int) -> None:
+    """The command as it is run in production; it ends at SIGTERM."""
+    _prepare(directory)
+    call_command("flush_writebehind", *LABELS, loop=True, interval=0.05, verbosity=0)
+
+
+def write(directory: str, number: int, seed: int, life: int) -> None:
+    _prepare(directory)
+    _until_told(Writer(Path(directory), number, seed, life).step)
+
+
+def read(directory: str, number: int, life: int) -> None:
+    _prepare(directory)
+    _until_told(Reader(Path(directory), number, life).step)
+
+
+def _prepare(directory: str) -> None:
+    """What the package logs goes to a file: in a soak it has much to say."""
+    logger = logging.getLogger("writebehind")
+    logger.addHandler(logging.FileHandler(Path(directory) / "log"))
+    logger.propagate = False
+
+
+def _until_told(step: Callable[[], None]) -> None:
+    told = False
+
+    def stop(*args: Any) -> None:
+        nonlocal told
+        told = True
+
+    signal.signal(signal.SIGTERM, stop)
+    while not told:
+        step()
+
+
+class Writer:
+    """Writes to places of its own, and to some that all writers add to."""
+
+    def __init__(self, directory: Path, number: int, seed: int, life: int) -> None:
+        self.journal = Journal(directory / f"writer-{number}-{life}")
+        self.facts = Facts()
+        self.choose = random.Random(f"{seed} {number} {life}")
+        self.me = f"{number}.{life}"
+        self.metadata = Note.buffered.of(page=f"w{self.me}", owner=Owner(pk=OWNER))
+        self.lines: deque[tuple[float, str]] = deque(maxlen=200)  # when they were sent
+        self.calls = 0
+
+    def step(self) -> None:
+        self.calls += 1
+        kinds = (
+            self.row,
+            self.row,
+            self.several,
+            self.meta,
+            self.meta,
+            self.come_and_go,
+            self.line,
+        )
+        effects, call = self.choose.choice(kinds)(self.calls)
+        outcome: Outcome = "acknowledged"
+        self.journal.begin(effects)
+        try:
+            call()
+        except BufferUnavailable:
+            outcome = "unsure"
+        except (AlreadyExists, db.Error):  # said before anything was sent
+            outcome = "refused"
+        self.journal.end(outcome)
+        self.facts.take(effects, outcome)
+        if outcome != "acknowledged":
+            _recover()
+        elif self.choose.random() < 0.15:
+            try:
+                self.read_own()
+            except OUTAGES:
+                _recover()
+        time.sleep(self.choose.expovariate(200))
+
+    # Calls, and what they do
+
+    def amount(self) -> int:
+        return self.choose.randrange(1, 10**9)
+
+    def row(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
+        x, y, name = self.amount(), self.amount(), self.choose.choice(SHARED)
+        own, where = f"w{self.me}", f"Counter w{self.me}"
+        if self.choose.random() < 0.5:
+            effects = [Effect("add", f"Counter {name} big", y)]
+            return effects, lambda: Counter.buffered.set(name=name, big=Add(y))
+        effects = [Effect("set", f"{where} small", n), Effect("add", f"{where} big", x)]
+        return effects, lambda: Counter.buffered.set(name=own, small=n, big=Add(x))
+
+    def several(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
+        amounts = {name: self.amount() for name in SHARED}
+        effects = [Effect("add", f"Counter {name} big", x) for name, x in amounts.items()]
+        rows = [{"name": name, "big": Add(x)} for name, x in amounts.items()]
+        return effects, lambda: Counter.buffered.set_many(rows)
+
+    def meta(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
+        x = self.amount()
+        if self.choose.random() < 0.3:
+            everyones = Note.buffered.of(page="all", owner=Owner(pk=OWNER))
+            effects = [Effect("add", "Note all sum", x)]
+            return effects, lambda: everyones.update(sum=Add(x))
+        where = f"Note w{self.me}"
+        effects = [Effect("set", f"{where} last", n), Effect("add", f"{where} sum", x)]
+        return effects, lambda: self.metadata.update(last=n, sum=Add(x))
+
+    def come_and_go(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
+        name = f"g{self.me}"
+        where = f"Counter {name} small"
+        if self.choose.random() < 0.4:
+            return [Effect("set", where, None)], lambda: Counter.buffered.delete(name=name)
+        verb = Counter.buffered.set
+        if self.facts.states[where] == [None]:
+            verb = Counter.buffered.create
+        return [Effect("set", where, n)], lambda: verb(name=name, small=n)
+
+    def line(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
+        text = f"{self.me}.{n}"
+        self.lines.append((time.time(), text))
+        return [Effect("append", text)], lambda: Line.buffered.append(text=text)
+
+    # Own writes are read
+
+    def read_own(self) -> None:
+        rows = Counter.buffered.get_many([f"w{self.me}", f"g{self.me}"])
+        for name in (f"w{self.me}", f"g{self.me}"):
+            row = rows.get(name)
+            self.check(f"Counter {name} small", row and row.small)
+            self.check(f"Counter {name} big", row and row.big)
+        values = dict(self.metadata.items())
+        self.check(f"Note w{self.me} last", values.get("last"))
+        self.check(f"Note w{self.me} sum", values.get("sum"))
+        self.read_lines()
+
+    def check(self, where: str, found: int | None) -> None:
+        if problem := self.facts.problem(where, found):
+            self.journal.problem(f"{problem} (read by the writer itself)")
+
+    def read_lines(self) -> None:
+        since = time.time() - 1
+        at = datetime.datetime.fromtimestamp(since, datetime.UTC)
+        texts = [line.text for line in Line.buffered.window(at)]
+        if len(set(texts)) < len(texts):
+            self.journal.problem("doubled: a line, in a window")
+        for sent, text in self.lines:
+            acknowledged = self.facts.appended.get(text) == "acknowledged"
+            if sent > since and acknowledged and text not in texts:
+                self.journal.problem(f"lost: line {text}, in a window")
+
+
+class Reader:
+    """Sees sums that only grow, through the buffer and in the database."""
+
+    def __init__(self, directory: Path, number: int, life: int) -> None:
+        self.journal = Journal(directory / f"reader-{number}-{life}")
+        self.buffered: dict[str, int] = {}
+        self.stored: dict[str, int] = {}
+
+    def step(self) -> None:
+        try:
+            latest = Counter.objects.filter(name__startswith="w").order_by("-pk")[:20]
+            shared = Counter.objects.filter(name__in=SHARED)
+            self.see(self.stored, _places([*latest, *shared]), "stored")
+            rows = Counter.buffered.get_many(SHARED).values()
+            self.see(self.buffered, _places(rows), "get_many")
+            self.see(self.buffered, _places(Counter.buffered.overlay(shared)), "overlay")
+            key = ("all", Owner(pk=OWNER))
+            values = Note.buffered.get_many([key])[key]
+            notes = {f"Note all {name}": value for name, value in values.items()}
+            self.see(self.buffered, notes, "metadata")
+        except OUTAGES:
+            _recover()
+        time.sleep(0.02)
+
+    def see(self, before: dict[str, int], now: dict[str, int], how: str) -> None:
+        for where, value in now.items():
+            # What is stored was pending before.
+            least = max(before.get(where, 0), self.stored.get(where, 0))
+            if value < least:
+                self.journal.problem(f"backwards: {where} was {least}, then {value} ({how})")
+            before[where] = value
+
+
+def _places(rows: Iterable[Counter]) -> dict[str, int]:
+    small = {f"Counter {row.name} small": row.small for row in rows}
+    return small | {f"Counter {row.name} big": row.big or 0 for row in rows}
+
+
+def _recover() -> None:
+    """Wait for Redis, and leave a broken connection to the database behind."""
+    for connection in db.connections.all(initialized_only=True):
+        connection.close_if_unusable_or_obsolete()
+    while True:
+        try:
+            client().ping()
+            return
+        except redis.RedisError:
+            time.sleep(0.05)
