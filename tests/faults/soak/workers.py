@@ -18,7 +18,7 @@ from django.core.management import call_command
 
 from tests.faults.soak.facts import Effect, Facts, Journal, Outcome
 from tests.models import Counter, Line, Note, Owner
-from writebehind_app import Add
+from writebehind_app import Add, steps
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
 from writebehind_app.store.connection import client
 
@@ -29,8 +29,10 @@ LABELS = ("tests.Counter", "tests.Note", "tests.Line")
 
 
 def flush(directory: str, life: int) -> None:
-    """The command as it is run in production; it ends at SIGTERM."""
+    """The command as it is run in production, which ends at SIGTERM; only that it dawdles at each
+    step, so that death finds it at any of them, and not asleep between two passes."""
     _prepare(directory)
+    steps.hook = lambda step: time.sleep(random.expovariate(50))
     call_command("flush_writebehind", *LABELS, loop=True, interval=0.05, verbosity=0)
 
 
