@@ -6,10 +6,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test mutants bench lint format clean
+.PHONY: help demo test soak mutants bench lint format clean
 
 help:
 	@echo "make demo | test | mutants | bench | lint | format | clean     (ARGS=... is passed to the first four)"
+	@echo "make soak MINUTES=20 DATABASE=postgresql SEED=1     (by default a minute on each database)"
 
 # exec: the program takes the shell's place, so that Ctrl-C and the exit code are its own.
 demo: $(STAMP)
@@ -17,6 +18,14 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+MINUTES ?= 1
+DATABASE ?= sqlite postgresql mariadb
+soak: $(STAMP)
+	@for database in $(DATABASE); do \
+		$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --database $$database \
+			$(if $(SEED),--seed $(SEED)) || exit $$?; \
+	done
 
 # Breaks each safeguard in turn, in a copy of the project: the tests have to notice.
 mutants: $(STAMP)

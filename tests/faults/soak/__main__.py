@@ -8,12 +8,17 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from tests import router, servers
 from tests.keeper import keeper
 from tests.servers import RedisServer
 from tests.servers.databases import ENGINES, PrivateServer
 from tests.servers.process import Absent
+
+if TYPE_CHECKING:
+    from tests.faults.soak.chaos import Worker
 
 ABSENT = 3  # the exit code where there is no such server
 
@@ -74,6 +79,7 @@ def _set_up(alias: str, redis: RedisServer, database: PrivateServer | None) -> N
 
 
 def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServer | None) -> int:
+    # What has models comes after the settings.
     from django.db import connections
 
     from tests.faults.soak import workers
@@ -110,7 +116,7 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
     found, figures = judge(directory)
     problems += found
     print(f"{time.monotonic() - started:.0f} s on {redis.kind} and {options.database}")
-    for name, count in sorted((chaos.done + type(chaos.done)(figures)).items()):
+    for name, count in sorted({**chaos.done, **figures}.items()):
         print(f"  {count:7} {name}")
     print(f"  {chaos.kills:7} kills in all")
     for kind in ("lost", "doubled", "backwards"):
@@ -125,7 +131,7 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
     return 1 if problems else 0
 
 
-def _ended(workers) -> list[str]:
+def _ended(workers: Iterable[Worker]) -> list[str]:
     codes = [(worker.name, worker.end()) for worker in workers]
     return [f"{name} ended with {code}" for name, code in codes if code]
 

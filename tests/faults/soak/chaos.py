@@ -32,13 +32,13 @@ class Decision(NamedTuple):
 def decisions(seed: int) -> Iterator[Decision]:
     """The same for the same seed."""
     choose = random.Random(seed)
-    acts = {"kill worker": 5, "freeze worker": 4, "kill redis": 1, "freeze redis": 1}
-    acts["kill database"] = 1
-    names, weights = list(acts), list(acts.values())
+    round = ["kill worker"] * 5 + ["freeze worker"] * 4
+    round += ["kill redis", "freeze redis", "kill database"]
     while True:
-        (act,) = choose.choices(names, weights)
-        pause = choose.expovariate(1 / _PAUSE)
-        yield Decision(min(pause, 3 * _PAUSE), act, choose.random(), choose.uniform(0, 2.5))
+        choose.shuffle(round)
+        for act in round:
+            pause = min(choose.expovariate(1 / _PAUSE), 3 * _PAUSE)
+            yield Decision(pause, act, choose.random(), choose.uniform(0, 2.5))
 
 
 class Worker:
