@@ -28,8 +28,10 @@ def test_a_sum_may_have_what_nobody_is_sure_of(facts, found):
 
 @pytest.mark.parametrize(
     ("found", "kind"),
-    [(None, "lost"), (999, "lost"), (300, "lost"), (1007, "doubled"), (1100, "doubled")]
-    + [(2000, "doubled"), (1351, "doubled"), (1600, "doubled")],
+    [
+        *((found, "lost") for found in (None, 300, 999)),
+        *((found, "doubled") for found in (1007, 1100, 1351, 1600, 2000)),
+    ],
 )
 def test_a_sum_that_is_wrong(facts, found, kind):
     assert facts.problem("sum", found).startswith(kind)
