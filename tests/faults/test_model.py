@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from abc import abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -123,187 +124,209 @@ JSON = st.one_of(OBJECTS, OBJECTS.map(Merge), BIG)
 NAMES = st.sampled_from("ab")
 VALUES = st.fixed_dictionaries({}, optional={"big": BIG, "extra": JSON})
 UPDATES = st.dictionaries(NAMES, JSON, min_size=1)
-KINDS = st.sampled_from(["rows", "notes", "lines"])
 
 
 class Story(RuleBasedStateMachine):
-    def __init__(self) -> None:
+    """What happens to any buffer; the writes are those of its kind."""
+
+    def __init__(self, buffer: Buffer, nothing: Any) -> None:
         super().__init__()
-        for model in (Counter, Note, Line):
-            model.objects.all().delete()
-        owner, _ = Owner.objects.get_or_create(name="anna")
-        self.notes_of_anna = Note.buffered.of(page="p", owner=owner)
-        self.rows = Model(Counter.buffered, {})
-        self.notes = Model(Note.buffered, {})
-        self.lines = Model(Line.buffered, [])
-        self.models = {"rows": self.rows, "notes": self.notes, "lines": self.lines}
-        self.written = 0
-        for each in self.models.values():
-            each.end_leases()
-            each.buffer.discard()
-
-    # Rows
-
-    def _write(self, name: str, values: dict[str, Any]) -> None:
-        row = self.rows.now.setdefault(name, {"big": None, "extra": None})
-        for field, value in values.items():
-            row[field] = in_python(row[field], value, json=field == "extra")
-
-    @rule(name=NAMES, values=VALUES)
-    def set(self, name: str, values: dict[str, Any]) -> None:
-        Counter.buffered.set(name=name, **values)
-        self._write(name, values)
-
-    @rule(rows=st.dictionaries(NAMES, VALUES, min_size=2))
-    def set_many(self, rows: dict[str, dict[str, Any]]) -> None:
-        Counter.buffered.set_many({"name": name, **values} for name, values in rows.items())
-        for name, values in rows.items():
-            self._write(name, values)
-
-    @rule(name=NAMES, big=NUMBERS)
-    def create(self, name: str, big: int) -> None:
-        try:
-            Counter.buffered.create(name=name, big=big)
-        except AlreadyExists:
-            assert name in self.rows.now
-        else:
-            assert name not in self.rows.now
-            self._write(name, {"big": big})
-
-    @rule(name=NAMES, expected=st.none() | NUMBERS, values=VALUES)
-    def set_if(self, name: str, expected: int | None, values: dict[str, Any]) -> None:
-        done = Counter.buffered.set_if({"big": expected}, name=name, **values)
-        assert done is (name in self.rows.now and self.rows.now[name]["big"] == expected)
-        if done:
-            self._write(name, values)
-
-    @rule(name=NAMES)
-    def delete(self, name: str) -> None:
-        Counter.buffered.delete(name=name)
-        self.rows.now.pop(name, None)
-
-    # Metadata
-
-    @rule(values=UPDATES)
-    def update(self, values: dict[str, Any]) -> None:
-        self.notes_of_anna.update(values)
-        for key, value in values.items():
-            self.notes.now[key] = in_python(self.notes.now.get(key), value, json=True)
-
-    @rule(key=NAMES)
-    def pop(self, key: str) -> None:
-        assert self.notes_of_anna.pop(key, "no") == self.notes.now.pop(key, "no")
+        buffer.model.objects.all().delete()
+        self.model = Model(buffer, nothing)
+        self.model.end_leases()
+        buffer.discard()
 
     @rule()
-    def clear(self) -> None:
-        self.notes_of_anna.clear()
-        self.notes.now.clear()
+    def flush(self) -> None:
+        self.model.flush()
 
-    # Logs
-
-    @rule()
-    def append(self) -> None:
-        self.written += 1
-        Line.buffered.append(text=f"line {self.written}")
-        self.lines.now.append(f"line {self.written}")
-
-    # Flushers
-
-    @rule(kind=KINDS)
-    def flush(self, kind: str) -> None:
-        self.models[kind].flush()
-
-    @rule(kind=KINDS, step=st.sampled_from(FLUSH_STEPS))
-    def flusher_dies(self, kind: str, step: str) -> None:
+    @rule(step=st.sampled_from(FLUSH_STEPS))
+    def flusher_dies(self, step: str) -> None:
         def die(reached: str) -> None:
             if reached == step:
                 raise Killed
 
-        self.models[kind].flush(die)
+        self.model.flush(die)
 
-    @rule(kind=KINDS, step=st.sampled_from(FLUSH_STEPS))
-    def database_goes_away(self, kind: str, step: str) -> None:
+    @rule(step=st.sampled_from(FLUSH_STEPS))
+    def database_goes_away(self, step: str) -> None:
         def fail(reached: str) -> None:
             if reached == step:
                 if step not in BETWEEN:
-                    model.leased = False  # the batch is given back
+                    self.model.leased = False  # the batch is given back
                 raise OperationalError("gone")
 
-        model = self.models[kind]
-        model.flush(fail)
+        self.model.flush(fail)
 
-    @rule(kind=KINDS, step=st.sampled_from(["flush.claimed", "flush.committed"]))
-    def flusher_is_overtaken(self, kind: str, step: str) -> None:
+    @rule(step=st.sampled_from(["flush.claimed", "flush.committed"]))
+    def flusher_is_overtaken(self, step: str) -> None:
         """While it stands still its lease ends, and another one takes its batch."""
-        model, overtaken = self.models[kind], False
+        overtaken = False
 
         def overtake(reached: str) -> None:
             nonlocal overtaken
             if reached == step and not overtaken:
                 overtaken = True
                 hook = steps.hook
-                model.end_leases()
-                model.flush()
+                self.model.end_leases()
+                self.model.flush()
                 steps.hook = hook
 
-        model.flush(overtake)
+        self.model.flush(overtake)
 
-    @rule(kind=KINDS)
-    def leases_end(self, kind: str) -> None:
-        self.models[kind].end_leases()
-
-    @rule(kind=KINDS)
-    def flusher_falls_asleep(self, kind: str) -> None:
-        self.models[kind].fall_asleep()
-
-    @precondition(lambda self: any(model.asleep for model in self.models.values()))
     @rule()
-    def sleepers_wake_up(self) -> None:
-        for model in self.models.values():
-            if model.asleep:
-                model.wake_up()
+    def leases_end(self) -> None:
+        self.model.end_leases()
 
-    @rule(kind=KINDS)
-    def discard(self, kind: str) -> None:
-        self.models[kind].discard()
+    @precondition(lambda self: not self.model.asleep)
+    @rule()
+    def flusher_falls_asleep(self) -> None:
+        self.model.fall_asleep()
+
+    @precondition(lambda self: self.model.asleep)
+    @rule()
+    def sleeper_wakes_up(self) -> None:
+        self.model.wake_up()
+
+    @rule()
+    def discard(self) -> None:
+        self.model.discard()
 
     # What has to be so
 
+    @abstractmethod
+    def read(self) -> Any:
+        """What the buffer shows."""
+
+    @abstractmethod
+    def table(self) -> Any:
+        """What the database has."""
+
     @invariant()
     def reads_are_right(self) -> None:
-        rows = Counter.buffered.get_many("ab")
-        assert {n: {"big": r.big, "extra": r.extra} for n, r in rows.items()} == self.rows.now
-        assert dict(self.notes_of_anna.items()) == self.notes.now
-        assert [line.text for line in Line.buffered.window()] == self.lines.now
+        assert self.read() == self.model.now
 
     def teardown(self) -> None:
-        steps.hook = None
-        for model in self.models.values():
-            model.end_leases()
-            model.buffer.flush()
-            assert model.buffer.count_pending() == 0
-        self.tables_are_right()
-        for model in self.models.values():
-            if model.asleep:
-                model.wake_up()
-        self.tables_are_right()
+        self.model.end_leases()
+        self.model.buffer.flush()  # type: ignore[attr-defined]
+        assert self.model.buffer.count_pending() == 0
+        assert self.table() == self.model.now
+        if self.model.asleep:
+            self.model.wake_up()
+        assert self.table() == self.model.now
         assert not DeadLetter.objects.exists()
 
-    def tables_are_right(self) -> None:
-        rows = Counter.objects.all()
-        assert {r.name: {"big": r.big, "extra": r.extra} for r in rows} == self.rows.now
-        assert dict(Note.objects.values_list("key", "value")) == self.notes.now
-        assert [line.text for line in Line.objects.order_by("pk")] == self.lines.now
+
+class Rows(Story):
+    def __init__(self) -> None:
+        super().__init__(Counter.buffered, {})
+
+    def write(self, name: str, values: dict[str, Any]) -> None:
+        row = self.model.now.setdefault(name, {"big": None, "extra": None})
+        for field, value in values.items():
+            row[field] = in_python(row[field], value, json=field == "extra")
+
+    @rule(name=NAMES, values=VALUES)
+    def set(self, name: str, values: dict[str, Any]) -> None:
+        Counter.buffered.set(name=name, **values)
+        self.write(name, values)
+
+    @rule(rows=st.dictionaries(NAMES, VALUES, min_size=2))
+    def set_many(self, rows: dict[str, dict[str, Any]]) -> None:
+        Counter.buffered.set_many({"name": name, **values} for name, values in rows.items())
+        for name, values in rows.items():
+            self.write(name, values)
+
+    @rule(name=NAMES, big=NUMBERS)
+    def create(self, name: str, big: int) -> None:
+        try:
+            Counter.buffered.create(name=name, big=big)
+        except AlreadyExists:
+            assert name in self.model.now
+        else:
+            assert name not in self.model.now
+            self.write(name, {"big": big})
+
+    @rule(name=NAMES, expected=st.none() | NUMBERS, values=VALUES)
+    def set_if(self, name: str, expected: int | None, values: dict[str, Any]) -> None:
+        done = Counter.buffered.set_if({"big": expected}, name=name, **values)
+        assert done is (name in self.model.now and self.model.now[name]["big"] == expected)
+        if done:
+            self.write(name, values)
+
+    @rule(name=NAMES)
+    def delete(self, name: str) -> None:
+        Counter.buffered.delete(name=name)
+        self.model.now.pop(name, None)
+
+    def read(self) -> Any:
+        return {name: _fields(row) for name, row in Counter.buffered.get_many("ab").items()}
+
+    def table(self) -> Any:
+        return {row.name: _fields(row) for row in Counter.objects.all()}
 
 
+def _fields(row: Counter) -> dict[str, Any]:
+    return {"big": row.big, "extra": row.extra}
+
+
+class Metadata(Story):
+    def __init__(self) -> None:
+        super().__init__(Note.buffered, {})
+        owner, _ = Owner.objects.get_or_create(name="anna")
+        self.metadata = Note.buffered.of(page="p", owner=owner)
+
+    @rule(values=UPDATES)
+    def update(self, values: dict[str, Any]) -> None:
+        self.metadata.update(values)
+        for key, value in values.items():
+            self.model.now[key] = in_python(self.model.now.get(key), value, json=True)
+
+    @rule(key=NAMES)
+    def pop(self, key: str) -> None:
+        assert self.metadata.pop(key, "missing") == self.model.now.pop(key, "missing")
+
+    @rule()
+    def clear(self) -> None:
+        self.metadata.clear()
+        self.model.now.clear()
+
+    def read(self) -> Any:
+        return dict(self.metadata.items())
+
+    def table(self) -> Any:
+        return dict(Note.objects.values_list("key", "value"))
+
+
+class Records(Story):
+    def __init__(self) -> None:
+        super().__init__(Line.buffered, [])
+        self.written = 0
+
+    @rule(count=st.integers(1, 3))
+    def append(self, count: int) -> None:
+        texts = [f"line {self.written + n}" for n in range(count)]
+        self.written += count
+        Line.buffered.extend({"text": text} for text in texts)
+        self.model.now += texts
+
+    def read(self) -> Any:
+        return [line.text for line in Line.buffered.window()]
+
+    def table(self) -> Any:
+        return [line.text for line in Line.objects.order_by("pk")]
+
+
+@pytest.mark.timeout(1200)  # for a story that fails: to make it short takes its time
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
-def test_a_story(database, redis_server, configure):
+@pytest.mark.parametrize("story", [Rows, Metadata, Records])
+def test_a_story(story, database, redis_server, configure):
     configure(SHARDS=1, LEASE=60)
     run_state_machine_as_test(
-        Story,
+        story,
         settings=settings(
             max_examples=EXAMPLES if database == "default" else max(EXAMPLES // 5, 5),
-            stateful_step_count=25,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
