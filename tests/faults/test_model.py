@@ -53,7 +53,7 @@ class Model:
         self.in_flight: Any = None  # as it was when the batch in flight was claimed
         self.stored = deepcopy(nothing)
         self.leased = False  # whether the batch in flight is somebody's
-        self.asleep: Batch | None = None  # the batch of a flusher that stands still
+        self.asleep: list[Batch] = []  # the batches of flushers that stand still
 
     def reach(self, step: str) -> None:
         """A flusher is at a step."""
@@ -66,8 +66,11 @@ class Model:
         elif step == "flush.acked":
             self.in_flight = None
 
-    def flush(self, then: Callable[[str], None] = lambda step: None) -> None:
-        """A flusher takes what it may; `then` is called at each step."""
+    def flush(self, then: Callable[[str], None] = lambda step: None, *, late: bool) -> None:
+        """A flusher takes what it may: `late`, also what another one had. `then` is called at each
+        step."""
+        if late:
+            self.end_leases()
 
         def hook(step: str) -> None:
             if step.startswith("flush."):
@@ -89,17 +92,18 @@ class Model:
                 shard.client.hset(shard.key, "lease", 0)
         self.leased = False
 
-    def fall_asleep(self) -> None:
+    def fall_asleep(self, *, late: bool) -> None:
+        if late:
+            self.end_leases()
         (shard,) = self.buffer.shards()
         batch = shard.claim(secrets.token_hex(16), lease=60, size=99, due_only=False)
         if isinstance(batch, Batch):
-            self.asleep = batch
+            self.asleep.append(batch)
             self.reach("flush.claimed")
 
     def wake_up(self) -> None:
         (shard,) = self.buffer.shards()
-        batch, self.asleep = self.asleep, None
-        assert batch is not None
+        batch = self.asleep.pop(0)
         is_its_own = shard.client.hget(shard.key, "token") == batch.token
         applied = engine._flush_batch(self.buffer, 0, shard, batch)
         assert not isinstance(applied, Exception)
@@ -111,19 +115,22 @@ class Model:
         self.buffer.discard()
         if self.in_flight is not None and self.leased:
             self.now = deepcopy(self.in_flight)
-        else:  # nobody is at the batch in flight: it goes too, and its flusher is dead
-            self.now, self.in_flight, self.asleep = deepcopy(self.stored), None, None
+        else:  # nobody is at the batch in flight: it goes too, and all flushers are dead
+            self.now, self.in_flight, self.asleep = deepcopy(self.stored), None, []
 
 
 # What is written
 
 NUMBERS = st.integers(-9, 9)
 OBJECTS = st.dictionaries(st.sampled_from("xy"), NUMBERS, max_size=2)
-BIG = st.one_of(NUMBERS, st.none(), NUMBERS.map(Add), NUMBERS.map(Max), NUMBERS.map(Min))
+ADDED = NUMBERS.map(Add)
+BIG = st.one_of(ADDED, NUMBERS, NUMBERS.map(Max), ADDED, NUMBERS.map(Min), st.none())
 JSON = st.one_of(OBJECTS, OBJECTS.map(Merge), BIG)
 NAMES = st.sampled_from("ab")
 VALUES = st.fixed_dictionaries({}, optional={"big": BIG, "extra": JSON})
 UPDATES = st.dictionaries(NAMES, JSON, min_size=1)
+LATE = st.booleans()
+ANY_STEP = st.sampled_from(FLUSH_STEPS)
 
 
 class Story(RuleBasedStateMachine):
@@ -136,27 +143,27 @@ class Story(RuleBasedStateMachine):
         self.model.end_leases()
         buffer.discard()
 
-    @rule()
-    def flush(self) -> None:
-        self.model.flush()
+    @rule(late=LATE)
+    def flush(self, late: bool) -> None:
+        self.model.flush(late=late)
 
-    @rule(step=st.sampled_from(FLUSH_STEPS))
-    def flusher_dies(self, step: str) -> None:
+    @rule(step=ANY_STEP, late=LATE)
+    def flusher_dies(self, step: str, late: bool) -> None:
         def die(reached: str) -> None:
             if reached == step:
                 raise Killed
 
-        self.model.flush(die)
+        self.model.flush(die, late=late)
 
-    @rule(step=st.sampled_from(FLUSH_STEPS))
-    def database_goes_away(self, step: str) -> None:
+    @rule(step=ANY_STEP, late=LATE)
+    def database_goes_away(self, step: str, late: bool) -> None:
         def fail(reached: str) -> None:
             if reached == step:
                 if step not in BETWEEN:
                     self.model.leased = False  # the batch is given back
                 raise OperationalError("gone")
 
-        self.model.flush(fail)
+        self.model.flush(fail, late=late)
 
     @rule(step=st.sampled_from(["flush.claimed", "flush.committed"]))
     def flusher_is_overtaken(self, step: str) -> None:
@@ -168,20 +175,14 @@ class Story(RuleBasedStateMachine):
             if reached == step and not overtaken:
                 overtaken = True
                 hook = steps.hook
-                self.model.end_leases()
-                self.model.flush()
+                self.model.flush(late=True)
                 steps.hook = hook
 
-        self.model.flush(overtake)
+        self.model.flush(overtake, late=True)
 
-    @rule()
-    def leases_end(self) -> None:
-        self.model.end_leases()
-
-    @precondition(lambda self: not self.model.asleep)
-    @rule()
-    def flusher_falls_asleep(self) -> None:
-        self.model.fall_asleep()
+    @rule(late=LATE)
+    def flusher_falls_asleep(self, late: bool) -> None:
+        self.model.fall_asleep(late=late)
 
     @precondition(lambda self: self.model.asleep)
     @rule()
@@ -211,7 +212,7 @@ class Story(RuleBasedStateMachine):
         self.model.buffer.flush()  # type: ignore[attr-defined]
         assert self.model.buffer.count_pending() == 0
         assert self.table() == self.model.now
-        if self.model.asleep:
+        while self.model.asleep:
             self.model.wake_up()
         assert self.table() == self.model.now
         assert not DeadLetter.objects.exists()
