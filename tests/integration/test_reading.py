@@ -1,131 +1,16 @@
-"""Reads show every acknowledged write at any moment (G3)."""
+"""Reads show every acknowledged write at any moment (G3); tests/faults/test_histories.py has them
+while writers and a flusher run."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
-from django.db import connections
 
 from tests.models import Child, Item, Owner, Pair, Stamp
 from writebehind_app.buffers import reading, row
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
-
-
-@contextmanager
-def in_background(*loops: Callable[[], None]) -> Iterator[None]:
-    """Runs each again and again while the block runs; what one of them raises, it raises."""
-    done = threading.Event()
-    errors: list[BaseException] = []
-
-    def run(loop: Callable[[], None]) -> None:
-        try:
-            while not done.is_set():
-                loop()
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
-        finally:
-            connections.close_all()
-
-    threads = [threading.Thread(target=run, args=[loop]) for loop in loops]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    if errors:
-        raise errors[0]
-
-
-class History:
-    """What one writer did to one row: `states[n]` is the row after n writes."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.states: list[int | None] = [None]
-        self.sent = self.acknowledged = 0
-
-    def write(self) -> None:
-        n = self.sent + 1
-        if n % 5 == 0 and self.number % 2:
-            self.states.append(None)
-            self.sent = n
-            Item.buffered.delete(number=self.number)
-        else:
-            self.states.append(n)
-            self.sent = n
-            Item.buffered.set(number=self.number, a=n)
-        self.acknowledged = n
-
-    def check(self, least: int, seen: int | None) -> int:
-        """`seen` is the state after a write that was not overtaken when the read began, and was
-        sent when it ended. Says which."""
-        if seen is not None:
-            possible = [seen]
-        else:
-            possible = [n for n in range(least, self.sent + 1) if self.states[n] is None]
-        assert possible, f"row {self.number} is missing after write {least}"
-        assert least <= possible[0] <= self.sent, (least, seen, self.sent)
-        return possible[0]
-
-
-READERS = {
-    "get": lambda numbers: {n: _get(n) for n in numbers},
-    "get_many": lambda numbers: {n: r.a for n, r in Item.buffered.get_many(numbers).items()},
-    "overlay": lambda numbers: {
-        r.number: r.a for r in Item.buffered.overlay(Item.objects.filter(number__in=numbers))
-    },
-}
-
-
-def _get(number: int) -> int | None:
-    try:
-        return Item.buffered.get(number=number).a
-    except Item.DoesNotExist:
-        return None
-
-
-@pytest.mark.parametrize("how", READERS)
-def test_while_flushers_run_no_write_is_missed_and_none_goes_back(
-    database, redis_server, configure, how
-):
-    """Scenarios 15 and 21."""
-    configure(SHARDS=2, BATCH_SIZE=3)
-    # A row that is not stored is not in a queryset: those that overlay() reads are never deleted.
-    numbers = [2, 4, 6] if how == "overlay" else [1, 2, 3, 4]
-    histories = [History(number) for number in numbers]
-    for history in histories:
-        history.write()
-    Item.buffered.flush()
-    seen_before = dict.fromkeys(numbers, 0)
-    reads = 0
-
-    def write() -> None:
-        for history in histories:
-            history.write()
-        time.sleep(0.001)
-
-    with in_background(write, Item.buffered.flush):
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
-            least = {h.number: max(h.acknowledged, seen_before[h.number]) for h in histories}
-            seen = READERS[how](numbers)
-            for history in histories:
-                number = history.number
-                seen_before[number] = history.check(least[number], seen.get(number))
-            reads += 1
-    assert reads > 20
-    assert min(history.sent for history in histories) > 20
-    Item.buffered.flush()
-    last = {h.number: h.states[-1] for h in histories if h.states[-1] is not None}
-    assert dict(Item.objects.values_list("number", "a")) == last
 
 
 class TestBetweenTheTwoReads:
