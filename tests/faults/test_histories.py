@@ -1,4 +1,4 @@
-"""SCENARIOS 15: every read is explained by some order of the writes, while a flusher runs."""
+"""Every read is explained by some order of the writes, while a flusher runs."""
 
 from __future__ import annotations
 
@@ -214,6 +214,7 @@ every_way = pytest.mark.parametrize("how", READS)
 @every_way
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 def test_every_read_is_explained_by_an_order_of_the_writes(how, database, redis_server, dawdling):
+    """Scenarios 15 and 21."""
     store_rows()
     recorder = Recorder(how)
     recorder.record(1.5)

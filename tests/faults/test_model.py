@@ -322,6 +322,7 @@ class Records(Story):
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 @pytest.mark.parametrize("story", [Rows, Metadata, Records])
 def test_a_story(story, database, redis_server, configure):
+    """Scenarios 1 to 6, 11, 12 and 16 to 19."""
     configure(SHARDS=1, LEASE=60)
     run_state_machine_as_test(
         story,

@@ -19,6 +19,7 @@ SECONDS = 10
     ("database", "redis"), [("sqlite", "valkey"), ("postgresql", "redis"), ("mariadb", "valkey")]
 )
 def test_nothing_is_lost_nothing_doubled_and_nothing_goes_back(database, redis):
+    """Scenarios 1 to 12, 15, 19, 28 and 32."""
     if database not in servers.wanted_databases():
         pytest.skip(f"{database} is not wanted")
     command = [sys.executable, "-m", "tests.faults.soak", "--minutes", str(SECONDS / 60)]
