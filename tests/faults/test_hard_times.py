@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from django.db import IntegrityError, ProgrammingError, connection, connections
 
-from tests.models import Hidden, Item, KeyOnly, Strict
+from tests.models import Hidden, Item, KeyOnly, Seat, Strict
 from tests.router import current
+from writebehind_app import steps
 from writebehind_app.flush.engine import flush
 from writebehind_app.flush.writer import AlreadyApplied
-from writebehind_app.models import AppliedBatch
+from writebehind_app.models import AppliedBatch, DeadLetter
+from writebehind_app.store.shard import Shard
+
+
+class Stopped(BaseException):
+    """Nothing runs on after it."""
 
 
 def claim_and_die(lease: float = 0.001) -> None:
@@ -27,7 +35,7 @@ class TestRefusedBatch:
             monkeypatch.undo()
             raise ProgrammingError("no such table")
 
-        monkeypatch.setattr("writebehind_app.flush.writer._enter", refuse)
+        monkeypatch.setattr("writebehind_app.flush.writer.enter", refuse)
 
     def test_can_be_discarded(self, database, redis_server, configure, no_ledger):
         configure(SHARDS=1)
@@ -60,6 +68,85 @@ class TestRefusedBatch:
         assert Item.buffered.count_pending() == 1
 
 
+class TestDiscardOfABatch:
+    """Whose flusher may have been stopped, or not have heard of its commit."""
+
+    @pytest.fixture(autouse=True)
+    def one_shard(self, configure):
+        configure(SHARDS=1, LEASE=0.05)
+
+    def stop_at(self, step: str, monkeypatch, act=None) -> None:
+        """The flusher stops there; what others do then; whether it goes on."""
+
+        def hook(reached: str) -> None:
+            if reached == step:
+                monkeypatch.setattr(steps, "hook", None)
+                time.sleep(0.1)
+                if act is None:
+                    raise Stopped
+                act()
+
+        monkeypatch.setattr(steps, "hook", hook)
+
+    def test_its_flusher_wakes_up_and_brings_nothing_back(
+        self, database, redis_server, monkeypatch
+    ):
+        receipts = Item.buffered.set_many([{"number": n, "a": 1} for n in (5, 6)])
+
+        def act() -> None:
+            assert Item.buffered.discard(number=5) == 1
+            assert [receipt.where for receipt in receipts] == ["discarded", "in_flight"]
+            Item.buffered.set(number=5, a=2)
+            assert {n: r.a for n, r in Item.buffered.get_many([5, 6]).items()} == {5: 2, 6: 1}
+            Item.buffered.flush()
+
+        self.stop_at("flush.claimed", monkeypatch, act)
+        Item.buffered.flush()
+        assert dict(Item.objects.values_list("number", "a")) == {5: 2, 6: 1}
+        assert [receipt.where for receipt in receipts] == ["discarded", "gone"]
+        assert Item.buffered.count_pending() == 0
+
+    def test_a_record_of_a_log_is_gone_for_good(self, database, redis_server, monkeypatch):
+        def act() -> None:
+            assert Seat.buffered.discard(number=1) == 1
+            Seat.buffered.append(number=1)
+
+        Seat.buffered.extend([{"number": 1}, {"number": 2}])
+        self.stop_at("flush.claimed", monkeypatch, act)
+        Seat.buffered.flush()
+        Seat.buffered.flush()
+        assert [seat.number for seat in Seat.objects.order_by("pk")] == [2, 1]
+        assert not DeadLetter.objects.exists()
+
+    def test_that_is_in_the_database_is_not_discarded(self, database, redis_server, monkeypatch):
+        receipt = Item.buffered.set(number=5, a=1)
+        self.stop_at("flush.committed", monkeypatch)
+        with pytest.raises(Stopped):
+            Item.buffered.flush()
+        assert Item.buffered.discard() == 0
+        assert receipt.where == "gone"
+        assert Item.objects.get().a == 1
+        assert Item.buffered.count_pending() == 0
+
+    def test_that_is_given_up_half_is_flushed(self, database, redis_server, monkeypatch):
+        """The process died when the ledger had the token as void, and Redis no other one yet."""
+        Item.buffered.set(number=5, a=1)
+        self.stop_at("flush.claimed", monkeypatch)
+        with pytest.raises(Stopped):
+            Item.buffered.flush()
+
+        def die(*args):
+            raise Stopped
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Shard, "revoke", die)
+            with pytest.raises(Stopped):
+                Item.buffered.discard()
+        assert Item.buffered.get(number=5).a == 1
+        Item.buffered.flush()
+        assert Item.objects.get().a == 1
+
+
 class TestLedger:
     def test_that_refuses_for_another_reason_keeps_the_batch(self, plain, monkeypatch):
         Item.buffered.set(number=1, a=5)
@@ -68,7 +155,7 @@ class TestLedger:
             raise AlreadyApplied(IntegrityError("a column of a later migration"))
 
         with monkeypatch.context() as patch:
-            patch.setattr("writebehind_app.flush.writer._enter", refuse)
+            patch.setattr("writebehind_app.flush.writer.enter", refuse)
             with pytest.raises(IntegrityError, match="later migration"):
                 Item.buffered.flush()
         assert Item.buffered.get(number=1).a == 5

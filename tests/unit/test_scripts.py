@@ -356,7 +356,7 @@ class TestLog:
         assert due() == 0
         time.sleep(0.01)
         assert due() == 2
-        one.discard(2)
+        one.discard(2, token=one.revoke(TOKEN))
         self.append(one, "1", max_age=60, quiet=0.01)
         assert due() == 0
         time.sleep(0.01)
@@ -400,7 +400,10 @@ class TestLog:
         assert one.discard(1, ["2"]) == 0
         assert one.discard(1, ["9"]) == 0
         one.release(TOKEN, retry_in=0, error="")
-        assert one.discard(1, ["1"]) == 1
+        assert one.discard(1, ["1"]) == 0  # nobody works on it, but the token may be used still
+        fresh = one.revoke(one.idle_token())
+        assert one.revoke(TOKEN) == ""
+        assert one.discard(1, ["1"], token=fresh) == 1
         assert one.client.hget(KEY, "token") is None
         assert self.ids(claim(one, "b" * 32).entries) == ["3"]
 

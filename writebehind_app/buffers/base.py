@@ -204,10 +204,6 @@ class Buffer(ABC):
         return flush(self, ids=ids, ignore_backoff=True, raise_errors=True)
 
     def _discard(self, ids: Sequence[str] = ()) -> int:
-        if ids:
-            return sum(self.shard_of(id).discard(1, [id]) for id in ids)
-        count = 0
-        for shard in self.shards():
-            while discarded := shard.discard(self.option("BATCH_SIZE")):
-                count += discarded
-        return count
+        from writebehind_app.flush.giving_up import discard
+
+        return discard(self, ids)

@@ -35,7 +35,7 @@ from writebehind_app.flush.writer import (
     Applied,
     apply,
     check_outside_transaction,
-    is_applied,
+    state_of,
 )
 from writebehind_app.models import DeadLetter
 from writebehind_app.signals import dead_lettered, flush_failed, flushed
@@ -162,7 +162,9 @@ def flush(
                     queue.append(work)
                 case Batch():
                     applied = _flush_batch(buffer, work.number, work.shard, batch)
-                    if isinstance(applied, Exception):
+                    if applied is None:
+                        queue.append(work)
+                    elif isinstance(applied, Exception):
                         failures.append(applied)
                     else:
                         result.rows += applied.rows
@@ -221,11 +223,21 @@ def _works(buffer: Buffer, ids: Sequence[str], *, due_only: bool) -> list[_Work]
     return works
 
 
-def _flush_batch(buffer: Buffer, number: int, shard: Shard, batch: Batch) -> Applied | Exception:
-    """Apply a claimed batch and acknowledge it; or give it back and return what went wrong."""
+class Void(Exception):
+    """Somebody discarded of the batch, and nothing may be applied under its token any more."""
+
+
+def _flush_batch(
+    buffer: Buffer, number: int, shard: Shard, batch: Batch
+) -> Applied | Exception | None:
+    """Apply a claimed batch and acknowledge it; or give it back and return what went wrong; or
+    None for one that has to be claimed again."""
     try:
         with paused(), renewed(shard, batch.token, conf.settings().LEASE):
             applied = _apply(buffer, number, batch)
+    except Void:
+        shard.revoke(batch.token)
+        return None
     except Exception as error:  # noqa: BLE001 - whatever it is, the batch is given back
         _give_back(buffer, number, shard, batch, error)
         return error
@@ -274,8 +286,11 @@ def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
         try:
             return apply(buffer, number, batch, isolating=isolating)
         except AlreadyApplied as refused:
-            if not is_applied(buffer.layout(), batch):  # the ledger refused it for something else
-                raise refused.reason from None
+            match state_of(buffer.layout(), batch.token):
+                case "absent":  # the ledger refused it for something else
+                    raise refused.reason from None
+                case "void":
+                    raise Void from None
             return Applied(rows=0, statements=1, seconds=0.0)
         except ParentPending as error:
             flush(error.parent, ids=error.ids, wait=False)

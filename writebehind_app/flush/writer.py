@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from django.conf import settings
 from django.db import IntegrityError, connections, transaction
@@ -65,7 +65,7 @@ def apply(buffer: Buffer, shard: int, batch: Batch, *, isolating: bool = False) 
         _statements(connections[layout.using]) as count,
         transaction.atomic(using=layout.using, durable=True),
     ):
-        _enter(buffer, shard, batch)
+        enter(buffer, shard, batch)
         reach("flush.token")
         if isolating:
             rows, written, refused = write_isolating(buffer, batch.entries)
@@ -89,7 +89,7 @@ def apply(buffer: Buffer, shard: int, batch: Batch, *, isolating: bool = False) 
     return Applied(rows, statements, seconds, letters)
 
 
-def _enter(buffer: Buffer, shard: int, batch: Batch) -> None:
+def enter(buffer: Buffer, shard: int, batch: Batch) -> None:
     """Put the token into the ledger. Whoever else does waits here for the end of this
     transaction, and then finds it there."""
     layout = buffer.layout()
@@ -109,9 +109,13 @@ def _enter(buffer: Buffer, shard: int, batch: Batch) -> None:
         raise AlreadyApplied(error) from None
 
 
-def is_applied(layout: Layout, batch: Batch) -> bool:
-    """Whether the token is in the ledger."""
-    return AppliedBatch.objects.using(layout.using).filter(token=batch.token).exists()
+def state_of(layout: Layout, token: str) -> Literal["absent", "applied", "void"]:
+    """What the ledger says of a token. A batch that was applied has a duration."""
+    ledger = AppliedBatch.objects.using(layout.using).filter(token=token)
+    found = list(ledger.values_list("duration", flat=True))
+    if not found:
+        return "absent"
+    return "void" if found[0] is None else "applied"
 
 
 def _stored(at: datetime.datetime) -> datetime.datetime:

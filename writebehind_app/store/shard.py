@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import redis
 
@@ -116,11 +117,28 @@ class Shard:
         entries = [entry for id, flat in pairs if (entry := codec.entry(id, flat))]
         return attempts, entries[:flying], entries[flying:]
 
-    def discard(self, limit: int, ids: Sequence[str] = ()) -> int:
-        """Throw pending entries away, at most `limit` of them; says how many."""
+    def discard(self, limit: int, ids: Sequence[str] = (), *, token: str = "") -> int:
+        """Throw pending entries away, and those of the batch in flight if it has that token and
+        nobody works on it; at most `limit` of them. Says how many."""
         with errors:
-            count: int = lua.run(self.client, "discard", self.key, limit, *ids)
+            count: int = lua.run(self.client, "discard", self.key, limit, token, *ids)
         return count
+
+    def idle_token(self) -> str:
+        """The token of a batch in flight whose lease has ended; '' where there is none."""
+        with errors:
+            token: Any
+            lease: Any
+            token, lease = self.client.hmget(self.key, ["token", "lease"])
+            seconds, micros = self.client.time()
+        is_idle = token and int(lease) <= seconds * 1_000_000 + micros
+        return str(token) if is_idle else ""
+
+    def revoke(self, token: str) -> str:
+        """Give the batch in flight another token, and say which; '' where it has that already."""
+        fresh = secrets.token_hex(16)
+        with errors:
+            return fresh if lua.run(self.client, "revoke", self.key, token, fresh) else ""
 
     def locate(self, id: str, no: int) -> Where:
         """Where the entry of that number is; the id of a record is ''."""

@@ -1,9 +1,9 @@
--- Throws entries away: pending ones, and those of a batch that nobody is working on, because the
--- database refused it or its flusher died. Whoever works on a batch may have committed it.
+-- Throws entries away: pending ones, and those of a batch that nobody works on any more. Whoever
+-- works on a batch may have committed it.
 --
 -- KEYS[1]  the shard
--- ARGV     how many at most, then ids (of a log: unique ids); without ids, those of such a batch,
---          then those due first
+-- ARGV     how many at most, the token of a batch that nobody works on any more or '', then ids (of
+--          a log: unique ids); without ids, those of that batch, then those due first
 -- Returns  how many went
 --
 -- The numbers of the last thousand are kept, so that a receipt can tell a discarded write from a
@@ -12,13 +12,13 @@
 local shard, limit = KEYS[1], tonumber(ARGV[1])
 local due, flight, gone = shard .. ':due', shard .. ':flight', shard .. ':discarded'
 local log, times = shard .. ':log', shard .. ':times'
-local ids = {unpack(ARGV, 2)}
+local ids = {unpack(ARGV, 3)}
 local all = #ids == 0
 
 local time = redis.call('TIME')
-local state = redis.call('HMGET', shard, 'lease', 'to', 'unique')
+local state = redis.call('HMGET', shard, 'lease', 'to', 'unique', 'token')
 local lease, to = tonumber(state[1]), tonumber(state[2])
-local idle = lease and lease <= time[1] * 1000000 + time[2]
+local idle = lease and lease <= time[1] * 1000000 + time[2] and state[4] == ARGV[2]
 
 local count = 0
 local function discarded(no)

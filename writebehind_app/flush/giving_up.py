@@ -1,0 +1,56 @@
+"""Throws away what is pending, and what is in flight and nobody seems to work on.
+
+Seems: its flusher may have been stopped and wake up, or be about to commit. So the token of such a
+batch goes into the ledger first, as one that nothing is applied under, and the batch gets another
+one. A crash between the two leaves a batch with a void token, which the next flusher replaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from django.db import transaction
+
+from writebehind_app.flush.writer import AlreadyApplied, check_outside_transaction, enter, state_of
+from writebehind_app.store.shard import Batch, Shard
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+
+
+def discard(buffer: Buffer, ids: Sequence[str]) -> int:
+    """Throw away the entries of these ids, or all; says how many."""
+    count = 0
+    for number, shard in enumerate(buffer.shards()):
+        wanted = [id for id in ids if buffer.shard_key_of(id) == shard.key]
+        if wanted or not ids:
+            count += _discard(buffer, shard, wanted)
+            if token := shard.idle_token():
+                fresh = _void(buffer, number, shard, token)
+                count += _discard(buffer, shard, wanted, token=fresh)
+    return count
+
+
+def _discard(buffer: Buffer, shard: Shard, ids: Sequence[str], token: str = "") -> int:
+    count = 0
+    while discarded := shard.discard(buffer.option("BATCH_SIZE"), ids, token=token):
+        count += discarded
+    return count
+
+
+def _void(buffer: Buffer, number: int, shard: Shard, token: str) -> str:
+    """The token that the batch has from now on; '' where it turns out to be in the database."""
+    using = buffer.layout().using
+    check_outside_transaction(using)
+    try:
+        with transaction.atomic(using=using):
+            enter(buffer, number, Batch(token, 0, []))
+    except AlreadyApplied as refused:
+        match state_of(buffer.layout(), token):
+            case "absent":  # the ledger refused it for something else
+                raise refused.reason from None
+            case "applied":
+                shard.ack(token)
+                return ""
+    return shard.revoke(token)
