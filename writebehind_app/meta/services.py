@@ -74,7 +74,8 @@ def record_progress(
     `seconds=Add(15), position=Max(120.5)`. A value may be all that JSON has.
 
     A mapping takes keys that cannot be names in Python; several are written one after the other,
-    after all were checked. The receipt is that of the last.
+    after all were checked. The receipt is that of the last. A step whose sum leaves its range is
+    not taken; the others are, and the `ValidationError` says how many.
     """
     entity = {"lesson_id": lesson_id, "user": user}
     written = [*steps, values] if values or not steps else steps
