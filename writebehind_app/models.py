@@ -43,7 +43,7 @@ class DeadLetter(models.Model):
     buffer = models.CharField(_("buffer"), max_length=200)
     shard = models.PositiveIntegerField(_("shard"))
     number = models.BigIntegerField(_("number"))  # of the entry
-    digest = models.CharField(_("digest"), max_length=40)  # of the key, which may be long
+    digest = models.CharField(_("digest"), max_length=40)  # of the entry's id, which may be long
     # JSON in text: what a JSON column refuses may be what the letter is here for.
     entry = models.TextField(_("entry"))
     superseded = models.JSONField(_("superseded"), default=list)  # fields that were written since

@@ -294,6 +294,37 @@ class TestDeadLetters:
         assert deadletters.retry(Note.buffered, [letter.pk]) == (1, 0)
         assert Note.objects.get().value == {"x": 1, "y": 2, "z": 2}
 
+    @pytest.mark.parametrize("stored", [False, True], ids=["alone", "beside a stored key"])
+    def test_an_entity_that_was_cleared_since_stays_clear(
+        self, database, redis_server, owner, stored
+    ):
+        """None of the keys of its letters is stored or named in the deletion."""
+        name, key = owner.name, owner.pk
+        notes = Note.buffered.of(page="p", owner=key)
+        near = Note.buffered.of(page="p,", owner=key)
+        owner.delete()
+        notes.update(a=1, b=Add(2))
+        near["a"] = 5
+        assert Note.buffered.flush().dead_letters == 3
+        Owner.objects.create(pk=key, name=name)
+        if stored:
+            Note.objects.create(page="p", owner_id=key, key="c", value=3)
+        notes.clear()
+        Note.buffered.flush()
+        ids = list(DeadLetter.objects.values_list("pk", flat=True))
+        assert deadletters.retry(Note.buffered, ids) == (3, 0)
+        assert dict(notes) == {}
+        assert dict(near) == {"a": 5}
+
+    def test_a_deletion_that_was_refused_strikes_nothing_out(self, database, redis_server, owner):
+        letter = self.refused(owner, value=3)
+        Pair.buffered.delete(owner=owner, name="x")
+        Pair.buffered.set(owner=owner, name="x", note="taken")
+        assert Pair.buffered.flush().dead_letters == 1
+        self.free()
+        assert deadletters.retry(Pair.buffered, [letter.pk]) == (1, 0)
+        assert self.row() == (3, "taken")
+
     def test_is_kept_as_long_as_the_settings_say(self, database, redis_server, owner, configure):
         letter = self.refused(owner)
         DeadLetter.objects.update(last_seen=timezone.now() - timedelta(days=3))

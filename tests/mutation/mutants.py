@@ -395,16 +395,23 @@ MUTANTS = [
     mutant(
         "a newer value is not struck out of the dead letters",
         "flush/writer.py",
-        "            deadletters.supersede(buffer, entries)\n",
+        "            deadletters.supersede(buffer, entries, batch.entries)\n",
         "",
         f"{POISON}TestDeadLetters::test_is_not_written_over_a_newer_value",
     ),
     mutant(
         "a newer value in a batch with refused ones is not struck out of the dead letters",
         "flush/writer.py",
-        "            deadletters.supersede(buffer, written)\n",
+        "            deadletters.supersede(buffer, written, batch.entries, refused)\n",
         "",
         f"{POISON}TestDeadLetters",
+    ),
+    mutant(
+        "the letters of an entity that is cleared are not struck out",
+        "flush/deadletters.py",
+        " or deletions.get(buffer.entry_id(older.id))",
+        "",
+        f"{POISON}TestDeadLetters::test_an_entity_that_was_cleared_since_stays_clear",
     ),
     mutant(
         "operations of a part that was refused are carried out again",

@@ -136,6 +136,10 @@ class Buffer(ABC):
         """What the entries come to for single rows. Called in the transaction of their flush."""
         return entries
 
+    def entry_id(self, row_id: str) -> str:
+        """The id of the entries that write a row, by the id of the row."""
+        return row_id
+
     def expire(self, size: int) -> int:
         """Before a flush of all that is due: write that stored rows go whose time has passed, at
         most so many of them; says how many."""

@@ -12,7 +12,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 
 from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.layout import Layout
+from writebehind_app.buffers.layout import Layout, parts_of
 from writebehind_app.buffers.operations import Operation, is_kept_operation, operation_texts
 from writebehind_app.store.codec import Entry
 
@@ -124,6 +124,13 @@ class EntityLayout:
             relative=len(texts) > 1 or self._value.name not in texts or is_kept_operation(text),
             texts=texts,
         )
+
+    def entity_id(self, row_id: str) -> str:
+        """The id of the entity that a row belongs to."""
+        try:
+            return ",".join([*parts_of(row_id)][:-1])
+        except ValueError:  # somebody else wrote it to Redis
+            return row_id
 
     def deletion(self, entry: Entry, key: str) -> Entry:
         """Of a row that goes with its entity."""

@@ -165,7 +165,7 @@ class Layout:
             return {}
         if len(self.key) == 1:
             return {self.key[0].attname: self.key[0].decode(id)}
-        return {c.attname: c.decode(text) for c, text in zip(self.key, _parts(id), strict=True)}
+        return {c.attname: c.decode(text) for c, text in zip(self.key, parts_of(id), strict=True)}
 
     def values(self, entry: Entry) -> dict[str, Any]:
         """What an entry sets, by name: values, and operations as Redis keeps them."""
@@ -304,7 +304,7 @@ def _encoded(column: Column, value: Any) -> str:
         raise ValidationError({column.name: message}) from error
 
 
-def _parts(id: str) -> Iterator[str]:
+def parts_of(id: str) -> Iterator[str]:
     """The texts of the key fields: an id is a list in JSON without its brackets."""
     at = 0
     while at < len(id):

@@ -122,6 +122,9 @@ class MetaBuffer(CoalescingBuffer):
             found += [layout.deletion(entry, key) for key in others]
         return found
 
+    def entry_id(self, row_id: str) -> str:
+        return self.entity_layout().entity_id(row_id)
+
     def field_of(self, name: str) -> str:
         key: str = json.loads(name)
         return key

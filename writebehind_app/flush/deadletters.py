@@ -39,7 +39,7 @@ def bury(buffer: Buffer, shard: int, refused: Sequence[Refused]) -> list[DeadLet
             buffer=buffer.label,
             shard=shard,
             number=entry.no,
-            digest=_digest(entry.id),
+            digest=_digest(buffer.entry_id(entry.id)),
             entry=json.dumps(entry),
             error=type(error).__name__,
             reason=_reason(error),
@@ -64,18 +64,28 @@ def entry_of(letter: DeadLetter) -> Entry:
 # What is written after a letter
 
 
-def supersede(buffer: Buffer, entries: Sequence[Entry]) -> None:
-    """Strike out of the letters of these rows what the entries write, in their transaction."""
+def supersede(
+    buffer: Buffer, rows: Sequence[Entry], entries: Sequence[Entry], refused: Sequence[Refused] = ()
+) -> None:
+    """Strike out of the letters of a buffer what is written to their rows, in its transaction.
+
+    `entries` are those of the batch, which `rows` come from. One that deletes all there is of an
+    entity does so to letters of meta keys which are neither stored nor named.
+    """
     letters = letters_of(buffer)
     if not buffer.layout().key or not letters.exists():  # no record of a log is about another one
         return
-    by_digest = {_digest(entry.id): entry for entry in entries}
-    digests = list(by_digest)
+    newer = {entry.id: entry for entry in rows}
+    deletions = {entry.id: entry for entry in entries if entry.delete}
+    for each in refused:
+        deletions.pop(each.entry.id, None)
+    digests = list({_digest(buffer.entry_id(id)) for id in newer} | set(map(_digest, deletions)))
     for start in range(0, len(digests), _CHUNK):
         chunk = digests[start : start + _CHUNK]
         for letter in letters.filter(digest__in=chunk).order_by("pk").select_for_update():
-            newer, older = by_digest[letter.digest], entry_of(letter)
-            if newer.id == older.id and (left := _without(older, newer)) != older:
+            older = entry_of(letter)
+            writer = newer.get(older.id) or deletions.get(buffer.entry_id(older.id))
+            if writer is not None and (left := _without(older, writer)) != older:
                 letter.superseded = sorted({*letter.superseded, *(older.texts.keys() - left.texts)})
                 letter.entry = json.dumps(left)
                 letter.save(update_fields=["superseded", "entry"])

@@ -71,11 +71,11 @@ def apply(buffer: Buffer, shard: int, batch: Batch, *, isolating: bool = False) 
             rows, written, refused = write_isolating(buffer, batch.entries)
             if not written and len(refused) >= conf.settings().POISON_LIMIT:
                 raise AllRefused(refused)
-            deadletters.supersede(buffer, written)
+            deadletters.supersede(buffer, written, batch.entries, refused)
         else:
             # Always in the same order, whatever the order of the writes was.
             entries = sorted(buffer.row_entries(batch.entries), key=lambda entry: entry.id)
-            deadletters.supersede(buffer, entries)
+            deadletters.supersede(buffer, entries, batch.entries)
             rows, refused = write(layout, entries), []
         letters = deadletters.bury(buffer, shard, refused)
         reach("flush.buried")
