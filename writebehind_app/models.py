@@ -64,3 +64,24 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return f"{self.buffer} {self.pk}: {self.reason}"
+
+
+class DiscardedLetter(models.Model):
+    """A dead letter that was discarded: by this, the receipts of its writes know."""
+
+    buffer = models.CharField(_("buffer"), max_length=200)
+    shard = models.PositiveIntegerField(_("shard"))
+    number = models.BigIntegerField(_("number"))  # of the entry
+    digest = models.CharField(_("digest"), max_length=40)  # of the row's id
+    discarded_at = models.DateTimeField(_("discarded"))
+
+    class Meta:
+        verbose_name = _("discarded dead letter")
+        verbose_name_plural = _("discarded dead letters")
+        indexes = [
+            models.Index(fields=["buffer", "shard", "number"], name="writebehind_discarded"),
+            models.Index(fields=["buffer", "discarded_at"], name="writebehind_discarded_at"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.buffer} {self.number}"

@@ -10,11 +10,11 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from tests.models import Item, Note, Owner, Pair, Place, Strict, Venue
+from tests.models import Item, Note, Owner, Pair, Place, Setting, Strict, Venue
 from writebehind_app import Add, Merge, signals
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.engine import flush
-from writebehind_app.models import AppliedBatch, DeadLetter
+from writebehind_app.models import AppliedBatch, DeadLetter, DiscardedLetter
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -143,6 +143,32 @@ class TestIsolation:
         lost["a"] = 1
         assert Note.buffered.flush().dead_letters == 1
         assert dict(Note.objects.values_list("key", "value")) == {"a": 1, "c": 3}
+
+    def test_the_receipt_of_a_meta_key_is_about_that_key(self, database, redis_server):
+        """Not about another key of the entity, even where one entry takes both."""
+        site = Setting.buffered.of(site=1)
+        site["n:"] = 2**63 - 1
+        Setting.buffered.flush()
+        good = site.update(good=1)
+        bad = site.update({"n:": Add(1)})
+        both = site.update({"n:": Add(1), "better": 2})
+        assert Setting.buffered.flush().dead_letters == 1
+        assert dict(site) == {"n:": 2**63 - 1, "good": 1, "better": 2}
+        assert [receipt.where for receipt in (good, bad, both)] == ["gone", "dead", "dead"]
+        assert [receipt.dead is None for receipt in (good, bad, both)] == [True, False, False]
+        assert deadletters.discard(Setting.buffered, [DeadLetter.objects.get().pk]) == 1
+        assert [r.where for r in (good, bad, both)] == ["gone", "discarded", "discarded"]
+
+    def test_the_receipts_of_an_entity_that_cannot_be_read(self, plain):
+        site = Setting.buffered.of(site=1)
+        receipts = [site.update(a=1), site.update(b=2)]
+        with plain.client(decode_responses=True) as client:
+            (key,) = [key for key in client.scan_iter() if ":e:" in key]
+            client.hset(key, '"a"', "{")
+        assert Setting.buffered.flush().dead_letters == 1
+        assert [receipt.where for receipt in receipts] == ["dead", "dead"]
+        deadletters.discard(Setting.buffered, [DeadLetter.objects.get().pk])
+        assert [receipt.where for receipt in receipts] == ["discarded", "discarded"]
 
     def test_what_is_no_entry_at_all(self, database, redis_server, configure):
         """Somebody wrote to Redis, or the model has another field by now."""
@@ -336,6 +362,29 @@ class TestDeadLetters:
         configure(DEAD_LETTER_DAYS=2)
         Pair.buffered.flush()
         assert not DeadLetter.objects.exists()
+
+    def test_the_receipt_of_a_discarded_letter_says_so(self, database, redis_server, owner):
+        Pair.objects.create(owner=owner, name="other", note="taken")
+        receipt = Pair.buffered.set(owner=owner, name="x", note="taken")
+        good = Pair.buffered.set(owner=owner, name="y")
+        Pair.buffered.flush()
+        letter = DeadLetter.objects.get()
+        assert deadletters.discard(Pair.buffered, [letter.pk, letter.pk + 1]) == 1
+        assert not DeadLetter.objects.exists()
+        assert (receipt.where, receipt.persisted, receipt.dead) == ("discarded", False, None)
+        assert not receipt.wait(1)
+        assert good.persisted
+
+    def test_a_discard_is_known_as_long_as_letters_are_kept(self, plain, owner, configure):
+        configure(DEAD_LETTER_DAYS=2)
+        for days in (1, 3):
+            letter = self.refused(owner)
+            deadletters.discard(Pair.buffered, [letter.pk])
+            at = timezone.now() - timedelta(days=days)
+            DiscardedLetter.objects.filter(number=letter.number).update(discarded_at=at)
+        Pair.buffered.flush()
+        assert not DiscardedLetter.objects.filter(number=letter.number).exists()
+        assert DiscardedLetter.objects.count() == 1
 
     def test_is_mended(self, database, redis_server, owner):
         letter = self.refused(owner, value=3)

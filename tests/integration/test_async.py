@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 
-from tests.models import Item
+from tests.models import Item, Owner, Pair
 from writebehind_app import RowBuffer, steps
 
 VERBS = (
@@ -81,6 +81,26 @@ def test_the_twins_give_the_same(plain):
         client.flushall()
     assert _play(call_twin) == expected
     assert expected[2] == (1, 2, "stored")
+
+
+def test_a_receipt_can_be_asked_on_the_loop(plain):
+    async def use() -> None:
+        owner = await Owner.objects.acreate(name="anna")
+        good = await Pair.buffered.aset(owner=owner, name="x")
+        bad = await Pair.buffered.aset(owner=404, name="y")
+        assert await good.awhere() == "pending"
+        assert not await good.await_(0.05)
+        waiting = asyncio.create_task(good.await_(10))
+        await Pair.buffered.aflush()
+        assert await waiting
+        assert await good.apersisted()
+        assert await good.adead() is None
+        assert await bad.awhere() == "dead"
+        assert "404" in await bad.adead()
+        assert not await bad.apersisted()
+        assert not await bad.await_(10)
+
+    async_to_sync(use)()
 
 
 def test_a_twin_is_the_verb_of_the_subclass(plain):

@@ -125,6 +125,11 @@ class EntityLayout:
             texts=texts,
         )
 
+    def row_ids(self, id: str, texts: Iterable[str]) -> tuple[str, ...]:
+        """The ids of the rows that the texts of an entity are for."""
+        quoted = {name[1:].partition(":")[0] if name[0] == "&" else name for name in texts}
+        return tuple(f"{id},{json_string(json.loads(q))}" for q in quoted if q[0] != "@")
+
     def entity_id(self, row_id: str) -> str:
         """The id of the entity that a row belongs to."""
         try:

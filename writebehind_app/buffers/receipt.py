@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from asgiref.sync import sync_to_async
 
 from writebehind_app.buffers import registry
 from writebehind_app.store.connection import client
 from writebehind_app.store.keys import label_and_number
 from writebehind_app.store.shard import Shard, Where
 
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+
+_ON_THE_WAY = ("pending", "in_flight")
+
 
 class Receipt(NamedTuple):
-    """Tells where an accepted write is."""
+    """Tells where an accepted write is.
+
+    What is asked of it asks Redis, then the database. In asynchronous code await its twins:
+    `await receipt.apersisted()`, `await receipt.await_(10)`.
+    """
 
     shard: str
     id: str
     no: int  # of the entry that took the write
+    rows: tuple[str, ...] = ()  # of metadata: the ids of the rows it wrote, of those of the entity
 
     @property
     def where(self) -> Where | Literal["dead"]:
         """'pending', 'in_flight', 'gone' (in the database), 'dead' (the database refused it),
         'discarded', or 'lost': Redis lost it, or does not know any more."""
         where = Shard(client(), self.shard).locate(self.id, self.no)
-        return "dead" if where == "gone" and self.dead is not None else where
+        if where != "gone":
+            return where
+        if self.dead is not None:
+            return "dead"
+        return "discarded" if self._discarded() else "gone"
 
     @property
     def dead(self) -> str | None:
         """Why the database refused the write, as long as that is among the dead letters."""
-        from writebehind_app.flush.deadletters import letters_of
+        from writebehind_app.flush.deadletters import entry_of, letters_of
 
-        label, shard = label_and_number(self.shard)
-        letters = letters_of(registry.buffers()[label]).filter(shard=shard, number=self.no)
-        return letters.values_list("reason", flat=True).first()
+        buffer, shard = self._place()
+        for letter in letters_of(buffer).filter(shard=shard, number=self.no):
+            if not self.rows or entry_of(letter).id in (self.id, *self.rows):
+                return letter.reason
+        return None
 
     @property
     def persisted(self) -> bool:
-        """Whether the write is in the database."""
+        """Whether the write is in the database: as far as there is a row for it, where the buffer
+        has `on_missing="discard"`."""
         return self.where == "gone"
 
     def wait(self, timeout: float, *, poll: float = 0.02) -> bool:
@@ -45,9 +65,38 @@ class Receipt(NamedTuple):
         Nothing is flushed by it. A write that will never arrive is not waited for.
         """
         deadline = time.monotonic() + timeout
-        while (where := self.where) in ("pending", "in_flight"):
+        while (where := self.where) in _ON_THE_WAY:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(poll, left))
         return where == "gone"
+
+    async def awhere(self) -> Where | Literal["dead"]:
+        return await sync_to_async(lambda: self.where)()
+
+    async def adead(self) -> str | None:
+        return await sync_to_async(lambda: self.dead)()
+
+    async def apersisted(self) -> bool:
+        return await self.awhere() == "gone"
+
+    async def await_(self, timeout: float, *, poll: float = 0.02) -> bool:
+        """The twin of `wait()`. `await` by itself is a word of Python's."""
+        deadline = time.monotonic() + timeout
+        while (where := await self.awhere()) in _ON_THE_WAY:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(poll, left))
+        return where == "gone"
+
+    def _discarded(self) -> bool:
+        from writebehind_app.flush.deadletters import is_discarded
+
+        buffer, shard = self._place()
+        return is_discarded(buffer, shard, self.no, (self.id, *self.rows) if self.rows else ())
+
+    def _place(self) -> tuple[Buffer, int]:
+        label, shard = label_and_number(self.shard)
+        return registry.buffers()[label], shard

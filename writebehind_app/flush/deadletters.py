@@ -23,7 +23,7 @@ from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
 from writebehind_app.flush.failures import kind
 from writebehind_app.flush.isolation import Refused, write_isolating
-from writebehind_app.models import DeadLetter
+from writebehind_app.models import DeadLetter, DiscardedLetter
 from writebehind_app.store.codec import Entry
 
 logger = logging.getLogger("writebehind")
@@ -147,11 +147,44 @@ def _retry(buffer: Buffer, id: int) -> Exception | None:
     return None
 
 
+def discard(buffer: Buffer, ids: Iterable[int]) -> int:
+    """Throw letters away; says how many went. The receipts of their writes say so."""
+    layout, wanted, count, now = buffer.layout(), list(ids), 0, timezone.now()
+    with transaction.atomic(using=layout.using):
+        for start in range(0, len(wanted), _CHUNK):
+            letters = letters_of(buffer).filter(pk__in=wanted[start : start + _CHUNK])
+            found = list(letters.order_by("pk").select_for_update())
+            DiscardedLetter.objects.using(layout.using).bulk_create(
+                DiscardedLetter(
+                    buffer=letter.buffer,
+                    shard=letter.shard,
+                    number=letter.number,
+                    digest=_digest(entry_of(letter).id),
+                    discarded_at=now,
+                )
+                for letter in found
+            )
+            count += letters_of(buffer).filter(pk__in=[letter.pk for letter in found]).delete()[0]
+    return count
+
+
+def is_discarded(buffer: Buffer, shard: int, number: int, ids: Sequence[str] = ()) -> bool:
+    """Whether a letter of that entry was discarded: one of these ids, if there are any."""
+    discarded = _discarded_of(buffer).filter(shard=shard, number=number)
+    return (discarded.filter(digest__in=map(_digest, ids)) if ids else discarded).exists()
+
+
+def _discarded_of(buffer: Buffer) -> models.QuerySet[DiscardedLetter]:
+    return DiscardedLetter.objects.using(buffer.layout().using).filter(buffer=buffer.label)
+
+
 def expire(buffer: Buffer) -> None:
-    """Delete letters that were last refused longer ago than the settings keep them."""
+    """Delete letters that were last refused longer ago than the settings keep them, and what is
+    known of those that were discarded as long ago."""
     days = conf.settings().DEAD_LETTER_DAYS
     if days:
         since = timezone.now() - timedelta(days=days)
+        _discarded_of(buffer).filter(discarded_at__lt=since).delete()
         count, _ = letters_of(buffer).filter(last_seen__lt=since).delete()
         if count:
             logger.warning("%s: %d dead letters of more than %g days went", buffer, count, days)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,12 +69,19 @@ class Command(BaseCommand):
             self._print({**deadletters.described(letter), "entry": json.loads(letter.entry)})
 
     def _discard(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
+        discarded = 0
+        by_buffer: dict[str, list[DeadLetter]] = defaultdict(list)
         for letter in letters:
-            letter.delete()
+            by_buffer[letter.buffer].append(letter)
+        for label, found in by_buffer.items():
+            if buffer := registry.buffers().get(label):
+                discarded += deadletters.discard(buffer, [letter.pk for letter in found])
+            else:  # nobody has a receipt of it any more
+                discarded += sum(letter.delete()[0] for letter in found)
         if as_json:
-            self._print({"discarded": len(letters)})
+            self._print({"discarded": discarded})
         else:
-            self.stdout.write(f"{len(letters)} dead letters were discarded.")
+            self.stdout.write(f"{discarded} dead letters were discarded.")
 
     def _retry(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
         stored = refused = 0
