@@ -6,6 +6,7 @@ import math
 from datetime import timedelta
 
 import pytest
+from django.core.exceptions import FieldError
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -385,6 +386,22 @@ class TestDeadLetters:
         Pair.buffered.flush()
         assert not DiscardedLetter.objects.filter(number=letter.number).exists()
         assert DiscardedLetter.objects.count() == 1
+
+    def test_another_buffer_cannot_retry_it(self, plain, owner):
+        letter = self.refused(owner)
+        self.free()
+        with pytest.raises(DeadLetter.DoesNotExist, match=r"Item.* has no dead letter"):
+            deadletters.retry(Item.buffered, [letter.pk])
+        with pytest.raises(DeadLetter.DoesNotExist, match=f"no dead letter {letter.pk + 1}"):
+            deadletters.retry(Pair.buffered, [letter.pk, letter.pk + 1])
+        assert DeadLetter.objects.get() == letter
+
+    def test_its_row_stays_the_same(self, plain, owner):
+        letter = self.refused(owner)
+        for key in ({"name": "z"}, {"owner": owner}, {"owner_id": owner.pk, "value": 1}):
+            with pytest.raises(FieldError, match=r"is in the key of tests\.Pair"):
+                deadletters.edit(Pair.buffered, letter.pk, key)
+        assert DeadLetter.objects.get().entry == letter.entry
 
     def test_is_mended(self, database, redis_server, owner):
         letter = self.refused(owner, value=3)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from tests.models import Owner, Pair
+from tests.models import Item, Owner, Pair
+from tests.router import CurrentDatabase
 from writebehind_app import Add
 from writebehind_app.models import DeadLetter
 
@@ -97,6 +98,8 @@ def test_of_a_model_that_is_gone(letters):
         (["retry"], "Say which to retry"),
         (["discard", "5", "--all"], "Say which to discard"),
         (["list", "999999"], "There is no dead letter 999999."),
+        (["list", "²"], "No buffer is called '²'."),
+        (["list", "9" * 30], "No buffer is called '9999"),
         (["list", "tests.Nothing"], "No buffer is called 'tests.nothing'. There are: "),
     ],
 )
@@ -104,3 +107,37 @@ def test_a_wrong_call(letters, args, message):
     error = fails(*args)
     assert message in str(error)
     assert error.returncode == 2
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "x"])
+def test_a_wrong_limit_discards_nothing(letters, limit):
+    with pytest.raises(CommandError, match="argument --limit: invalid positive int value"):
+        run("discard", "--limit", limit)
+    assert DeadLetter.objects.count() == 2
+
+
+def test_an_id_that_letters_in_two_databases_have(database, redis_server, monkeypatch):
+    """Each database counts its own."""
+    if database == "default":
+        pytest.skip("two databases are needed")
+    Pair.buffered.set(owner=404, name="x")
+    Pair.buffered.flush()
+    letter = DeadLetter.objects.get()
+    here = CurrentDatabase.db_for_write
+    monkeypatch.setattr(
+        CurrentDatabase,
+        "db_for_write",
+        lambda self, model, **hints: "default" if model is Item else here(self, model, **hints),
+    )
+    copy = DeadLetter.objects.get()
+    copy.buffer = "tests.Item"
+    copy.save(using="default", force_insert=True)
+    try:
+        error = fails("discard", str(letter.pk))
+        assert error.returncode == 2
+        assert "in 2 databases: name the buffer as well, tests.Item or tests.Pair." in str(error)
+        assert run("discard", "tests.Pair", str(letter.pk)) == "1 dead letters were discarded.\n"
+        assert not DeadLetter.objects.exists()
+        assert DeadLetter.objects.using("default").get() == copy
+    finally:
+        DeadLetter.objects.using("default").all().delete()

@@ -14,6 +14,7 @@ from datetime import timedelta
 from hashlib import sha1
 from typing import Any
 
+from django.core.exceptions import FieldError
 from django.db import models, transaction
 from django.utils import timezone
 
@@ -118,22 +119,26 @@ def _is_superseded(name: str, text: str, newer: Mapping[str, str]) -> bool:
 
 
 def retry(buffer: Buffer, ids: Iterable[int]) -> tuple[int, int]:
-    """Write letters now; says how many are stored, and how many were refused again."""
-    stored = refused = 0
-    for id in ids:
-        error = _retry(buffer, id)
-        if error is None:
-            stored += 1
-        else:
-            refused += 1
-    return stored, refused
+    """Write letters now; says how many are stored, and how many were refused again.
+
+    `DeadLetter.DoesNotExist`, and nothing is written, if one of them is not the buffer's.
+    """
+    wanted = list(ids)
+    missing = set(wanted) - set(
+        letters_of(buffer).filter(pk__in=wanted).values_list("pk", flat=True)
+    )
+    if missing:
+        raise DeadLetter.DoesNotExist(f"{buffer} has no dead letter {min(missing)}.")
+    outcomes = [_retry(buffer, id) for id in wanted]
+    return outcomes.count(True), outcomes.count(False)
 
 
-def _retry(buffer: Buffer, id: int) -> Exception | None:
+def _retry(buffer: Buffer, id: int) -> bool | None:
+    """Whether a letter is stored now; None where somebody else had it."""
     layout = buffer.layout()
     with transaction.atomic(using=layout.using):
         letter = letters_of(buffer).select_for_update().filter(pk=id).first()
-        if letter is None:  # somebody else had it
+        if letter is None:
             return None
         _, _, refused = write_isolating(buffer, [entry_of(letter)], of_rows=True)
         if refused:
@@ -142,9 +147,9 @@ def _retry(buffer: Buffer, id: int) -> Exception | None:
             letter.last_seen = timezone.now()
             letter.error, letter.reason = type(error).__name__, _reason(error)
             letter.save(using=layout.using)
-            return error
+            return False
         letter.delete(using=layout.using)
-    return None
+    return True
 
 
 def discard(buffer: Buffer, ids: Iterable[int]) -> int:
@@ -191,8 +196,12 @@ def expire(buffer: Buffer) -> None:
 
 
 def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:
-    """Change what a letter writes, before it is retried. Values are checked as in a write."""
+    """Change what a letter writes, before it is retried. Values are checked as in a write; the
+    row that it is for stays the same."""
     layout = buffer.layout()
+    key = {alias for c in layout.key for alias in (c.name, c.attname)}
+    if named := sorted(key & values.keys()):
+        raise FieldError(f"{named[0]!r} is in the key of {layout.model._meta.label}: write anew.")
     if any(isinstance(value, Operation) for value in values.values()):
         raise TypeError("A dead letter takes values, not operations.")
     with transaction.atomic(using=layout.using):

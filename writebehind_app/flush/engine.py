@@ -183,7 +183,7 @@ def flush(
         again = [letter.pk for letter in letters[:_AGAIN]]
         try:
             result.dead_letters -= deadletters.retry(buffer, again)[0]
-        except (Error, ParentPending):
+        except (Error, ParentPending, DeadLetter.DoesNotExist):
             logger.exception("%s: dead letters could not be tried once more", buffer)
     result.remaining = sum(work.left for work in works)
     result.seconds = time.monotonic() - started

@@ -21,6 +21,7 @@ from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import FlushResult, flush, logger
 from writebehind_app.flush.parents import parents_first
+from writebehind_app.management.arguments import positive
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
@@ -39,10 +40,10 @@ class Command(BaseCommand):
         add("labels", nargs="*", metavar="app.Model", help="buffers to flush (default: all)")
         add("--all", action="store_true", help="also what is not due yet")
         add("--loop", action="store_true", help="go on until SIGTERM, or --max-time")
-        add("--interval", type=_positive(float), default=1.0, help="seconds between two passes")
-        add("--max-time", type=_positive(float), metavar="S", help="end after so many seconds")
-        add("--batch-size", type=_positive(int), metavar="N", help="entries in one transaction")
-        add("--limit", type=_positive(int), metavar="N", help="flush at most so many entries")
+        add("--interval", type=positive(float), default=1.0, help="seconds between two passes")
+        add("--max-time", type=positive(float), metavar="S", help="end after so many seconds")
+        add("--batch-size", type=positive(int), metavar="N", help="entries in one transaction")
+        add("--limit", type=positive(int), metavar="N", help="flush at most so many entries")
         add("--dry-run", action="store_true", help="only say what would be flushed")
         add("--json", action="store_true", help="report as one JSON object")
         add("--no-progress", action="store_true", help="no progress bar on a terminal")
@@ -164,17 +165,6 @@ class Command(BaseCommand):
         yield draw
         if total:
             self.stderr.write("")
-
-
-def _positive(kind: type) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"  # argparse says "invalid positive int value"
-    return parse
 
 
 def _buffers(labels: list[str]) -> list[Buffer]:

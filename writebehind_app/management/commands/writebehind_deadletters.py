@@ -14,6 +14,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from writebehind_app.buffers import registry
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.parents import ParentPending
+from writebehind_app.management.arguments import positive
 from writebehind_app.models import DeadLetter
 
 ACTIONS = ("list", "show", "retry", "discard", "export")
@@ -31,7 +32,7 @@ class Command(BaseCommand):
         add("action", choices=ACTIONS)
         add("which", nargs="*", metavar="app.Model|ID", help="of these buffers, with these ids")
         add("--error", metavar="CLASS", help="only those with this error, as IntegrityError")
-        add("--limit", type=int, metavar="N", help="the N oldest at most")
+        add("--limit", type=positive(int), metavar="N", help="the N oldest at most")
         add("--all", action="store_true", help="retry or discard all of them")
         add("--json", action="store_true", help="report as one JSON object")
 
@@ -93,6 +94,8 @@ class Command(BaseCommand):
                 )
             try:
                 taken, not_taken = deadletters.retry(buffer, [letter.pk])
+            except DeadLetter.DoesNotExist:  # somebody else had it
+                continue
             except ParentPending as error:
                 self.stderr.write(f"{letter.pk} waits: {error}")
                 taken, not_taken = 0, 1
@@ -110,8 +113,8 @@ class Command(BaseCommand):
 
 def _letters(options: dict[str, Any]) -> list[DeadLetter]:
     """The letters that the arguments choose, oldest first, of each database with buffers."""
-    ids = [int(which) for which in options["which"] if which.isdigit()]
-    labels = [which.lower() for which in options["which"] if not which.isdigit()]
+    ids = [int(which) for which in options["which"] if _is_id(which)]
+    labels = [which.lower() for which in options["which"] if not _is_id(which)]
     found: list[DeadLetter] = []
     known = {buffer.layout().using for buffer in registry.buffers().values()}
     for using in sorted(known):
@@ -121,9 +124,7 @@ def _letters(options: dict[str, Any]) -> list[DeadLetter]:
         if options["error"]:
             letters = letters.filter(error=options["error"])
         found += [x for x in letters if not labels or x.buffer.lower() in labels]
-    missing = set(ids) - {letter.pk for letter in found}
-    if missing:
-        raise CommandError(f"There is no dead letter {min(missing)}.", returncode=2)
+    _check_ids(ids, found)
     names = {label.lower() for label in registry.buffers()} | {x.buffer.lower() for x in found}
     for label in labels:
         if label not in names:
@@ -132,6 +133,24 @@ def _letters(options: dict[str, Any]) -> list[DeadLetter]:
                 returncode=2,
             )
     return found[: options["limit"]]
+
+
+def _is_id(which: str) -> bool:
+    return which.isascii() and which.isdigit() and len(which) < 19  # of 64 bits
+
+
+def _check_ids(ids: Sequence[int], found: Sequence[DeadLetter]) -> None:
+    """Each is to name one letter. Each database counts its own."""
+    for id in ids:
+        buffers = [letter.buffer for letter in found if letter.pk == id]
+        if not buffers:
+            raise CommandError(f"There is no dead letter {id}.", returncode=2)
+        if len(buffers) > 1:
+            raise CommandError(
+                f"{id} is a dead letter in {len(buffers)} databases: name the buffer as well, "
+                f"{' or '.join(buffers)}.",
+                returncode=2,
+            )
 
 
 def _inline(value: Any) -> str:
