@@ -11,6 +11,7 @@ from django.core.management import CommandError, call_command
 
 from tests.models import Item, Owner, Pair
 from tests.router import CurrentDatabase
+from tests.servers import wanted_databases
 from writebehind_app import Add
 from writebehind_app.models import DeadLetter
 
@@ -116,10 +117,10 @@ def test_a_wrong_limit_discards_nothing(letters, limit):
     assert DeadLetter.objects.count() == 2
 
 
+@pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+@pytest.mark.parametrize("database", sorted({*wanted_databases()} - {"sqlite"}), indirect=True)
 def test_an_id_that_letters_in_two_databases_have(database, redis_server, monkeypatch):
-    """Each database counts its own."""
-    if database == "default":
-        pytest.skip("two databases are needed")
+    """Each database counts its own; SQLite is the other one."""
     Pair.buffered.set(owner=404, name="x")
     Pair.buffered.flush()
     letter = DeadLetter.objects.get()
