@@ -22,8 +22,8 @@ from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import AlreadyExists
 
-# Of each test, for each database and each kind of Redis: 300 for each database and buffer.
-EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "150"))
+# For each database and each kind of Redis: that is 300 for each kind of buffer.
+EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "50"))
 sequences = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 ACTS = st.sampled_from(["claim", "flush", "flush one"])
