@@ -32,11 +32,11 @@ class Decision(NamedTuple):
 def decisions(seed: int) -> Iterator[Decision]:
     """The same for the same seed."""
     choose = random.Random(seed)
-    round = ["kill worker"] * 5 + ["freeze worker"] * 4
-    round += ["kill redis", "freeze redis", "kill database"]
+    acts = ["kill worker"] * 5 + ["freeze worker"] * 4
+    acts += ["kill redis", "freeze redis", "kill database"]
     while True:
-        choose.shuffle(round)
-        for act in round:
+        choose.shuffle(acts)
+        for act in acts:
             pause = min(choose.expovariate(1 / _PAUSE), 3 * _PAUSE)
             yield Decision(pause, act, choose.random(), choose.uniform(0, 2.5))
 

@@ -81,10 +81,10 @@ class Writer:
         self.calls += 1
         kinds = (
             self.row,
-            self.row,
+            self.shared,
             self.several,
             self.meta,
-            self.meta,
+            self.shared_meta,
             self.come_and_go,
             self.line,
         )
@@ -95,8 +95,11 @@ class Writer:
             call()
         except BufferUnavailable:
             outcome = "unsure"
-        except (AlreadyExists, db.Error):  # said before anything was sent
+        except db.Error:  # met before anything was sent
             outcome = "refused"
+        except AlreadyExists as error:  # create() is called where there is no row for sure
+            outcome = "refused"
+            self.journal.problem(f"backwards: {error}")
         self.journal.end(outcome)
         self.facts.take(effects, outcome)
         if outcome != "acknowledged":
@@ -114,13 +117,17 @@ class Writer:
         return self.choose.randrange(1, 10**9)
 
     def row(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
-        x, y, name = self.amount(), self.amount(), self.choose.choice(SHARED)
-        own, where = f"w{self.me}", f"Counter w{self.me}"
-        if self.choose.random() < 0.5:
-            effects = [Effect("add", f"Counter {name} big", y)]
-            return effects, lambda: Counter.buffered.set(name=name, big=Add(y))
-        effects = [Effect("set", f"{where} small", n), Effect("add", f"{where} big", x)]
-        return effects, lambda: Counter.buffered.set(name=own, small=n, big=Add(x))
+        x, name = self.amount(), f"w{self.me}"
+        effects = [
+            Effect("set", f"Counter {name} small", n),
+            Effect("add", f"Counter {name} big", x),
+        ]
+        return effects, lambda: Counter.buffered.set(name=name, small=n, big=Add(x))
+
+    def shared(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
+        x, name = self.amount(), self.choose.choice(SHARED)
+        effects = [Effect("add", f"Counter {name} big", x)]
+        return effects, lambda: Counter.buffered.set(name=name, big=Add(x))
 
     def several(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
         amounts = {name: self.amount() for name in SHARED}
@@ -129,14 +136,14 @@ class Writer:
         return effects, lambda: Counter.buffered.set_many(rows)
 
     def meta(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
-        x = self.amount()
-        if self.choose.random() < 0.3:
-            everyones = Note.buffered.of(page="all", owner=Owner(pk=OWNER))
-            effects = [Effect("add", "Note all sum", x)]
-            return effects, lambda: everyones.update(sum=Add(x))
-        where = f"Note w{self.me}"
+        x, where = self.amount(), f"Note w{self.me}"
         effects = [Effect("set", f"{where} last", n), Effect("add", f"{where} sum", x)]
         return effects, lambda: self.metadata.update(last=n, sum=Add(x))
+
+    def shared_meta(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
+        x = self.amount()
+        everyones = Note.buffered.of(page="all", owner=Owner(pk=OWNER))
+        return [Effect("add", "Note all sum", x)], lambda: everyones.update(sum=Add(x))
 
     def come_and_go(self, n: int) -> tuple[list[Effect], Callable[[], Any]]:
         name = f"g{self.me}"
