@@ -82,8 +82,8 @@ class Facts:
             if kind == "append":
                 self.appended[where] = outcome
             elif kind == "set":
-                self.states[where] = [*([] if outcome == "acknowledged" else self.states[where])]
-                self.states[where].append(value)
+                before = [] if outcome == "acknowledged" else self.states[where]
+                self.states[where] = [*before, value]
             elif outcome == "acknowledged":
                 self.sums[where] += value or 0
             else:
