@@ -54,21 +54,30 @@ class Model:
         self.stored = deepcopy(nothing)
         self.leased = False  # whether the batch in flight is somebody's
         self.asleep: list[Batch] = []  # the batches of flushers that stand still
+        self.only: str | None = None  # the one key that is flushed
 
     def reach(self, step: str) -> None:
         """A flusher is at a step."""
         if step == "flush.claimed":
             if self.in_flight is None:  # and not one that is taken over
-                self.in_flight = deepcopy(self.now)
+                self.in_flight = deepcopy(self.now if self.only is None else self.stored)
+                if self.only is not None:
+                    _copy(self.only, self.now, self.in_flight)
             self.leased = True
         elif step == "flush.committed" and self.in_flight is not None:
             self.stored = self.in_flight
         elif step == "flush.acked":
             self.in_flight = None
 
-    def flush(self, then: Callable[[str], None] = lambda step: None, *, late: bool) -> None:
-        """A flusher takes what it may: `late`, also what another one had. `then` is called at each
-        step."""
+    def flush(
+        self,
+        then: Callable[[str], None] = lambda step: None,
+        *,
+        late: bool,
+        only: str | None = None,
+    ) -> None:
+        """A flusher takes what it may, or one key `only`; `late`, also what another one had. `then`
+        is called at each step."""
         if late:
             self.end_leases()
 
@@ -77,9 +86,11 @@ class Model:
                 self.reach(step)
                 then(step)
 
+        self.only = only
+        ids = [self.buffer._id({"name": only})] if only else []  # type: ignore[attr-defined]
         steps.hook = hook
         try:
-            engine.flush(self.buffer, ignore_backoff=True, wait=False)
+            engine.flush(self.buffer, ids=ids, ignore_backoff=True, wait=False)
         except (Killed, OperationalError):
             pass
         finally:
@@ -95,6 +106,7 @@ class Model:
     def fall_asleep(self, *, late: bool) -> None:
         if late:
             self.end_leases()
+        self.only = None
         (shard,) = self.buffer.shards()
         batch = shard.claim(secrets.token_hex(16), lease=60, size=99, due_only=False)
         if isinstance(batch, Batch):
@@ -115,8 +127,24 @@ class Model:
         self.buffer.discard()
         if self.in_flight is not None and self.leased:
             self.now = deepcopy(self.in_flight)
-        else:  # nobody is at the batch in flight: it goes too, and all flushers are dead
-            self.now, self.in_flight, self.asleep = deepcopy(self.stored), None, []
+        else:  # nobody is at the batch in flight: it goes too, whoever wakes up
+            self.now, self.in_flight = deepcopy(self.stored), None
+
+    def discard_one(self, key: str) -> None:
+        self.buffer.discard(name=key)  # type: ignore[attr-defined]
+        if self.in_flight is not None and not self.leased:
+            _copy(key, self.stored, self.in_flight)
+        _copy(key, self.stored if self.in_flight is None else self.in_flight, self.now)
+        (shard,) = self.buffer.shards()
+        if not shard.client.hexists(shard.key, "token"):
+            self.in_flight = None
+
+
+def _copy(key: str, source: dict[str, Any], target: dict[str, Any]) -> None:
+    """What a key has, or that it is not there."""
+    target.pop(key, None)
+    if key in source:
+        target[key] = deepcopy(source[key])
 
 
 # What is written
@@ -259,6 +287,14 @@ class Rows(Story):
     def delete(self, name: str) -> None:
         Counter.buffered.delete(name=name)
         self.model.now.pop(name, None)
+
+    @rule(name=NAMES, late=LATE)
+    def flush_one(self, name: str, late: bool) -> None:
+        self.model.flush(late=late, only=name)
+
+    @rule(name=NAMES)
+    def discard_one(self, name: str) -> None:
+        self.model.discard_one(name)
 
     def read(self) -> Any:
         return {name: _fields(row) for name, row in Counter.buffered.get_many("ab").items()}
