@@ -157,7 +157,6 @@ class TestEndpoint:
             ({"$add": True}, "$add takes a number."),
             ({"$add": "1"}, "$add takes a number."),
             ({"$add": 0.5}, "Add needs a whole number"),
-            ({"$add": 10**30}, "more than 64 bits hold"),
             ({"$max": None}, "$max takes a number."),
             ({"$min": [1]}, "$min takes a number."),
             ({"$merge": [1]}, "$merge takes an object."),
@@ -174,6 +173,21 @@ class TestEndpoint:
         response = api("POST", self.path, {"n": {"$add": 1}})
         assert (response.status_code, list(response.json()["fields"])) == (400, ["n"])
         assert api("GET", self.path).json() == {"n": 2**63 - 1}
+
+    @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30, 10**4299])
+    def test_a_whole_number_beyond_64_bits(self, plain, api, number):
+        for body in ({"a": number}, {"a": [{"b": number}]}, {"a": {"$add": number}}):
+            response = api("POST", self.path, body)
+            assert response.status_code == 400
+            assert "more than 64 bits hold" in response.json()["error"]
+        assert LessonMeta.buffered.count_pending() == 0
+
+    def test_a_sum_beyond_what_can_be_read(self, database, redis_server, user, api):
+        LessonMeta.buffered.of(lesson_id=7, user=user)["n"] = 10**4300 - 1
+        LessonMeta.buffered.flush()
+        assert api("POST", self.path, {"n": {"$add": 1}}).status_code == 202
+        assert api("GET", self.path).json() == {"n": 10**4300 - 1}
+        assert LessonMeta.buffered.flush().dead_letters == 1
 
     @pytest.mark.parametrize("body", [[], {}, [{}], [1], 1, "a", None, True])
     def test_what_is_neither_an_object_nor_a_list_of_them(self, plain, api, body):

@@ -14,6 +14,7 @@ from django.http import HttpRequest, UnreadablePostError
 
 from writebehind_app import conf
 from writebehind_app.buffers.operations import Add, Max, Merge, Min
+from writebehind_app.buffers.values import INT64
 
 MAX_DEPTH = 20  # of lists and objects in each other; MariaDB keeps a few more, Python hundreds
 
@@ -44,6 +45,7 @@ def read(request: HttpRequest) -> Any:
             object_pairs_hook=_object,
             parse_constant=_no_constant,
             parse_float=_finite,
+            parse_int=_whole,
         )
     except RecursionError:
         raise Refused(400, _TOO_DEEP) from None
@@ -170,6 +172,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def _whole(text: str) -> int:
+    least, most = INT64
+    if len(text) > 20 or not least <= int(text) <= most:
+        raise ValueError(f"{text[:100]} is more than 64 bits hold")
+    return int(text)
 
 
 def _finite(text: str) -> float:
