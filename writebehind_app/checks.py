@@ -114,7 +114,7 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
             buffer,
         )
     key = yield from _fields(buffer, buffer.key, "key")
-    written = yield from _fields(buffer, buffer.fields or (), "fields")
+    named = written = yield from _fields(buffer, buffer.fields or (), "fields")
     if not buffer.key:
         yield _error(15, "The key is empty.", "Name the fields that name a row.", buffer)
     if key and len(key) == len(buffer.key):
@@ -141,6 +141,9 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
     others = [field for field in written if field not in key]
     hint = "Name the fields to be written in `fields`, without this one."
     yield from _supported(buffer, others, hint)
+    if buffer.on_missing == "insert" and len(named) == len(buffer.fields or ()):
+        hint = "Name it in `fields`, give it a default, let it be NULL; or set on_missing='discard'"
+        yield from _left_out(buffer, [*key, *written], f"{hint}, if all rows are there.")
 
 
 def _expires(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
@@ -187,7 +190,7 @@ def _meta_buffer(buffer: MetaBuffer) -> Iterator[checks.CheckMessage]:
             buffer,
         )
     yield from _supported(buffer, [*key, *value], "Choose another field.")
-    yield from _left_out(buffer, [*key, *value])
+    yield from _left_out(buffer, [*key, *value], "Give it a default, or let it be NULL.")
 
 
 def _log_buffer(buffer: LogBuffer) -> Iterator[checks.CheckMessage]:
@@ -218,7 +221,8 @@ def _log_buffer(buffer: LogBuffer) -> Iterator[checks.CheckMessage]:
     hint = "Name the fields to be written in `fields`, without this one."
     yield from _supported(buffer, unique, "Choose other unique fields.")
     yield from _supported(buffer, [field for field in given if field not in unique], hint)
-    yield from _left_out(buffer, [*given, *time])
+    hint = "Name it in `fields`, give it a default, or let it be NULL."
+    yield from _left_out(buffer, [*given, *time], hint)
 
 
 _KINDS: dict[type[Buffer], Callable[[Any], Iterator[checks.CheckMessage]]] = {
@@ -233,7 +237,7 @@ def _sets_itself(field: models.Field[Any, Any]) -> bool:
 
 
 def _left_out(
-    buffer: Buffer, given: Sequence[models.Field[Any, Any]]
+    buffer: Buffer, given: Sequence[models.Field[Any, Any]], hint: str
 ) -> Iterator[checks.CheckMessage]:
     """An error for each field without which there can be no row, and which gets no value."""
     for field in buffer.model._meta.concrete_fields:
@@ -246,7 +250,7 @@ def _left_out(
             yield _error(
                 21,
                 f"The field {field.name!r} has no value in a row that the buffer makes.",
-                f"Give {field.name!r} a default, or let it be NULL.",
+                hint,
                 buffer,
             )
 

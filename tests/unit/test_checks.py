@@ -69,6 +69,23 @@ class TestDeclaration:
 
         assert problems(Keyed) == []
 
+    def test_a_field_that_is_left_out_and_needed(self):
+        class Left(models.Model):
+            number = models.IntegerField(unique=True)
+            value = models.IntegerField()
+            needed = models.IntegerField()
+            filled = models.IntegerField(default=1)
+            empty = models.CharField(max_length=10)
+            made_at = models.DateTimeField(auto_now_add=True)
+
+            buffered = RowBuffer(key="number", fields=["value"])
+
+        error = problem(Left, "E021")
+        assert error.msg == "The field 'needed' has no value in a row that the buffer makes."
+        assert "on_missing='discard'" in error.hint
+        Left.buffered.on_missing = "discard"
+        assert problems(Left) == []
+
     def test_two_buffers(self):
         class Twice(models.Model):
             number = models.IntegerField(unique=True)
