@@ -97,6 +97,12 @@ class TestNames:
             getattr(Item.buffered, verb)(number=None)
         assert caught.value.message_dict == {"number": ["This field cannot be null."]}
 
+    def test_a_key_is_never_rounded(self):
+        with pytest.raises(ValidationError, match=r"1\.9 is not a whole number"):
+            Item.buffered.set(number=1.9, a=1)
+        with pytest.raises(ValidationError, match=r"1\.9 is not a whole number"):
+            Stamp.buffered.set(pk=1.9, count=1)
+
     def test_a_key_of_a_wrong_type(self):
         with pytest.raises(ValidationError) as caught:
             Item.buffered.get(number="five")
@@ -109,6 +115,8 @@ class TestValues:
         [
             ("integer", "many", "value must be an integer"),
             ("integer", [1], "value must be an integer"),
+            ("integer", 1.9, "1.9 is not a whole number"),
+            ("integer", Decimal("0.1"), "0.1 is not a whole number"),
             ("integer", math.inf, "inf is not a value of a IntegerField"),
             ("boolean", "perhaps", "value must be either True, False, or None"),
             ("date", "yesterday", "has an invalid date format"),

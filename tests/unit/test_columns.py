@@ -84,11 +84,13 @@ class TestDecimals:
     def test_have_the_digits_of_the_field(self, value, text):
         assert of(models.DecimalField(max_digits=7, decimal_places=2)).encode(value) == text
 
-    def test_floats_are_rounded_as_postgresql_does(self):
-        if "postgresql" not in connections:
-            pytest.skip("no postgresql")
+    @pytest.mark.parametrize("name", ["postgresql", "mariadb"])
+    def test_floats_are_rounded_as_the_database_does(self, name):
+        if name not in connections:
+            pytest.skip(f"no {name}")
         field = models.DecimalField(max_digits=7, decimal_places=2)
-        assert of(field, "postgresql").encode(0.125) == '"0.13"'
+        assert of(field, name).encode(0.125) == '"0.13"'
+        assert of(field, name).encode(1.005) == '"1.01"'
 
     def test_a_float_that_gets_too_long_by_rounding(self):
         with pytest.raises(ValidationError, match="no more than 2 digits before"):

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from json.encoder import encode_basestring as json_string
+from numbers import Number
 from typing import Any
 
 from django.conf import settings
@@ -107,7 +108,10 @@ def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
 
     def encode(value: Any) -> str:
         if type(value) is not int:
-            value = int(field.to_python(value))  # of a member of an enum, or a bool
+            whole = int(field.to_python(value))  # of a member of an enum, or a bool
+            if whole != value and isinstance(value, Number):
+                raise ValidationError(f"{value} is not a whole number.", code="invalid")
+            value = whole
         if not least <= value <= most:
             raise ValidationError(
                 f"Ensure this value is between {least} and {most} (it is {value}).", code="range"
@@ -150,8 +154,8 @@ def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
 
     whole = digits - places
     step = decimal.Decimal(1).scaleb(-places)
-    # The ORM leaves a float to PostgreSQL to round.
-    by_database = connections[using].vendor == "postgresql"
+    # The ORM leaves a float to the database to round; only SQLite's is rounded by Django.
+    by_database = connections[using].vendor != "sqlite"
     context = decimal.Context(
         prec=digits + 1,
         rounding=decimal.ROUND_HALF_UP if by_database else decimal.ROUND_HALF_EVEN,
