@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connections
+from django.db.models import JSONField, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.models import Counter, Note, Owner
+from tests.models import Counter, Item, Note, Owner, Place, Stamp
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.buffers import reading
 from writebehind_app.exceptions import AlreadyExists
+from writebehind_app.models import DeadLetter
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -78,6 +81,12 @@ class TestAdd:
             ({"real": Add(1)}, "Add needs a field that is a whole number"),
             ({"big": Add(0.5)}, "Add needs an exact number"),
             ({"big": Add(None)}, "Add needs an exact number"),
+            ({"big": Add(Decimal("1.9"))}, "no more than 0 decimal places"),
+            ({"big": Add(Decimal("inf"))}, "Add needs an exact number"),
+            ({"big": Max(1.9)}, "1.9 is not a whole number"),
+            ({"span": Add(5)}, "Add needs a timedelta, not 5"),
+            ({"span": Max(5)}, "is not a value of a DurationField"),
+            ({"at": Min(5)}, "is not a value of a DateTimeField"),
             ({"decimal": Add(Decimal("0.001"))}, "no more than 2 decimal places"),
             ({"small": Add(10**30)}, "more than the field can hold"),
             ({"extra": Add(0.5)}, "Add needs a whole number where it adds to JSON"),
@@ -95,6 +104,45 @@ class TestAdd:
         with pytest.raises(ValidationError, match=message):
             Counter.buffered.set(**{"name": "x", **values})
         assert Counter.buffered.count_pending() == 0
+
+    @pytest.mark.parametrize(
+        ("name", "value", "operation"),
+        [
+            ("f", Decimal("9999999999.99"), Add(Decimal("0.01"))),
+            ("small", 2**31 - 1, Add(1)),
+            ("big", 2**63 - 1, Add(1)),
+            ("span", datetime.timedelta(microseconds=2**63 - 1), Add(datetime.timedelta(days=1))),
+            ("extra", 2**63 - 1, Add(1)),
+            ("extra", 10**30, Add(-1)),
+            ("extra", 10**30, Max(5)),
+        ],
+    )
+    def test_beyond_the_range_on_what_is_stored_is_a_dead_letter(
+        self, database, redis_server, name, value, operation
+    ):
+        model, key = (Item, {"number": 1}) if name == "f" else (Counter, {"name": "x"})
+        if name == "small" and database == "default":
+            value = 2**63 - 1  # SQLite has one kind of whole numbers
+        model.buffered.set(**key, **{name: value})
+        with pytest.raises(ValidationError, match="range"):
+            model.buffered.set(**key, **{name: operation})
+        model.buffered.flush()
+        receipt = model.buffered.set(**key, **{name: operation})
+        assert getattr(model.buffered.get(**key), name) == value
+        assert model.buffered.flush().dead_letters == 1
+        assert getattr(model.objects.get(), name) == value
+        assert name in receipt.dead
+        assert DeadLetter.objects.count() == 1
+
+    def test_numbers_within_json_compare_alike_pending_and_stored(self, database, redis_server):
+        """As floats, where one of them is one."""
+        for name in ("pending", "stored"):
+            Counter.buffered.set(name=name, extra=2.0**53)
+            if name == "stored":
+                Counter.buffered.flush(name=name)
+            Counter.buffered.set(name=name, extra=Max(2**53 + 1))
+        Counter.buffered.flush()
+        assert {row.extra for row in Counter.objects.all()} == {2**53}
 
     def test_pending_shows_operations(self, plain):
         Counter.objects.create(name="x", big=1)
@@ -120,6 +168,20 @@ class TestCreate:
         Counter.buffered.create(name="x", big=3)
         Counter.buffered.flush()
         assert Counter.objects.get().big == 3
+
+    def test_without_a_field_that_a_row_needs_is_refused(self, plain):
+        with pytest.raises(ValidationError) as error:
+            Place.buffered.create(number=1)
+        assert error.value.message_dict == {"venue": ["This field is required."]}
+        assert Place.buffered.count_pending() == 0
+        Place.buffered.create(number=1, venue="hall")
+        Place.buffered.discard()
+        Counter.buffered.create(name="x", extra=Merge({"a": 1}))  # the others may be NULL
+
+    def test_where_a_missing_row_is_not_made_is_refused(self, plain):
+        with pytest.raises(TypeError, match=r'has on_missing="discard": it makes no rows'):
+            Stamp.buffered.create(pk=1, count=1)
+        assert Stamp.buffered.count_pending() == 0
 
     def test_of_many_at_once_exactly_one_wins(self, database, redis_server):
         """Scenario 18."""
@@ -147,6 +209,21 @@ class TestSetIf:
         assert Counter.buffered.set_if({"big": 3}, name="x", big=Add(2))
         Counter.buffered.flush()
         assert Counter.objects.get().big == 5
+
+    @pytest.mark.parametrize("stored", [False, True])
+    def test_json_is_as_expected_where_python_says_so(self, database, redis_server, stored):
+        def is_expected(value, expected):
+            Counter.buffered.set(name="x", extra=value)
+            if stored:
+                Counter.buffered.flush()
+            return Counter.buffered.set_if({"extra": expected}, name="x", big=1)
+
+        assert is_expected({"vip": True, "a": 1, "bb": [1]}, {"bb": [1.0], "vip": True, "a": 1.0})
+        assert is_expected(None, None)
+        assert is_expected(Value(None, JSONField()), Value(None, JSONField()))
+        assert is_expected([1, "a"], [1, "a"])
+        assert not is_expected({"a": 1}, {"a": 2})
+        assert not is_expected({"a": 1}, None)
 
     def test_a_function_can_say_what_is_expected(self, database, redis_server):
         Counter.objects.create(name="x", big=5)

@@ -157,7 +157,6 @@ class TestEndpoint:
             ("customer_id", True, "This has to be a whole number."),
             ("customer_id", 1.0, "This has to be a whole number."),
             ("customer_id", "1", "This has to be a whole number."),
-            ("customer_id", 2**63, "less than or equal to 9223372036854775807"),
             ("customer_id", {"$add": 1}, "This has to be a whole number."),
             ("customer_id", {"$merge": {}}, "This has to be a whole number."),
             ("extra", [], "This has to be an object."),

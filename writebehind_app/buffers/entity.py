@@ -14,6 +14,7 @@ from django.core.exceptions import ValidationError
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import Layout, parts_of
 from writebehind_app.buffers.operations import Operation, is_kept_operation, operation_texts
+from writebehind_app.buffers.refusals import REFUSALS, refusal
 from writebehind_app.store.codec import Entry
 
 Rows = dict[str, Any]  # of one entity, by meta key
@@ -55,8 +56,8 @@ class EntityLayout:
                     texts.update(self._operation(quoted, value))
                 else:
                     texts[quoted] = self._value.encode(value)
-            except ValidationError as error:
-                raise ValidationError({key: error.error_list}) from None
+            except REFUSALS as error:
+                raise ValidationError({key: refusal(self._value.field, value, error)}) from error
             if self._is_stamped:
                 texts[f"@{quoted}"] = "^"
         return texts

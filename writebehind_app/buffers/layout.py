@@ -26,6 +26,7 @@ from writebehind_app.buffers.operations import (
     operated,
     operation_texts,
 )
+from writebehind_app.buffers.refusals import REFUSALS, refusal
 from writebehind_app.store.codec import Entry
 
 _JSON = json.JSONDecoder()
@@ -70,8 +71,8 @@ class Layout:
             raise ValidationError({column.name: "A key names a row: it takes a plain value."})
         try:
             return operation_texts(column, operation, self.using)
-        except ValidationError as error:
-            raise ValidationError({column.name: error.error_list}) from None
+        except REFUSALS as error:
+            raise ValidationError({column.name: refusal(column.field, operation, error)}) from None
 
     def expected(self, values: Mapping[str, Any]) -> dict[str, str]:
         """The text of each value that a row is expected to have, by name."""
@@ -82,6 +83,18 @@ class Layout:
                 raise FieldError(self._unknown(alias))
             texts[column.name] = _encoded(column, value)
         return texts
+
+    def is_as_expected(self, row: models.Model, texts: Mapping[str, str]) -> bool:
+        """Whether fields of a row have these values; JSON has them where Python says so."""
+        for name, text in texts.items():
+            c = self._aliases[name]
+            value = getattr(row, c.attname)
+            if isinstance(c.field, models.JSONField):
+                if value != c.decode(text):
+                    return False
+            elif _encoded(c, value) != text:
+                return False
+        return True
 
     def texts_of(self, row: models.Model, names: Iterable[str]) -> dict[str, str]:
         """The text of fields of a row."""
@@ -197,7 +210,7 @@ class Layout:
             for attname, value in self._given(entry, to_store).items():
                 setattr(row, attname, value)
         if entry.relative:
-            self._operate(entry, row)
+            self._operate(entry, row, to_store)
         _stamp(row, self.stamped, entry.at)
         return row
 
@@ -213,16 +226,41 @@ class Layout:
             return {(c := columns[name]).attname: c.prepare(text) for name, text in texts}
         return {(c := columns[name]).attname: c.decode(text) for name, text in texts}
 
-    def _operate(self, entry: Entry, row: models.Model) -> None:
-        """Carry out the operations on what is stored; values are in the row already."""
+    def _operate(self, entry: Entry, row: models.Model, to_store: bool) -> None:
+        """Carry out the operations on what is stored; values are in the row already. A field that
+        does not take the outcome is read as it is: it stays so, as the entry cannot be stored."""
         for name, text in entry.texts.items():
             if not merged_field(name) and is_kept_operation(text):
                 c = self.columns[name]
-                value = operated(c, text, getattr(row, c.attname), self.using)
+                try:
+                    value = operated(c, text, getattr(row, c.attname), self.using)
+                except REFUSALS as error:
+                    if not to_store:
+                        continue
+                    raise ValidationError({name: refusal(c.field, text, error)}) from error
                 setattr(row, c.attname, value)
         for name in {field for name in entry.texts if (field := merged_field(name))}:
             c = self.columns[name]
             setattr(row, c.attname, merged(c, entry.texts, getattr(row, c.attname)))
+
+    @cached_property
+    def required(self) -> list[Column]:
+        """The fields that have to be given for a new row: there is none without."""
+        return [
+            c
+            for c in self.columns.values()
+            if not c.field.null
+            and not c.field.has_default()
+            and not c.field.has_db_default()
+            and c.field.get_default() is None
+            and c.field not in self.stamped_once
+        ]
+
+    def refuse_incomplete(self, texts: Iterable[str]) -> None:
+        """Refuse a new row without a field that it needs."""
+        given = {merged_field(name) or name for name in texts}
+        if missing := [c.name for c in self.required if c.name not in given]:
+            raise ValidationError(dict.fromkeys(missing, "This field is required."))
 
     def fields_of(self, entry: Entry) -> set[str]:
         """The names of the fields that an entry changes."""
@@ -295,13 +333,8 @@ def micros_of(at: datetime.datetime) -> int:
 def _encoded(column: Column, value: Any) -> str:
     try:
         return column.encode(value)
-    except ValidationError as error:
-        raise ValidationError({column.name: error}) from None
-    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        # Fields do not refuse every value as they should.
-        kind = type(column.field).__name__
-        message = f"{value!r} is not a value of a {kind}: {error}."
-        raise ValidationError({column.name: message}) from error
+    except REFUSALS as error:
+        raise ValidationError({column.name: refusal(column.field, value, error)}) from error
 
 
 def parts_of(id: str) -> Iterator[str]:

@@ -133,8 +133,7 @@ class LogBuffer(Buffer):
                 f"{self.label}: {missing[0]!r} is missing; a record is unique by "
                 f"{', '.join(c.name for c in unique)} (given: {', '.join(values) or 'nothing'})."
             )
-        if missing := [c.name for c in _required(layout) if c.name not in texts]:
-            raise ValidationError(dict.fromkeys(missing, "This field is required."))
+        layout.refuse_incomplete(texts)
         time = layout.columns[self.time].decode(texts[self.time]) if self.time in texts else None
         return Record(
             ",".join([texts[c.name] for c in unique]),
@@ -274,18 +273,4 @@ def _travelling(layout: Layout) -> list[Column]:
         and getattr(default, "__module__", None) != "builtins"
         and c.field not in layout.stamped_once
         and c.field.has_default()
-    ]
-
-
-@cache
-def _required(layout: Layout) -> list[Column]:
-    """The fields that have to be given: there is no row without."""
-    return [
-        c
-        for c in layout.columns.values()
-        if not c.field.null
-        and not c.field.has_default()
-        and not c.field.has_db_default()
-        and c.field.get_default() is None
-        and c.field not in layout.stamped_once
     ]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Number
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -92,10 +93,17 @@ def operation_texts(column: Column, operation: Operation, using: str) -> dict[st
 
 
 def operated(column: Column, text: str, value: Any, using: str) -> Any:
-    """The value after an operation that Redis kept."""
+    """The value after an operation that Redis kept; an error where the field does not take it, as
+    Redis refuses it on a value that is pending."""
+    outcome = _outcome(column, text, value, using)
+    column.encode(outcome)
+    return outcome
+
+
+def _outcome(column: Column, text: str, value: Any, using: str) -> Any:
     kind, parts = text[0], text[1:].split(",")
     if kind == "$":
-        return _operated_json(parts, value)
+        return _on_stored_json(parts, value)
     if kind == "#":
         scale = _scale(column.field, using)
         assert scale is not None
@@ -144,7 +152,8 @@ def is_kept_operation(text: str) -> bool:
     return text[:1] in ("#", "$", "~", "%")
 
 
-# Numbers within JSON: whole ones of any length, which stay exact, or floats.
+# Numbers within JSON: whole ones, which stay exact, or floats. A whole outcome has 64 bits at most,
+# as Redis has it in scripts/write.lua.
 
 
 def _on_json(operation: Operation) -> str:
@@ -163,22 +172,35 @@ def _on_json(operation: Operation) -> str:
                 f"{name} needs a number where it is for JSON, not {number!r}.", code="invalid"
             )
     least, most = INT64
-    if isinstance(number, int) and not least <= number <= most:
-        raise ValidationError(f"{number} is more than 64 bits hold.", code="range")
+    _within_64_bits(number)
     return f"{sign}${json.dumps(number)},,{least},{most}"
 
 
-def _operated_json(parts: Sequence[str], value: Any) -> Any:
+def _on_stored_json(parts: Sequence[str], value: Any) -> Any:
     add, low, high, null, _ = parts
     if not _is_number(value):
-        return json.loads(null)
-    if add != "0":
-        value += int(add)
-    if low:
-        value = max(value, json.loads(low))
-    if high:
-        value = min(value, json.loads(high))
+        value = json.loads(null)
+    else:
+        if add != "0":
+            value += int(add)
+        if low and _is_less(value, bound := json.loads(low)):
+            value = bound
+        if high and _is_less(bound := json.loads(high), value):
+            value = bound
+    _within_64_bits(value)
     return value
+
+
+def _is_less(a: Any, b: Any) -> bool:
+    if isinstance(a, int) and isinstance(b, int):
+        return a < b
+    return float(a) < float(b)
+
+
+def _within_64_bits(number: Any) -> None:
+    least, most = INT64
+    if isinstance(number, int) and not least <= number <= most:
+        raise ValidationError("This is more than 64 bits hold.", code="range")
 
 
 def _is_number(value: Any) -> bool:
@@ -248,14 +270,19 @@ def _decimal(number: int, places: int) -> Decimal:
 
 
 def _amount(column: Column, amount: Any, scale: Scale) -> int:
-    value = column.field.to_python(amount)
-    if value is None or isinstance(amount, float | bool):
-        raise ValidationError(
-            f"Add needs an exact number, not {amount!r}: a whole number, or a Decimal.",
-            code="invalid",
-        )
+    try:
+        value = None if isinstance(amount, float | bool) else column.field.to_python(amount)
+    except (TypeError, ArithmeticError):
+        value = None
+    if value is None:
+        if isinstance(column.field, models.DurationField):
+            needed = f"a timedelta, not {amount!r}"
+        else:
+            needed = f"an exact number, not {amount!r}: a whole number, or a Decimal"
+        raise ValidationError(f"Add needs {needed}.", code="invalid")
     number = scale.number(value)
-    if scale.value(number) != value:
+    # The field rounds some of what it takes.
+    if scale.value(number) != (amount if isinstance(amount, Number) else value):
         raise ValidationError(
             f"Ensure that there are no more than {scale.places or 0} decimal places "
             f"(it is {amount}).",

@@ -10,6 +10,17 @@ from django.db import connections, models
 
 NUL_ERROR = "PostgreSQL keeps no NUL characters."
 
+# What a field raises for a value: fields do not refuse every one as they should.
+REFUSALS = (ValidationError, TypeError, ValueError, ArithmeticError, AttributeError)
+
+
+def refusal(field: models.Field[Any, Any], value: Any, error: Exception) -> ValidationError:
+    """One of REFUSALS, as a field should have raised it."""
+    if isinstance(error, ValidationError):
+        return error
+    kind = type(field).__name__
+    return ValidationError(f"{value!r} is not a value of a {kind}: {error}.")
+
 
 def refuse_null() -> NoReturn:
     raise ValidationError("This field cannot be null.", code="null")

@@ -39,7 +39,8 @@ class RowBuffer(CoalescingBuffer):
     ) -> None:
         super().__init__(**options)
         self.key = (key,) if isinstance(key, str) else tuple(key)
-        self.fields = (fields,) if isinstance(fields, str) else fields and tuple(fields)
+        names = (fields,) if isinstance(fields, str) else fields
+        self.fields = None if names is None else tuple(names)
         self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
         self.expires = expires
 
@@ -80,8 +81,15 @@ class RowBuffer(CoalescingBuffer):
         )
 
     def create(self, /, **values: Any) -> Receipt:
-        """Write a new row; `AlreadyExists` where there is one, pending or stored."""
+        """Write a new row; `AlreadyExists` where there is one, pending or stored. For buffers that
+        make rows: with on_missing="insert"."""
+        if not self.layout().insert:
+            raise TypeError(
+                f'{self} has on_missing="discard": it makes no rows. Declare on_missing="insert", '
+                "or create the row through the ORM."
+            )
         write = self._checked(values)
+        self.layout().refuse_incomplete(write.texts)
         receipt = self._write_if(write, lambda row: row is None)
         if receipt is None:
             raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
@@ -101,7 +109,7 @@ class RowBuffer(CoalescingBuffer):
             wanted = layout.expected(expected)
 
             def is_expected(row: Any) -> bool:
-                return layout.texts_of(row, wanted) == wanted
+                return layout.is_as_expected(row, wanted)
 
         return self._write_if(write, lambda row: row is not None and is_expected(row)) is not None
 
