@@ -20,6 +20,27 @@ SECOND = datetime.timedelta(seconds=1)
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
 
+class SetBack(datetime.tzinfo):
+    """UTC, and until a moment an hour more: the hour before it comes twice."""
+
+    def __init__(self, moment: datetime.datetime) -> None:
+        self.moment = moment.replace(tzinfo=None)
+
+    def utcoffset(self, at: datetime.datetime | None) -> datetime.timedelta:
+        assert at is not None
+        at = at.replace(tzinfo=None)
+        is_before = at < self.moment or (at < self.moment + 3600 * SECOND and not at.fold)
+        return 3600 * SECOND if is_before else 0 * SECOND
+
+    def dst(self, at: datetime.datetime | None) -> datetime.timedelta:
+        return self.utcoffset(at)
+
+    def fromutc(self, at: datetime.datetime) -> datetime.datetime:
+        if at.replace(tzinfo=None) < self.moment:
+            return at + 3600 * SECOND
+        return at.replace(fold=1)
+
+
 def events(**filters) -> list[int]:
     visits = Visit.buffered.window(**filters)
     assert Visit.buffered.count(**filters) == len(visits)
@@ -120,9 +141,39 @@ class TestBounds:
             assert events(until=at) == [0]
             Visit.buffered.flush()
 
+    @pytest.fixture
+    def naive(self, settings, monkeypatch):
+        settings.USE_TZ = False
+        monkeypatch.setattr(Visit.buffered, "_layouts", {})
+
+    def test_in_the_hour_that_comes_twice(self, database, redis_server, naive):
+        with timezone.override(SetBack(datetime.datetime.now(datetime.UTC) - 60 * SECOND)):
+            Visit.buffered.append(event=1, email="a")
+            (visit,) = Visit.buffered.window()
+            at = visit.registered_at
+            for _ in range(2):
+                assert events(since=at - SECOND, until=at + SECOND) == [1]
+                assert events(since=at) == [1]
+                assert events(since=at + SECOND) == events(until=at) == []
+                Visit.buffered.flush()
+
+    def test_in_the_hour_that_does_not_come(self, database, redis_server, naive):
+        with timezone.override("Europe/Berlin"):
+            at = datetime.datetime(2026, 3, 29, 3)  # noqa: DTZ001 - it was 2 o'clock a moment ago
+            Visit.buffered.append(event=1, email="a", registered_at=at)
+            for _ in range(2):
+                assert events(since=at - 900 * SECOND, until=at + SECOND) == [1]
+                assert events(since=at + SECOND) == events(until=at - 900 * SECOND) == []
+                Visit.buffered.flush()
+
     def test_that_are_no_times(self, plain):
         with pytest.raises(ValidationError):
             Visit.buffered.window("yesterday")
+        zone = datetime.timezone(datetime.timedelta(hours=-5))
+        for at in (datetime.datetime.max.replace(tzinfo=zone), 5):
+            with pytest.raises(ValidationError) as error:
+                Visit.buffered.count(until=at)
+            assert list(error.value.message_dict) == ["registered_at"]
 
 
 class TestFilters:

@@ -60,7 +60,7 @@ class Layout:
             if isinstance(value, Operation):
                 texts.update(self._operation(column, value))
             else:
-                texts[column.name] = _encoded(column, value)
+                texts[column.name] = encoded(column, value)
         try:
             return ",".join([texts.pop(name) for name in self._key_names]), texts
         except KeyError as missing:
@@ -81,7 +81,7 @@ class Layout:
             column = self._aliases.get(alias)
             if column is None:
                 raise FieldError(self._unknown(alias))
-            texts[column.name] = _encoded(column, value)
+            texts[column.name] = encoded(column, value)
         return texts
 
     def is_as_expected(self, row: models.Model, texts: Mapping[str, str]) -> bool:
@@ -99,7 +99,7 @@ class Layout:
     def texts_of(self, row: models.Model, names: Iterable[str]) -> dict[str, str]:
         """The text of fields of a row."""
         columns = [self._aliases[name] for name in names]
-        return {c.name: _encoded(c, getattr(row, c.attname)) for c in columns}
+        return {c.name: encoded(c, getattr(row, c.attname)) for c in columns}
 
     def id(self, key: Mapping[str, Any]) -> str:
         """The id of the row that these key fields name."""
@@ -116,7 +116,7 @@ class Layout:
 
     def id_of(self, row: models.Model) -> str:
         """The id of a row that is there."""
-        return ",".join([_encoded(c, getattr(row, c.attname)) for c in self.key])
+        return ",".join([encoded(c, getattr(row, c.attname)) for c in self.key])
 
     def values_of(self, row: models.Model) -> dict[str, Any]:
         """The values of an instance, as far as it has them, to be written."""
@@ -193,10 +193,22 @@ class Layout:
                 described[name] = self.columns[name].decode(text)
         return described
 
+    def known(self, entry: Entry) -> Entry:
+        """The entry without the fields that the model does not have any more."""
+        if entry.texts.keys() <= self.columns.keys():
+            return entry
+        texts = {n: t for n, t in entry.texts.items() if (merged_field(n) or n) in self.columns}
+        return entry._replace(texts=texts)
+
     def merge(
         self, entry: Entry, row: models.Model | None, *, to_store: bool = False
     ) -> models.Model | None:
-        """The row as it is after the entry: changed in place, new, or None where it is no more."""
+        """The row as it is after the entry: changed in place, new, or None where it is no more.
+
+        A field that the model does not have any more is read past; `to_store` it is a KeyError.
+        """
+        if not to_store:
+            entry = self.known(entry)
         if entry.delete:
             row = None
         if not entry.keep:
@@ -330,7 +342,8 @@ def micros_of(at: datetime.datetime) -> int:
     return (aware - _EPOCH) // datetime.timedelta(microseconds=1)
 
 
-def _encoded(column: Column, value: Any) -> str:
+def encoded(column: Column, value: Any) -> str:
+    """The text of a value, or a ValidationError that names the field."""
     try:
         return column.encode(value)
     except REFUSALS as error:

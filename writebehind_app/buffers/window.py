@@ -12,19 +12,23 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.exceptions import FieldError
 from django.db import models
 from django.db.models import Count, Max, Subquery
 
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
 from writebehind_app.buffers.keyed import all_rows
-from writebehind_app.buffers.layout import Layout, micros_of
+from writebehind_app.buffers.layout import Layout, encoded, micros_of
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.log import LogBuffer
+
+
+_DAY = 24 * 60 * 60 * 1_000_000  # in µs; no clock is ever put by more
 
 
 class Window:
@@ -76,7 +80,10 @@ class Window:
 
     def _waiting(self) -> Iterator[tuple[str, Entry]]:
         """What is in flight or pending, with the name of its shard in `_upto()`."""
-        since, until = (micros_of(at) if at else None for at in (self.since, self.until))
+        # Clocks are put forward and back: naive times are not in the order of their moments.
+        slack = 0 if settings.USE_TZ else _DAY
+        since = micros_of(self.since) - slack if self.since else None
+        until = micros_of(self.until) + slack if self.until else None
         keys = self.buffer.shard_keys()
         for n, entries in enumerate(store.window(client(), keys, since, until)):
             for entry in entries:
@@ -88,7 +95,7 @@ class Window:
         if any(texts.get(name, text) != text for name, text in wanted.items()):
             return False
         absent = wanted.keys() - texts.keys()
-        if not absent and self.time not in texts:
+        if not absent and self.time not in texts and settings.USE_TZ:
             return True  # its number is its time, by which it was found
         row = self._instance(entry)
         defaults = self.layout.texts_of(row, absent)
@@ -137,7 +144,7 @@ def _moment(layout: Layout, time: str, at: datetime | None) -> datetime | None:
         return None
     field: Any = layout.model._meta.get_field(time)
     c = column(field, layout.using)
-    value: datetime = c.decode(c.encode(at))
+    value: datetime = c.decode(encoded(c, at))
     return value
 
 
