@@ -392,6 +392,18 @@ class TestLog:
         ):
             assert self.ids(shard.window(one.client, [KEY], *bounds)[0]) == [*expected]
 
+    @pytest.mark.parametrize("size", [1, 50, 300, 10_000])
+    def test_a_window_of_pages_of_so_many_bytes(self, one, monkeypatch, size):
+        ids = [f"{n:0{2 if n < 50 else 60}}{'@50' if n % 3 else ''}" for n in range(10, 90)]
+        monkeypatch.setattr(shard, "PAGE_BYTES", size)
+        first = self.append(one, *ids)
+        expected = [id.partition("@")[0] for id in ids]
+        assert self.ids(shard.window(one.client, [KEY], None, None)[0]) == expected
+        given = [id for id, text in zip(expected, ids, strict=True) if text.endswith("@50")]
+        assert self.ids(shard.window(one.client, [KEY], 50, 51)[0]) == given
+        some = [id for n, id in enumerate(expected) if n < 30 or id in given]
+        assert self.ids(shard.window(one.client, [KEY], 50, first + 30)[0]) == some
+
     def test_a_discard_of_unique_ids(self, one):
         self.append(one, "1", "2", "3")
         claim(one, size=1)

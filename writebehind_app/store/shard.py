@@ -176,6 +176,7 @@ def count(client: redis.Redis, keys: Sequence[str]) -> dict[str, Counts]:
 # Logs
 
 PAGE = 5000  # records that are read at a time
+PAGE_BYTES = 1_000_000  # and no more after so many bytes
 
 
 class Record(NamedTuple):
@@ -238,7 +239,7 @@ def window(
     """The records of each shard, in flight or pending, whose times may be in [since, until), which
     are in µs and may be open.
 
-    One round trip, and one more for each `PAGE` of a shard, so that nobody waits long for Redis
+    One round trip, and one more for each page of a shard, so that nobody waits long for Redis
     meanwhile. A record that leaves it between two of them is in the database by then.
     """
     last = None if until is None else until - 1
@@ -246,14 +247,19 @@ def window(
     last_no = "+" if last is None else max(last, 0)
     times = ("-inf" if since is None else since, "+inf" if last is None else last)
     found: dict[str, dict[int, Entry]] = {key: {} for key in keys}
-    calls: list[tuple[str | int, ...]] = [(key, first_no, last_no, PAGE, *times) for key in keys]
+    calls: list[tuple[str | int, ...]] = [
+        (key, PAGE, PAGE_BYTES, first_no, last_no, "times", *times) for key in keys
+    ]
+    rest: dict[str, list[str]] = {key: [] for key in keys}  # numbers that were not asked for yet
     while calls:
         with errors:
             replies = lua.run_many(client, "window", calls)
-        pages, calls = zip([str(key) for key, *_ in calls], replies, strict=True), []
-        for key, (go_on, *records) in pages:
+        asked, calls = [str(key) for key, *_ in calls], []
+        for key, (go_on, left, records) in zip(asked, replies, strict=True):
             entries = [entry for id, flat in records if (entry := codec.entry(id, flat))]
             found[key] |= {entry.no: entry for entry in entries}
-            if go_on:
-                calls.append((key, go_on, last_no, PAGE))
+            more = [no for no in left + rest[key] if int(no) not in found[key]]
+            if go_on or more:
+                rest[key] = more[PAGE:]
+                calls.append((key, PAGE, PAGE_BYTES, go_on, last_no, "numbers", *more[:PAGE]))
     return [sorted(entries.values(), key=lambda entry: entry.no) for entries in found.values()]
