@@ -14,7 +14,7 @@ from django.core.exceptions import FieldError, ValidationError
 from django.db import connections
 from django.utils import timezone
 
-from tests.models import Note, Owner, Setting
+from tests.models import Item, Note, Owner, Setting, Visit
 from writebehind_app import DELETED, Add, Max, Merge, MetaBuffer, Min
 from writebehind_app.buffers import reading
 from writebehind_app.store import lua
@@ -319,6 +319,19 @@ class TestErrors:
         with pytest.raises(ValidationError, match="It is bad"):
             notes.update(bad=1)
         assert dict(notes) == {"a": 1}
+
+    @pytest.mark.parametrize(
+        ("buffer", "write"),
+        [
+            (Note.buffered, lambda owner: Note.buffered.of(page="p", owner=owner).update(a=1)),
+            (Item.buffered, lambda owner: Item.buffered.set(number=1, a=1)),
+            (Visit.buffered, lambda owner: Visit.buffered.append(event=1, email="a")),
+        ],
+    )
+    def test_clean_that_forgets_to_return(self, plain, owner, monkeypatch, buffer, write):
+        monkeypatch.setattr(buffer, "clean", lambda values: None)
+        with pytest.raises(TypeError, match=rf"{buffer}: clean\(\) must return a dict"):
+            write(owner)
 
 
 def test_every_verb_has_a_twin(plain, notes, owner):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -168,6 +168,16 @@ class Buffer(ABC):
         return keys[shard_number(id, len(keys))]
 
     # Verbs
+
+    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Hook: the values of one write, to be checked or changed before they are taken."""
+        return values
+
+    def _cleaned(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        found: Any = self.clean(dict(values))
+        if not isinstance(found, dict):
+            raise TypeError(f"{self}: clean() must return a dict of values, not {found!r}.")
+        return found
 
     def count_pending(self) -> int:
         """How many entries are not in the database yet, those in flight included."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core.exceptions import ValidationError
 
+from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
@@ -46,10 +47,6 @@ class CoalescingBuffer(Buffer):
     @abstractmethod
     def key_layout(self) -> Layout:
         """The fields that name an id."""
-
-    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Hook: the values of one write, to be checked or changed before they are taken."""
-        return values
 
     def flush(self, /, **key: Any) -> FlushResult:
         """Bring what is pending, for one key or for all, to the database, and return when it is
@@ -117,6 +114,18 @@ class CoalescingBuffer(Buffer):
                 except OutOfRange as error:
                     replies[i] = error
         return replies
+
+    def _write_if(self, id: str, write_for: Callable[[Any | None], Write | None]) -> Receipt | None:
+        """The receipt of the write that is made for what is there of the id; None where none is.
+        Nobody's write comes between the look and the write."""
+        while True:
+            found, guard = reading.guarded(self, [id])[id]
+            write = write_for(found)
+            if write is not None:
+                if receipts := self._write([write._replace(guard=guard)]):
+                    return receipts[0]
+            elif reading.is_unchanged(self, id, guard):
+                return None
 
     def _pending_of(self, id: str) -> list[PendingEntry]:
         """The entries of one id, the one in flight first."""

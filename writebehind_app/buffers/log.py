@@ -110,13 +110,9 @@ class LogBuffer(Buffer):
             ]
         )
 
-    def clean(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Hook: the values of one record, to be checked or changed before they are taken."""
-        return values
-
     def _checked(self, values: Mapping[str, Any]) -> Record:
         layout = self.layout()
-        given = self.clean(dict(values))
+        given = self._cleaned(values)
         for name, value in given.items():
             if isinstance(value, Operation):
                 message = f"A record is new: there is no value for {value!r} to change."
@@ -226,7 +222,7 @@ class LogBuffer(Buffer):
         return Window(self, since, until, filters).count()
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-        values = self.layout().values(entry)
+        values = self.layout().values(self.layout().known(entry))
         return {c.attname: values.pop(c.name) for c in self._unique_columns()}, values
 
     # Acting

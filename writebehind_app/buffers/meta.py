@@ -14,6 +14,7 @@ from collections.abc import (
     Sequence,
     ValuesView,
 )
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.db import router
@@ -91,7 +92,7 @@ class MetaBuffer(CoalescingBuffer):
         return self._write([self._checked(self._id(entity), values) for entity, values in updates])
 
     def _checked(self, id: str, values: Mapping[str, Any]) -> Write:
-        return Write(id, self.entity_layout().texts(self.clean(dict(values))))
+        return Write(id, self.entity_layout().texts(self._cleaned(values)))
 
     def _write(self, writes: list[Write], *, max_age: float | None = None) -> list[Receipt]:
         row_ids = self.entity_layout().row_ids
@@ -142,6 +143,9 @@ def _place() -> tuple[object, int]:
     """Where the caller of the caller is."""
     frame = sys._getframe(2)
     return frame.f_code, frame.f_lasti
+
+
+_NONE_GIVEN: Any = object()
 
 
 class Metadata(MutableMapping[str, Any]):
@@ -196,9 +200,47 @@ class Metadata(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
 
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value of a meta key, which is the default from now on where there was none. All who
+        call it at once get the same."""
+        values: dict[str, Any] = {}
+
+        def write_for(rows: Rows | None) -> Write | None:
+            nonlocal values
+            values = {key: default} | self._buffer.entity_layout().values(rows)
+            absent = key not in (rows or {})
+            return self._buffer._checked(self._id, {key: default}) if absent else None
+
+        self._buffer._write_if(self._id, write_for)
+        return values[key]
+
+    def pop(self, key: str, default: Any = _NONE_GIVEN) -> Any:
+        """Delete a meta key and return its value, or the default where it is not there. Of all who
+        call it at once, one gets the value."""
+        values: dict[str, Any] = {}
+
+        def write_for(rows: Rows | None) -> Write | None:
+            nonlocal values
+            layout = self._buffer.entity_layout()
+            values = layout.values(rows)
+            return Write(self._id, layout.deletions([key])) if key in values else None
+
+        if self._buffer._write_if(self._id, write_for):
+            return values[key]
+        if default is _NONE_GIVEN:
+            raise KeyError(key)
+        return default
+
+    def popitem(self) -> tuple[str, Any]:
+        """Delete some meta key, and return it with its value; of all who call it at once, one gets
+        it."""
+        for key in self:
+            with suppress(KeyError):  # somebody else had it
+                return key, self.pop(key)
+        raise KeyError("There is no metadata.")
+
     def __delitem__(self, key: str) -> None:
-        self[key]  # a KeyError, if it is not there
-        self._write(Write(self._id, self._buffer.entity_layout().deletions([key])))
+        self.pop(key)
 
     def clear(self) -> None:
         """Delete all there is of the entity."""
@@ -224,8 +266,8 @@ class Metadata(MutableMapping[str, Any]):
     aget = asynchronous(MutableMapping.get)
     aitems = asynchronous(items)
     aupdate = asynchronous(update)
-    apop = asynchronous(MutableMapping.pop)
-    asetdefault = asynchronous(MutableMapping.setdefault)
+    apop = asynchronous(pop)
+    asetdefault = asynchronous(setdefault)
     aclear = asynchronous(clear)
     apending = asynchronous(pending)
     aflush = asynchronous(flush)

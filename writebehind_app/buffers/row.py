@@ -90,7 +90,7 @@ class RowBuffer(CoalescingBuffer):
             )
         write = self._checked(values)
         self.layout().refuse_incomplete(write.texts)
-        receipt = self._write_if(write, lambda row: row is None)
+        receipt = self._write_if(write.id, lambda row: write if row is None else None)
         if receipt is None:
             raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
         return receipt
@@ -111,24 +111,17 @@ class RowBuffer(CoalescingBuffer):
             def is_expected(row: Any) -> bool:
                 return layout.is_as_expected(row, wanted)
 
-        return self._write_if(write, lambda row: row is not None and is_expected(row)) is not None
+        def write_for(row: Any | None) -> Write | None:
+            return write if row is not None and is_expected(row) else None
 
-    def _write_if(self, write: Write, condition: Callable[[Any], bool]) -> Receipt | None:
-        """The receipt of a write to a row, or to none, that meets the condition; else None."""
-        while True:
-            row, guard = reading.guarded(self, [write.id])[write.id]
-            if condition(row):
-                if receipts := self._write([write._replace(guard=guard)]):
-                    return receipts[0]
-            elif reading.is_unchanged(self, write.id, guard):
-                return None
+        return self._write_if(write.id, write_for) is not None
 
     def delete(self, /, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
         return self._write([Write(self._id(key), {}, delete="1")])[0]
 
     def _checked(self, values: Mapping[str, Any]) -> Write:
-        return Write(*self.layout().split(self.clean(dict(values))))
+        return Write(*self.layout().split(self._cleaned(values)))
 
     # Reading
 
@@ -166,7 +159,8 @@ class RowBuffer(CoalescingBuffer):
         return self.layout().merge(entry, row)
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-        return self.layout().key_of(entry.id), self.layout().values(entry)
+        layout = self.layout()
+        return layout.key_of(entry.id), layout.values(layout.known(entry))
 
     def expire(self, size: int) -> int:
         """Write that stored rows go whose time has passed: due at once, and none of those to which
