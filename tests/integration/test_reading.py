@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
 
-from tests.models import Child, Item, Owner, Pair, Stamp
+from tests.models import Child, Item, Owner, Pair, Stamp, Visit
 from writebehind_app.buffers import reading, row
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -117,6 +119,31 @@ class TestOverlay:
         assert row.a == 2
         assert row.get_deferred_fields() >= {"b", "c"}
 
+    @pytest.mark.parametrize("part", [["only", "value"], ["defer", "owner", "name"]])
+    def test_keys_that_were_not_loaded_are_by_one_query(self, database, redis_server, part):
+        method, *fields = part
+        owner = Owner.objects.create(name="o")
+        Pair.objects.bulk_create(Pair(owner=owner, name=str(n), value=n) for n in range(30))
+        Pair.buffered.set(owner=owner, name="3", value=33)
+        rows = getattr(Pair.objects.filter(value__lt=5).order_by("value"), method)(*fields)
+        with CaptureQueriesContext(connections[database]) as queries:
+            found = Pair.buffered.overlay(rows)
+        assert [row.value for row in found] == [0, 1, 2, 33, 4]
+        assert len(queries) <= 3  # the rows, their keys, and the row that is pending
+
+    def test_a_row_that_goes_before_its_key_is_read(self, database, redis_server):
+        Item.objects.bulk_create(Item(number=n, a=n) for n in range(3))
+        rows = Item.objects.only("a").order_by("number")
+        assert len(rows) == 3
+        Item.objects.filter(number=1).delete()
+        assert [row.a for row in Item.buffered.overlay(rows)] == [0, 2]
+
+    def test_what_is_no_queryset_is_refused(self, database, redis_server):
+        Item.objects.create(number=1)
+        with pytest.raises(TypeError, match="takes a queryset, not "):
+            Item.buffered.overlay(list(Item.objects.all()))
+        assert len(Item.buffered.overlay(Item.objects.raw("SELECT id, a FROM tests_item"))) == 1
+
     def test_related_rows(self, database, redis_server):
         one, two = (Owner.objects.create(name=name) for name in ("one", "two"))
         for n in range(3):
@@ -157,3 +184,37 @@ class TestOverlay:
     def test_rows_of_another_model_are_refused(self, database, redis_server):
         with pytest.raises(TypeError, match=r"tests\.Item.*tests\.Stamp"):
             Item.buffered.overlay(Stamp.objects.all())
+
+
+class TestFieldsThatAreNoMore:
+    """A value of a field was pending when a deploy took the field away."""
+
+    def test_rows_are_read_without(self, database, redis_server, configure):
+        configure(SHARDS=1)
+        Item.objects.create(number=1, a=1, b="stored")
+        Item.buffered.set(number=1, a=2)
+        Item.buffered.set(number=2, a=3)
+        with redis_server.client(decode_responses=True) as client:
+            for key in client.scan_iter(match="*:e:*"):
+                client.hset(key, mapping={"removed": '"x"', '&gone:"key"': "1"})
+        row = Item.buffered.get(number=1)
+        assert (row.a, row.b) == (2, "stored")
+        assert Item.buffered.get_many([1, 2])[2].a == 3
+        assert [row.a for row in Item.buffered.overlay(Item.objects.all())] == [2]
+        assert Item.buffered.set_if({"a": 2}, number=1, a=4)
+        assert {e.key["number"]: e.values for e in Item.buffered.pending()} == {
+            1: {"a": 4},
+            2: {"a": 3},
+        }
+        assert Item.buffered.flush().dead_letters == 2
+        assert Item.buffered.get(number=1).a == 1
+
+    def test_records_are_read_without(self, database, redis_server, monkeypatch):
+        Visit.buffered.append(event=1, email="a", note="old")
+        less = [f for f in Visit.buffered.written() if f.name != "note"]
+        monkeypatch.setattr(Visit.buffered, "written", lambda: less)
+        monkeypatch.setattr(Visit.buffered, "_layouts", {})
+        (visit,) = Visit.buffered.window(event=1)
+        assert (visit.email, visit.note) == ("a", "none")
+        (entry,) = Visit.buffered.pending()
+        assert "note" not in entry.values

@@ -18,7 +18,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
+from django.db.models.query import RawQuerySet
 
+from writebehind_app.buffers.keyed import all_rows
+from writebehind_app.buffers.layout import Layout
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Reading
@@ -81,6 +84,8 @@ def _guard(reading: Reading, id: str) -> str:
 
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     """The rows of a queryset as they are with all accepted writes."""
+    if not isinstance(queryset, models.QuerySet | RawQuerySet):
+        raise TypeError(f"{buffer}: overlay() takes a queryset, not {queryset!r}.")
     if not issubclass(queryset.model, buffer.model):
         raise TypeError(
             f"{buffer} overlays rows of {buffer.label}, not of {queryset.model._meta.label}."
@@ -90,6 +95,7 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     stored = list(queryset.all())  # not those that it may have read before
     if stored and not isinstance(stored[0], models.Model):
         raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
+    stored = _with_keys(layout, stored)
     ids = [layout.id_of(row) for row in stored]  # the same twice where a join repeats a row
     after = _read(buffer, dict.fromkeys(ids))
     # A shard that moved a batch while the queryset ran may have brought values to the database
@@ -109,6 +115,18 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
                 if field.attname in row.__dict__:
                     setattr(row, field.attname, getattr(fresh[id], field.attname))
     return [row for id, row in zip(ids, stored, strict=True) if id not in gone]
+
+
+def _with_keys(layout: Layout, rows: list[Any]) -> list[Any]:
+    """The rows with the fields of the key, which a queryset may have deferred: all by one query."""
+    if all(c.attname in row.__dict__ for row in rows for c in layout.key):
+        return rows
+    keys = all_rows(layout).only(*(c.name for c in layout.key)).in_bulk([row.pk for row in rows])
+    rows = [row for row in rows if row.pk in keys]
+    for row in rows:
+        for c in layout.key:
+            setattr(row, c.attname, getattr(keys[row.pk], c.attname))
+    return rows
 
 
 def _read(buffer: CoalescingBuffer, ids: Iterable[str]) -> dict[str, Reading]:
