@@ -30,6 +30,7 @@ class Settings:
     MAX_BACKOFF: float = 60.0  # the longest such wait
     POISON_LIMIT: int = 20  # so many entries, refused one and all, wait: it is hardly their fault
     DEAD_LETTER_DAYS: float = 0.0  # dead letters are deleted after so long; 0: never
+    LEDGER_DAYS: float = 0.0  # rows of the ledger likewise, but after a day at least
     CONNECT_TIMEOUT: float = 0.5  # for a connection to Redis
     SOCKET_TIMEOUT: float = 1.0  # for an answer of Redis to a read or a write
     META_MAX_KEYS: int = 64  # in an object that the endpoints take, and objects in a list
@@ -48,6 +49,7 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "MAX_BACKOFF": (float, 0, False),
     "POISON_LIMIT": (int, 2, True),
     "DEAD_LETTER_DAYS": (float, 0, True),
+    "LEDGER_DAYS": (float, 0, True),
     "CONNECT_TIMEOUT": (float, 0, False),
     "SOCKET_TIMEOUT": (float, 0, False),
     "META_MAX_KEYS": (int, 1, True),

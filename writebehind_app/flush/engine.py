@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from django.db import Error, connections
 
 from writebehind_app import conf
-from writebehind_app.flush import deadletters
+from writebehind_app.flush import deadletters, ledger
 from writebehind_app.flush.failures import Kind, kind
 from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.lease import renewed
@@ -138,6 +138,7 @@ def flush(
         try:
             buffer.expire(size)
             deadletters.expire(buffer)
+            ledger.expire(buffer)
         except Error as error:
             logger.exception("%s: what has expired could not be looked up", buffer)
             connections[buffer.layout().using].close_if_unusable_or_obsolete()

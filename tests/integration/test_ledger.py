@@ -1,0 +1,104 @@
+"""The ledger is kept for as long as the settings say, and what is needed of it for ever."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from tests.models import Item, Line, Pair
+from writebehind_app import Add
+from writebehind_app.flush.writer import apply
+from writebehind_app.models import AppliedBatch
+
+
+def tokens() -> set[str]:
+    return set(AppliedBatch.objects.values_list("token", flat=True))
+
+
+def grow_old(days: float) -> None:
+    then = timezone.now() - timedelta(days=days)
+    AppliedBatch.objects.update(applied_at=then)
+
+
+def flush(number: int) -> str:
+    """The token of a batch of its own."""
+    before = tokens()
+    Item.buffered.set(number=number, a=number)
+    Item.buffered.flush()
+    (token,) = tokens() - before
+    return token
+
+
+def test_rows_go_after_so_many_days(database, redis_server, configure):
+    first = flush(1)
+    grow_old(3)
+    second = flush(2)
+    configure(LEDGER_DAYS=4)
+    third = flush(3)
+    assert tokens() == {first, second, third}
+    configure(LEDGER_DAYS=2)
+    fourth = flush(4)
+    assert tokens() == {second, third, fourth}
+
+
+def test_none_younger_than_a_day_goes(plain, configure):
+    configure(LEDGER_DAYS=0.001)
+    first = flush(1)
+    grow_old(0.9)
+    flush(2)
+    assert first in tokens()
+    grow_old(1.1)
+    flush(3)
+    assert first not in tokens()
+
+
+def test_another_buffer_keeps_its_own(plain, configure):
+    configure(LEDGER_DAYS=2)
+    first = flush(1)
+    grow_old(3)
+    Pair.buffered.flush()
+    assert tokens() == {first}
+
+
+def test_a_batch_in_flight_keeps_its_token(database, redis_server, configure):
+    """A flusher died between commit and acknowledgement, and the next one came days later."""
+    configure(LEDGER_DAYS=2, SHARDS=1)
+    Item.objects.create(number=1, a=1)
+    Item.buffered.set(number=1, a=Add(1))
+    (shard,) = Item.buffered.shards()
+    batch = shard.claim(secrets.token_hex(16), lease=0.01, size=10, due_only=False)
+    apply(Item.buffered, 0, batch)
+    grow_old(30)
+    time.sleep(0.02)
+    Item.buffered.flush()
+    assert Item.objects.get().a == 2
+    assert Item.buffered.count_pending() == 0
+    assert tokens() == {batch.token}
+    Item.buffered.flush()
+    assert tokens() == set()
+
+
+@pytest.mark.parametrize("flushed_since", [False, True])
+def test_up_to_which_record_all_are_stored_is_known_still(
+    database, redis_server, configure, flushed_since
+):
+    configure(LEDGER_DAYS=2)
+    for n in range(3):
+        Line.buffered.append(text=str(n))
+        Line.buffered.flush()
+    last = AppliedBatch.objects.latest("upto").token
+    grow_old(3)
+    if flushed_since:
+        Line.buffered.append(text="3")
+        Line.buffered.flush()
+        last_two = {last, AppliedBatch.objects.latest("upto").token}
+        assert tokens() == last_two
+        grow_old(3)
+        last = (last_two - {last}).pop()
+    Line.buffered.flush()
+    assert tokens() == {last}
+    assert len(Line.buffered.window()) == Line.buffered.count() == Line.objects.count()
