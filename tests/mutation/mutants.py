@@ -340,6 +340,27 @@ MUTANTS = [
         "if f.name not in entry.texts], entry.since)",
         f"{ROWS}TestDelete::test_the_new_row_is_as_old_as_the_write_that_made_it",
     ),
+    mutant(
+        "metadata is popped without a guard",
+        "buffers/coalescing.py",
+        "self._write([write._replace(guard=guard)])",
+        "self._write([write])",
+        "tests/integration/test_meta_at_once.py::test_one_of_many_pops_gets_the_value",
+    ),
+    mutant(
+        "the token of a batch in flight is deleted by its age",
+        "flush/ledger.py",
+        "stay = {reading.token for reading in readings.values()}",
+        "stay = {''}",
+        "tests/integration/test_ledger.py::test_a_batch_in_flight_keeps_its_token",
+    ),
+    mutant(
+        "the number up to which all records are stored is deleted by its age",
+        "flush/ledger.py",
+        "        stay |= {*by_upto",
+        "        stay & {*by_upto",
+        "tests/integration/test_ledger.py::test_up_to_which_record_all_are_stored_is_known_still",
+    ),
     # Logs
     mutant(
         "a unique id that a pending record has is given again",
