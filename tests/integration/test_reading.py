@@ -10,7 +10,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from tests.models import Child, Item, Owner, Pair, Stamp, Visit
-from writebehind_app.buffers import reading, row
+from writebehind_app.buffers import keyed, reading, row
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -131,18 +131,21 @@ class TestOverlay:
         assert [row.value for row in found] == [0, 1, 2, 33, 4]
         assert len(queries) <= 3  # the rows, their keys, and the row that is pending
 
-    def test_a_row_that_goes_before_its_key_is_read(self, database, redis_server):
+    def test_a_row_that_goes_before_its_key_is_read(self, database, redis_server, monkeypatch):
         Item.objects.bulk_create(Item(number=n, a=n) for n in range(3))
+
+        def all_rows(layout):
+            Item.objects.filter(number=1).delete()
+            return keyed.all_rows(layout)
+
+        monkeypatch.setattr(reading, "all_rows", all_rows)
         rows = Item.objects.only("a").order_by("number")
-        assert len(rows) == 3
-        Item.objects.filter(number=1).delete()
         assert [row.a for row in Item.buffered.overlay(rows)] == [0, 2]
 
     def test_what_is_no_queryset_is_refused(self, database, redis_server):
         Item.objects.create(number=1)
         with pytest.raises(TypeError, match="takes a queryset, not "):
             Item.buffered.overlay(list(Item.objects.all()))
-        assert len(Item.buffered.overlay(Item.objects.raw("SELECT id, a FROM tests_item"))) == 1
 
     def test_related_rows(self, database, redis_server):
         one, two = (Owner.objects.create(name=name) for name in ("one", "two"))

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
-from django.db.models.query import RawQuerySet
 
 from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout
@@ -84,7 +83,7 @@ def _guard(reading: Reading, id: str) -> str:
 
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     """The rows of a queryset as they are with all accepted writes."""
-    if not isinstance(queryset, models.QuerySet | RawQuerySet):
+    if not isinstance(queryset, models.QuerySet):
         raise TypeError(f"{buffer}: overlay() takes a queryset, not {queryset!r}.")
     if not issubclass(queryset.model, buffer.model):
         raise TypeError(
