@@ -63,6 +63,10 @@ class CoalescingBuffer(Buffer):
     aflush = asynchronous(flush)
     adiscard = asynchronous(discard)
 
+    def rows_of(self, write: Write) -> tuple[str, ...]:
+        """The rows that a receipt asks for, of those of the id; none for all there are."""
+        return ()
+
     def field_of(self, name: str) -> str:
         """What people call the field of that name in Redis."""
         return name
@@ -91,8 +95,8 @@ class CoalescingBuffer(Buffer):
             names = {self.field_of(str(error)) for error in refused}
             raise ValidationError({n: [ValidationError(message, code="range")] for n in names})
         return [
-            Receipt(call[0], call[1], reply)
-            for call, reply in zip(calls, replies, strict=True)
+            Receipt(call[0], write.id, reply, self.rows_of(write))
+            for call, write, reply in zip(calls, writes, replies, strict=True)
             if reply
         ]
 

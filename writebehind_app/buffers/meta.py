@@ -94,13 +94,8 @@ class MetaBuffer(CoalescingBuffer):
     def _checked(self, id: str, values: Mapping[str, Any]) -> Write:
         return Write(id, self.entity_layout().texts(self._cleaned(values)))
 
-    def _write(self, writes: list[Write], *, max_age: float | None = None) -> list[Receipt]:
-        row_ids = self.entity_layout().row_ids
-        receipts = super()._write(writes, max_age=max_age)
-        return [
-            receipt._replace(rows=row_ids(write.id, write.texts))
-            for receipt, write in zip(receipts, writes, strict=True)
-        ]
+    def rows_of(self, write: Write) -> tuple[str, ...]:
+        return self.entity_layout().row_ids(write.id, write.texts)
 
     aget_many = asynchronous(get_many)
     aupdate_many = asynchronous(update_many)
