@@ -92,7 +92,7 @@ class Layout:
             if isinstance(c.field, models.JSONField):
                 if value != c.decode(text):
                     return False
-            elif _encoded(c, value) != text:
+            elif encoded(c, value) != text:
                 return False
         return True
 
