@@ -33,8 +33,10 @@ def discard(buffer: Buffer, ids: Sequence[str]) -> int:
 
 
 def _discard(buffer: Buffer, shard: Shard, ids: Sequence[str], token: str = "") -> int:
-    count = 0
-    while discarded := shard.discard(buffer.option("BATCH_SIZE"), ids, token=token):
+    size = buffer.option("BATCH_SIZE")
+    count = discarded = shard.discard(size, ids, token=token)
+    while discarded and not ids:
+        discarded = shard.discard(size, token=token)
         count += discarded
     return count
 
