@@ -170,8 +170,8 @@ MUTANTS = [
     mutant(
         "a pending entry has a time to live",
         "store/scripts/write.lua",
-        "redis.call('HSET', entry, '@', head, unpack(fields))",
-        "redis.call('HSET', entry, '@', head, unpack(fields))\nredis.call('EXPIRE', entry, 3600)",
+        "redis.call('HINCRBY', shard, 'accepted', 1)",
+        "redis.call('EXPIRE', entry, 3600)",
         f"{SAFEGUARDS}test_nothing_in_redis_has_a_time_to_live",
     ),
     # Reads
