@@ -2,9 +2,9 @@
 
     python tests/mutation/run.py [--jobs N] [words of a mutant's name …]
 
-A mutant is a copy of the project in which one text is another one (see mutants.py); the tests that
-it names are run on it. First they all run on a copy that is not changed: there they must pass.
-Exits with 1 if a mutant survives, or its text is not there any more.
+A mutant is a copy of the project in which one text is another one (see flushes.py and calls.py);
+the tests that it names are run on it. First they all run on a copy that is not changed: there they
+must pass. Exits with 1 if a mutant survives, or its text is not there any more.
 """
 
 from __future__ import annotations
