@@ -515,7 +515,7 @@ class TestFailure:
         self, database, redis_server, configure, caplog
     ):
         """Scenario 27."""
-        configure(SHARDS=1, BACKOFF=5, MAX_BACKOFF=8)
+        configure(SHARDS=1, BACKOFF=5, MAX_BACKOFF=18)
         Item.buffered.set(number=1, a=1)
         Item.buffered.set(number=2, a=2)
         with table_away():
@@ -526,7 +526,7 @@ class TestFailure:
         messages = [r.getMessage() for r in caplog.records if r.name == "writebehind"]
         assert all("a table, a column or a right may be missing" in text for text in messages)
         waits = [float(re.search(r"try is in (.*) s:", text)[1]) for text in messages]
-        for wait, longest in zip(waits, [5, 8, 8], strict=True):
+        for wait, longest in zip(waits, [5, 10, 18], strict=True):
             assert longest / 2 <= wait <= longest
 
         waiting = flush(Item.buffered)  # as the command does
