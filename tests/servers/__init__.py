@@ -16,7 +16,10 @@ from tests.keeper import keeper
 from tests.servers import chromium
 from tests.servers.databases import ENGINES
 from tests.servers.process import Absent
-from tests.servers.redis import RedisServer
+from tests.servers.proxy import Proxy
+from tests.servers.redis import RedisServer, lasting_keys
+
+__all__ = ["Proxy", "RedisServer", "lasting_keys"]
 
 ENVIRONMENT = "WRITEBEHIND_TEST_SERVERS"
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ class RedisServer:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    def save_files(self) -> Path:
+        """A copy of its files, of a server that does not run."""
+        return Path(shutil.copytree(self.directory, f"{self.directory}-{time.time_ns()}"))
+
+    def restore_files(self, saved: Path) -> None:
+        shutil.rmtree(self.directory)
+        shutil.copytree(saved, self.directory)
+
     def clear(self) -> None:
         """Up and empty, whatever a test did to it."""
         if self.running:
@@ -109,6 +118,11 @@ class RedisServer:
 
     def __exit__(self, *exception: object) -> None:
         self.kill()
+
+
+def lasting_keys(client: redis.Redis) -> set[Any]:
+    """All but those that expire, by which Redis knows a call that comes twice."""
+    return {key for key in client.scan_iter() if client.ttl(key) == -1}
 
 
 def _redis_binary(kind: str) -> Path:
