@@ -1,0 +1,143 @@
+"""Examinations of Django-Q2, where a project has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.db import connections
+
+from writebehind_app.buffers import registry
+from writebehind_app.doctor.finding import Finding, warning
+
+_FUNCTIONS = ("flush_writebehind", "writebehind_app")  # what a schedule that flushes names
+_LOCAL = ("locmem.LocMemCache", "dummy.DummyCache")  # caches that other processes do not see
+
+
+def is_installed() -> bool:
+    return apps.is_installed("django_q")
+
+
+def timeouts() -> Iterator[Finding]:
+    conf = _conf()
+    do = "Set Q_CLUSTER['timeout'] to more than a flush takes, and 'retry' to more than that."
+    if not conf.TIMEOUT:
+        yield warning(
+            140,
+            "Q_CLUSTER has no timeout.",
+            "A task that hangs keeps its worker for ever; when all do, nobody flushes.",
+            do,
+        )
+    elif conf.RETRY <= conf.TIMEOUT:
+        yield warning(
+            141,
+            f"Q_CLUSTER['retry'] is {conf.RETRY} s, and 'timeout' {conf.TIMEOUT} s.",
+            "A task that takes longer than `retry` is started once more while it runs.",
+            do,
+        )
+
+
+def sync() -> Iterator[Finding]:
+    if _conf().SYNC:
+        yield warning(
+            142,
+            "Q_CLUSTER['sync'] is on.",
+            "Tasks run in the request that asks for them, which waits for the database.",
+            "Take it out; it is for debugging.",
+        )
+
+
+def catching_up() -> Iterator[Finding]:
+    if _conf().CATCH_UP and _schedules():
+        yield warning(
+            143,
+            "Q_CLUSTER['catch_up'] is on, as it is by default.",
+            "When the cluster comes back from a pause, each flush that was missed is started; one "
+            "is enough.",
+            "Set it to False.",
+        )
+
+
+def workers() -> Iterator[Finding]:
+    databases = {buffer.layout().using for buffer in registry.buffers().values()}
+    on_sqlite = [using for using in databases if connections[using].vendor == "sqlite"]
+    if on_sqlite and _conf().WORKERS > 1 and _schedules():
+        yield warning(
+            144,
+            f"{_conf().WORKERS} workers of Django-Q2 can flush to SQLite at a time.",
+            "SQLite takes one writer at a time: the others wait for its lock, and fail when that "
+            "takes longer than the timeout of the database.",
+            "Set Q_CLUSTER['workers'] to 1.",
+        )
+
+
+def cluster() -> Iterator[Finding]:
+    if not _schedules() or not _is_seen():
+        return
+    from django_q.status import Stat
+
+    try:
+        running = Stat.get_all()
+    except Exception as problem:  # noqa: BLE001 - each broker and cache has errors of its own
+        yield warning(
+            147,
+            f"Whether a cluster of Django-Q2 runs cannot be seen: {type(problem).__name__}.",
+            "The schedule that flushes needs one.",
+            f"Look after the broker, or the cache {_conf().CACHE!r}, in which clusters report.",
+        )
+        return
+    if not running:
+        yield warning(
+            145,
+            "There is a schedule that flushes, and no cluster of Django-Q2 runs.",
+            "Nobody carries the schedule out.",
+            "Run manage.py qcluster, as a service.",
+        )
+
+
+def _is_seen() -> bool:
+    """Whether clusters report where this process can see it."""
+    conf = _conf()
+    backend = str(settings.CACHES.get(conf.CACHE, {}).get("BACKEND", ""))
+    shared = bool(backend) and not backend.endswith(_LOCAL)
+    return bool(conf.REDIS or conf.DJANGO_REDIS) or shared
+
+
+def schedule() -> Iterator[Finding]:
+    """Carried out where entries wait: a project may flush without Django-Q2."""
+    if not _schedules():
+        yield warning(
+            148,
+            "Django-Q2 has no schedule that flushes, and entries wait.",
+            "Nobody else seems to flush them.",
+            "Schedule flush_writebehind each minute, or run manage.py flush_writebehind --loop.",
+        )
+
+
+def _schedules() -> list[Any]:
+    """The schedules that flush."""
+    from django_q.models import Schedule
+
+    return [
+        schedule
+        for schedule in Schedule.objects.all()
+        if schedule.repeats != 0
+        and any(name in f"{schedule.func} {schedule.args}" for name in _FUNCTIONS)
+    ]
+
+
+def _conf() -> Any:
+    from django_q.conf import Conf
+
+    return Conf
+
+
+EXAMINATIONS = {
+    "timeouts": timeouts,
+    "sync": sync,
+    "catch_up": catching_up,
+    "workers": workers,
+    "cluster": cluster,
+}
