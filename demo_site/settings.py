@@ -108,15 +108,9 @@ DATABASES = {
 
 # A Redis of your own in place of the embedded Valkey: DEMO_REDIS_URL=redis://127.0.0.1:6379/5
 EXTERNAL_REDIS = os.environ.get("DEMO_REDIS_URL", "")
-CACHES = {
-    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-    "writebehind": {
-        "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": EXTERNAL_REDIS or f"unix://{quote(str(VALKEY_SOCKET))}",
-    },
-}
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 WRITEBEHIND = {
-    "REDIS": "writebehind",
+    "REDIS": EXTERNAL_REDIS or f"unix://{quote(str(VALKEY_SOCKET))}",
     # What a killed demo had in flight is taken over by the next one after so long.
     "LEASE": 10,
 }

@@ -16,7 +16,7 @@ from django.test.utils import setup_databases, teardown_databases
 from pytest_django import DjangoDbBlocker
 
 from tests import child, router, servers
-from tests.servers import RedisServer
+from tests.servers import Proxy, RedisServer
 
 # Examples of one property share the fixtures of its test and are told apart by their keys.
 # A deadline would measure the machine.
@@ -57,6 +57,14 @@ def plain(
         _redis(servers.redis_servers["valkey"], settings) as server,
     ):
         yield server
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer, configure: Callable[..., None]) -> Iterator[Proxy]:
+    """A way to the server on which things go wrong, and the one that the settings name."""
+    with Proxy(redis_server) as proxy:
+        configure(REDIS=proxy.url)
+        yield proxy
 
 
 @pytest.fixture

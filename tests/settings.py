@@ -51,7 +51,12 @@ CACHES = {
     "writebehind": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": _redis},
 }
 # And what else of the settings a test changes for its processes.
-WRITEBEHIND = {"REDIS": _redis, **json.loads(os.environ.get("WRITEBEHIND_TEST_OPTIONS", "{}"))}
+# A Redis that is away is an error where a test does not say otherwise: nothing goes around it.
+WRITEBEHIND = {
+    "REDIS": _redis,
+    "WHEN_DOWN": "raise",
+    **json.loads(os.environ.get("WRITEBEHIND_TEST_OPTIONS", "{}")),
+}
 
 INSTALLED_APPS = [
     "django.contrib.admin",

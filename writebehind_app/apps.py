@@ -12,7 +12,9 @@ class WritebehindConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from writebehind_app import doctor
         from writebehind_app.checks import check_buffers, check_settings
 
         checks.register(check_settings)
         checks.register(check_buffers)
+        checks.register(doctor.check, "writebehind", deploy=True)

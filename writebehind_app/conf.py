@@ -21,6 +21,8 @@ class Settings:
 
     REDIS: str = "default"  # alias of a django-redis cache, or a URL
     PREFIX: str = "wb"  # what every key in Redis begins with
+    MODE: str = "buffered"  # "direct": every call goes straight to the database
+    WHEN_DOWN: str = "direct"  # what calls do while Redis is away; or "raise"
     MAX_AGE: float = 5.0  # flushed at the latest this long after the first unflushed write
     QUIET: float = 0.0  # flushed once no write came for so long; 0: only MAX_AGE counts
     BATCH_SIZE: int = 1000  # entries in one transaction
@@ -28,9 +30,15 @@ class Settings:
     LEASE: float = 60.0  # a batch whose flusher was silent for so long is taken over
     BACKOFF: float = 1.0  # wait after a failed batch; doubles with each failure
     MAX_BACKOFF: float = 60.0  # the longest such wait
+    MAX_VALUE_BYTES: int = 4 * 1024**2  # of the text of one value
+    MAX_ENTRY_BYTES: int = 16 * 1024**2  # of all texts of one write
+    MAX_KEYS: int = 10_000  # meta keys, or keys of a Merge, in one write
+    MAX_DEPTH: int = 100  # levels of lists and objects in JSON
     POISON_LIMIT: int = 20  # so many entries, refused one and all, wait: it is hardly their fault
     DEAD_LETTER_DAYS: float = 0.0  # dead letters are deleted after so long; 0: never
     LEDGER_DAYS: float = 0.0  # rows of the ledger likewise, but after a day at least
+    FENCE_DAYS: float = 7.0  # what holds older values back goes after so long, if none is pending
+    ONCE_DAYS: float = 1.0  # a key given as `once` is remembered for so long
     CONNECT_TIMEOUT: float = 0.5  # for a connection to Redis
     SOCKET_TIMEOUT: float = 1.0  # for an answer of Redis to a read or a write
     META_MAX_KEYS: int = 64  # in an object that the endpoints take, and objects in a list
@@ -47,20 +55,30 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "LEASE": (float, 0, False),
     "BACKOFF": (float, 0, False),
     "MAX_BACKOFF": (float, 0, False),
+    "MAX_VALUE_BYTES": (int, 1, True),
+    "MAX_ENTRY_BYTES": (int, 1, True),
+    "MAX_KEYS": (int, 1, True),
+    "MAX_DEPTH": (int, 1, True),
     "POISON_LIMIT": (int, 2, True),
     "DEAD_LETTER_DAYS": (float, 0, True),
     "LEDGER_DAYS": (float, 0, True),
+    "FENCE_DAYS": (float, 0, False),
+    "ONCE_DAYS": (float, 0, False),
     "CONNECT_TIMEOUT": (float, 0, False),
     "SOCKET_TIMEOUT": (float, 0, False),
     "META_MAX_KEYS": (int, 1, True),
     "META_MAX_KEY_LENGTH": (int, 1, True),
     "META_MAX_BODY": (int, 1, True),
 }
+_CHOICES = {"MODE": ("buffered", "direct"), "WHEN_DOWN": ("direct", "raise")}
 NAMES = tuple(field.name for field in fields(Settings))
 
 
 def problem(name: str, value: Any) -> str | None:
     """What is wrong with the value of a setting, or None."""
+    if name in _CHOICES:
+        choices = " or ".join(map(repr, _CHOICES[name]))
+        return None if value in _CHOICES[name] else f"{name} must be {choices}, not {value!r}."
     if name not in _NUMBERS:
         if not isinstance(value, str) or not value:
             return f"{name} must be a non-empty string, not {value!r}."

@@ -85,3 +85,23 @@ class DiscardedLetter(models.Model):
 
     def __str__(self) -> str:
         return f"{self.buffer} {self.number}"
+
+
+class Fence(models.Model):
+    """What was written to a row directly, past Redis, so that nothing older comes over it."""
+
+    buffer = models.CharField(_("buffer"), max_length=200)
+    digest = models.CharField(_("digest"), max_length=40)  # of the id of the row, or of an entity
+    marks = models.TextField(_("marks"))  # JSON; see fences.py
+    at = models.BigIntegerField(_("at"))  # the last direct write, in µs since 1970
+
+    class Meta:
+        verbose_name = _("fence")
+        verbose_name_plural = _("fences")
+        constraints = [
+            models.UniqueConstraint(fields=["buffer", "digest"], name="writebehind_fence_key")
+        ]
+        indexes = [models.Index(fields=["buffer", "at"], name="writebehind_fence_at")]
+
+    def __str__(self) -> str:
+        return f"{self.buffer} {self.digest}"

@@ -15,8 +15,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tests.router import current
 from writebehind_app import steps
-from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.store import lua
+from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
+from writebehind_app.store import delivery, lua
 
 # What the process does after a step, and a reply may be lost of: scripts by their names, a
 # statement or the commit of the database; None where nothing follows.
@@ -47,7 +47,8 @@ class Failed(Exception):
 FAULTS: dict[str, tuple[type[BaseException], ...]] = {
     "dies": (Killed,),
     "raises": (BufferUnavailable, OperationalError, Failed),  # what follows does not take place
-    "reply lost": (BufferUnavailable, OperationalError, Failed),  # it does, and nobody hears of it
+    # it does, and nobody hears of it
+    "reply lost": (WriteUncertain, BufferUnavailable, OperationalError, Failed),
 }
 
 
@@ -65,16 +66,28 @@ class Fault:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Fault:
-        run, commit = lua.run, BaseDatabaseWrapper._commit
+        run, exchange = lua.run, delivery._exchange
+        commit = BaseDatabaseWrapper._commit
 
         def run_or_fail(client: redis.Redis, name: str, *args: Any) -> Any:
             return self._do(name, partial(run, client, name, *args))
+
+        def exchange_or_fail(client: redis.Redis, name: str, calls: Any, *timeout: Any) -> Any:
+            """Of writes, whose sender knows the error that was met before they were sent from the
+            one after it."""
+            try:
+                return self._do(name, partial(exchange, client, name, calls, *timeout))
+            except redis.TimeoutError as error:
+                if self.how == "raises":
+                    raise
+                return [None] * len(calls), error
 
         def commit_or_fail(connection: BaseDatabaseWrapper) -> None:
             self._do("commit", partial(commit, connection))
 
         self._patch.setattr(steps, "hook", self._hook)
         self._patch.setattr(lua, "run", run_or_fail)
+        self._patch.setattr(delivery, "_exchange", exchange_or_fail)
         self._patch.setattr(BaseDatabaseWrapper, "_commit", commit_or_fail)
         return self
 

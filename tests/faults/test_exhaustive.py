@@ -21,7 +21,7 @@ from django.db import Error, connections
 from tests.faults.injection import FAULTS, NEXT, Fault
 from tests.faults.kinds import BUFFERS, KINDS, Kind
 from tests.models import Owner, Pair
-from tests.servers import RedisServer
+from tests.servers import RedisServer, lasting_keys
 from writebehind_app import Add
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import AlreadyExists
@@ -209,7 +209,7 @@ def check_drained(buffer: Buffer, kinds: Sequence[Kind], expected: list[Any]) ->
 def check_leftovers(server: RedisServer, buffers: Iterable[Buffer]) -> None:
     """Redis keeps one hash for each shard, without a batch, and agrees with the ledger."""
     with server.client(decode_responses=True) as client:
-        keys = set(client.scan_iter())
+        keys = lasting_keys(client)
         for buffer in buffers:
             (key,) = buffer.shard_keys()
             state = client.hgetall(key)

@@ -199,7 +199,8 @@ class TestFieldsThatAreNoMore:
         Item.buffered.set(number=2, a=3)
         with redis_server.client(decode_responses=True) as client:
             for key in client.scan_iter(match="*:e:*"):
-                client.hset(key, mapping={"removed": '"x"', '&gone:"key"': "1"})
+                at = "1" * 16
+                client.hset(key, mapping={"removed": f'{at}"x"', '&gone:"key"': f"{at}1"})
         row = Item.buffered.get(number=1)
         assert (row.a, row.b) == (2, "stored")
         assert Item.buffered.get_many([1, 2])[2].a == 3

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 from redis.exceptions import NoScriptError
 
+from tests.servers import lasting_keys
 from writebehind_app.store import lua, shard
+from writebehind_app.store.delivery import deliver
 from writebehind_app.store.keys import shard_key
 from writebehind_app.store.shard import Batch, Shard, Wait
 
@@ -24,13 +26,21 @@ def one(redis_server) -> Iterator[Shard]:
 
 def write(one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, **texts: str) -> int:
     fields = [part for pair in texts.items() for part in pair]
-    return lua.run(
-        one.client, "write", KEY, id, round(max_age * 1e6), round(quiet * 1e6), "", "", *fields
-    )
+    return delivered(one, id, round(max_age * 1e6), round(quiet * 1e6), "", "", *fields)
 
 
 def delete(one: Shard, id: str) -> int:
-    return lua.run(one.client, "write", KEY, id, 0, 0, "1", "")
+    return delivered(one, id, 0, 0, "1", "")
+
+
+def delivered(one: Shard, *args: str | int) -> int:
+    ((number,),) = deliver(one.client, "write", [(KEY, *args)])
+    return number
+
+
+def named(n: int) -> str:
+    """The nth call of one that waits for ever."""
+    return f"9999999999999999 0000000001 0 me {n} -"
 
 
 def claim(one: Shard, token: str = TOKEN, **options):
@@ -114,13 +124,13 @@ def test_a_claim_of_ids(one):
 def test_a_batch_of_any_size_comes_and_goes_whole(one, count):
     with one.client.pipeline(transaction=False) as pipeline:
         for n in range(count):
-            pipeline.eval(lua.source("write"), 1, KEY, str(n), 0, 0, "", "", "a", str(n))
+            pipeline.eval(lua.source("write"), 1, KEY, named(n), str(n), 0, 0, "", "", "a", str(n))
         pipeline.execute()
     batch = claim(one, size=count)
     assert {e.id: e.texts["a"] for e in batch.entries} == {str(n): str(n) for n in range(count)}
     assert shard.count(one.client, [KEY])[KEY] == shard.Counts(0, count, 0)
     assert one.ack(TOKEN)
-    assert one.client.keys() == [KEY]
+    assert lasting_keys(one.client) == {KEY}
 
 
 def test_a_batch_in_flight_is_busy_until_its_lease_ends(one):
@@ -236,8 +246,8 @@ def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one):
             pipeline.execute_command, pipeline.execute = execute_command, run
             return pipeline
 
-    calls = [(KEY, str(n), 0, 0, "", "", "a", str(n)) for n in range(10)]
-    numbers = lua.run_many(Flushing(), "write", calls)
+    calls = [(KEY, named(n), str(n), 0, 0, "", "", "a", str(n)) for n in range(10)]
+    numbers = [no for _, no in lua.run_many(Flushing(), "write", calls)]
     assert sorted(numbers) == list(range(min(numbers), min(numbers) + 10))
     assert {only(one, str(n)).writes for n in range(10)} == {1}
 
@@ -248,6 +258,71 @@ def test_a_script_that_is_not_there_is_sent_once(one):
         one.client.evalsha(lua.digest("write"), 1, KEY)
     write(one, "1")
     assert one.client.script_exists(lua.digest("write")) == [True]
+
+
+class TestDelivery:
+    """What `write` and `append` have in common."""
+
+    def send(self, one: Shard, *, seq: int = 1, index: int = 0, **options) -> list:
+        options = {"deadline": 9999999999999999, "again": 0, "room": "-", "guard": "", **options}
+        call = f"{options['deadline']} {seq:010} {options['again']} me {index} {options['room']}"
+        guard = options["guard"]
+        return lua.run(one.client, "write", KEY, call, "1", 0, 0, "", guard, "a", "+#1,,-9,99")[1:]
+
+    def sent(self, one: Shard) -> int:
+        entry = only(one, "1")
+        return entry.writes if entry else 0
+
+    def test_a_call_that_comes_twice_is_carried_out_once_and_answered_twice(self, one):
+        first = self.send(one)
+        assert self.send(one) == self.send(one, again=1) == first
+        assert self.sent(one) == 1
+
+    def test_calls_are_told_apart_by_their_index_and_their_round(self, one):
+        self.send(one)
+        self.send(one, index=1)
+        self.send(one, seq=2)
+        assert self.sent(one) == 3
+
+    def test_a_call_that_comes_after_the_next_round_is_not_carried_out(self, one):
+        self.send(one, seq=10)
+        self.send(one, seq=9)
+        assert self.sent(one) == 1
+
+    def test_a_call_that_comes_after_its_time_is_not_carried_out(self, one):
+        now = int(time.time() * 1e6)
+        assert self.send(one, deadline=now - 1_000_000) == ["late"]
+        assert self.sent(one) == 0
+        assert self.send(one, deadline=now + 5_000_000) != ["late"]
+        assert self.send(one, deadline=now - 1_000_000) != ["late"]  # it was carried out before
+
+    def test_what_was_refused_when_it_was_sent_again_is_not_carried_out_later(self, one):
+        assert self.send(one, again=1, guard="something else") == [0]
+        self.send(one)
+        assert self.sent(one) == 0
+        assert self.send(one, seq=2, room=0) == ["full"]
+        self.send(one, seq=2)
+        assert self.sent(one) == 1
+
+    def test_it_is_remembered_for_so_long_after_the_last_call(self, one):
+        memory = f"{KEY}:w:me"
+        self.send(one)
+        assert 595 <= one.client.ttl(memory) <= 600
+        one.client.expire(memory, 400)
+        self.send(one, seq=2)
+        assert one.client.ttl(memory) <= 400
+        seq, renew, outcome = one.client.hget(memory, "0").split()
+        one.client.hset(memory, "0", f"{seq} {int(renew) - 300_000_000} {outcome}")
+        self.send(one, seq=3)
+        assert 595 <= one.client.ttl(memory) <= 600
+
+    def test_a_full_shard_takes_writes_to_what_is_pending(self, one):
+        assert self.send(one, room=0) == ["full"]
+        assert self.send(one, room=1) != ["full"]
+        assert self.send(one, seq=2, room=1) != ["full"]
+        assert self.sent(one) == 2
+        claim(one)
+        assert self.send(one, seq=3, room=1) == ["full"]  # what is in flight counts
 
 
 class TestLog:
@@ -332,10 +407,10 @@ class TestLog:
 
     def test_an_ack_leaves_counters_and_an_empty_stream(self, one):
         self.append(one, "1", "2@5")
-        assert len(list(one.client.scan_iter())) == 5
+        assert len(lasting_keys(one.client)) == 5
         claim(one)
         one.ack(TOKEN)
-        assert set(one.client.scan_iter()) == {KEY, f"{KEY}:log"}
+        assert lasting_keys(one.client) == {KEY, f"{KEY}:log"}
         assert one.client.xlen(f"{KEY}:log") == 0
         state = one.client.hgetall(KEY)
         assert (state["batches"], state["flushed"], state["accepted"]) == ("1", "2", "2")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -16,9 +16,11 @@ from django.db.models.signals import class_prepared
 
 from writebehind_app import conf
 from writebehind_app.buffers import registry
+from writebehind_app.buffers.fallback import if_there
 from writebehind_app.buffers.layout import Layout, moment
+from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
 from writebehind_app.store import shard as store
-from writebehind_app.store.codec import Entry
+from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.connection import client
 from writebehind_app.store.keys import shard_key, shard_number
 from writebehind_app.store.shard import Shard
@@ -74,6 +76,7 @@ class Buffer(ABC):
         quiet: float | None = None,
         batch_size: int | None = None,
         shards: int | None = None,
+        when_down: str | None = None,
     ) -> None:
         self.options = {
             name: value
@@ -82,6 +85,7 @@ class Buffer(ABC):
                 "QUIET": quiet,
                 "BATCH_SIZE": batch_size,
                 "SHARDS": shards,
+                "WHEN_DOWN": when_down,
             }.items()
             if value is not None
         }
@@ -174,21 +178,26 @@ class Buffer(ABC):
         return values
 
     def _cleaned(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        found: Any = self.clean(dict(values))
+        found: Any = self.clean(as_dict(values))
         if not isinstance(found, dict):
-            raise TypeError(f"{self}: clean() must return a dict of values, not {found!r}.")
+            raise TypeError(f"{self}: clean() must return a dict of values, not {shown(found)}.")
         return found
 
     def count_pending(self) -> int:
         """How many entries are not in the database yet, those in flight included."""
-        counts = store.count(client(), self.shard_keys()).values()
-        return sum(count.pending + count.in_flight for count in counts)
+        counts: dict[str, store.Counts] = if_there(
+            lambda: store.count(client(), self.shard_keys()), {}
+        )
+        return sum(count.pending + count.in_flight for count in counts.values())
 
     def pending(self, limit: int = 100) -> list[PendingEntry]:
         """What is not in the database yet, oldest first; of many, those due first."""
+        if not isinstance(limit, int) or not 0 <= limit < 2**31:
+            raise TypeError(f"limit is a number of entries, not {shown(limit)}.")
         found: list[PendingEntry] = []
+        nothing: tuple[int, list[Entry], list[Entry]] = (0, [], [])
         for shard in self.shards():
-            attempts, in_flight, pending = shard.pending(limit)
+            attempts, in_flight, pending = if_there(partial(shard.pending, limit), nothing)
             found += [self._describe(entry, attempts, "in_flight") for entry in in_flight]
             found += [self._describe(entry, 0, "pending") for entry in pending]
         return sorted(found, key=lambda entry: entry.since)[:limit]
@@ -201,7 +210,10 @@ class Buffer(ABC):
         """For people: the key of an entry, and what is written to it."""
 
     def _describe(self, entry: Entry, attempts: int, state: Any) -> PendingEntry:
-        key, values = self.described(entry)
+        try:
+            key, values = self.described(understood([entry], records=not self.layout().key)[0])
+        except REFUSALS:  # somebody else wrote it to Redis: a flush will say what is wrong with it
+            key, values = {"id": entry.id}, dict(entry.texts)
         return PendingEntry(
             key=key,
             values=values,
@@ -213,11 +225,13 @@ class Buffer(ABC):
         )
 
     def _flush(self, ids: Sequence[str] = ()) -> FlushResult:
-        from writebehind_app.flush.engine import flush
+        from writebehind_app.flush.engine import FlushResult, flush
 
-        return flush(self, ids=ids, ignore_backoff=True, raise_errors=True)
+        return if_there(
+            lambda: flush(self, ids=ids, ignore_backoff=True, raise_errors=True), FlushResult()
+        )
 
     def _discard(self, ids: Sequence[str] = ()) -> int:
         from writebehind_app.flush.giving_up import discard
 
-        return discard(self, ids)
+        return if_there(lambda: discard(self, ids), 0)

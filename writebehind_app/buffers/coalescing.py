@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from django.core.exceptions import ValidationError
 
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
+from writebehind_app.buffers.fallback import (
+    goes_around,
+    if_there,
+    is_cautious,
+    is_direct,
+    otherwise,
+)
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.refusals import shown
+from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
 from writebehind_app.steps import reach
-from writebehind_app.store import lua
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
-from writebehind_app.store.connection import OutOfRange, client, errors
+from writebehind_app.store.connection import client
+from writebehind_app.store.delivery import Outcome, deliver
 
 if TYPE_CHECKING:
+    from writebehind_app.fences import Fences
     from writebehind_app.flush.engine import FlushResult
-
-_PIPELINE = 1000  # writes in one round trip
 
 
 class Write(NamedTuple):
@@ -32,17 +40,30 @@ class Write(NamedTuple):
     delete: str = ""  # '1' for a delete
     guard: str = ""  # what Redis must hold for the id still
 
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether it comes to the same twice in a row."""
+        return not (self.guard or any(text.startswith("+") for text in self.texts.values()))
+
 
 class CoalescingBuffer(Buffer):
     """Writes to an id, and reads of what is there with all of them."""
 
     @abstractmethod
-    def stored(self, ids: Sequence[str]) -> dict[str, Any]:
-        """What the database has of those ids, by id."""
+    def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
+        """What the database has of those ids, by id. `lock` holds it until the transaction ends."""
+
+    def rows_in(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """The rows of that, by their own ids."""
+        return stored
 
     @abstractmethod
-    def merged(self, entry: Entry, stored: Any | None) -> Any | None:
+    def merged(self, entry: Entry, stored: Any | None, fences: Fences) -> Any | None:
         """What is there after the entry, of what was there before; None for nothing."""
+
+    @abstractmethod
+    def row_ids(self, entry: Entry) -> Sequence[str]:
+        """The ids of the rows that an entry writes."""
 
     @abstractmethod
     def key_layout(self) -> Layout:
@@ -67,77 +88,125 @@ class CoalescingBuffer(Buffer):
         """The rows that a receipt asks for, of those of the id; none for all there are."""
         return ()
 
+    def place_of(self, write: Write, name: str) -> tuple[str, str]:
+        """The row, and the field of it, that a text of a write is for."""
+        return write.id, name
+
     def field_of(self, name: str) -> str:
         """What people call the field of that name in Redis."""
         return name
 
-    def _write(self, writes: list[Write], *, max_age: float | None = None) -> list[Receipt]:
+    def refused_fields(self, entry: Entry, names: Iterable[str]) -> Iterable[str]:
+        """What people call fields of a row."""
+        return names
+
+    def _write(self, writes: list[Write]) -> list[Receipt]:
+        """Write what was checked, through Redis or around it."""
+        from writebehind_app import direct  # which imports models, as buffers cannot
+
+        if is_direct():
+            return direct.write(self, writes)
+        return self._buffered(writes, around=direct.write)
+
+    def _buffered(
+        self,
+        writes: list[Write],
+        *,
+        max_age: float | None = None,
+        around: Callable[[CoalescingBuffer, list[Write]], list[Receipt]] | None = None,
+    ) -> list[Receipt]:
         """Send checked writes; those whose row no longer looks as expected are left out.
 
-        One whose operation leaves the range of its field is refused by Redis; the others are
-        written all the same.
+        Those that are not taken go `around` Redis if they may. Where some cannot, the others are
+        written all the same, and then it is raised.
         """
-        age = round((self.option("MAX_AGE") if max_age is None else max_age) * 1e6)
-        quiet = round(self.option("QUIET") * 1e6)
+        if is_cautious():
+            from writebehind_app import fences  # as above
+
+            writes = fences.told(self, writes)
+        reach("write.sending")
+        outcomes = self._send(writes, self.option("MAX_AGE") if max_age is None else max_age)
+        reach("write.accepted")
+        receipts: dict[int, Receipt] = {}
+        failures: list[Exception] = []
+        left: list[int] = []
+        for i, (write, outcome) in enumerate(zip(writes, outcomes, strict=True)):
+            match outcome:
+                case Exception() if around and goes_around(
+                    self, outcome, again=write.is_idempotent
+                ):
+                    left.append(i)
+                case Exception():
+                    failures.append(outcome)
+                case [no] if no:
+                    shard = self.shard_key_of(write.id)
+                    receipts[i] = Receipt(shard, write.id, no, self.rows_of(write))
+        if around and left:
+            receipts |= zip(left, around(self, [writes[i] for i in left]), strict=True)
+        if failures:
+            self._raise(failures, len(writes))
+        return [receipts[i] for i in sorted(receipts)]
+
+    def _send(self, writes: Sequence[Write], max_age: float) -> list[Outcome]:
+        """Of each write the number of the entry that took it, or 0; or why it was not taken."""
+        age, quiet = round(max_age * 1e6), round(self.option("QUIET") * 1e6)
         calls = []
         for id, texts, delete, guard in writes:
             fields = [part for pair in texts.items() for part in pair]
-            shard = self.shard_key_of(id)
-            calls.append((shard, id, age, quiet, delete, guard, *fields))
-        reach("write.sending")
-        replies = self._send(calls)
-        reach("write.accepted")
-        if refused := [reply for reply in replies if isinstance(reply, OutOfRange)]:
-            outcome = "nothing was changed"
-            if len(calls) > 1:
-                outcome = f"{len(calls) - len(refused)} of {len(calls)} writes were taken"
-            message = f"The sum leaves the range of the field; {outcome}."
-            names = {self.field_of(str(error)) for error in refused}
-            raise ValidationError({n: [ValidationError(message, code="range")] for n in names})
-        return [
-            Receipt(call[0], write.id, reply, self.rows_of(write))
-            for call, write, reply in zip(calls, writes, replies, strict=True)
-            if reply
-        ]
-
-    def _send(self, calls: list[Any]) -> list[Any]:
-        """The number of the entry that took each write, 0, or OutOfRange."""
-        replies: list[Any]
+            calls.append((self.shard_key_of(id), id, age, quiet, delete, guard, *fields))
         try:
-            with errors:
-                if len(calls) == 1:
-                    return [lua.run(client(), "write", *calls[0])]
-                replies = lua.run_in_order(client(), "write", calls, size=_PIPELINE)
-        except OutOfRange as error:
-            return [error]
-        for i, reply in enumerate(replies):
-            if isinstance(reply, Exception):
-                try:
-                    with errors:
-                        raise reply
-                except OutOfRange as error:
-                    replies[i] = error
-        return replies
+            return deliver(client(), "write", calls)
+        except BufferUnavailable as error:
+            return [error] * len(calls)
 
-    def _write_if(self, id: str, write_for: Callable[[Any | None], Write | None]) -> Receipt | None:
+    def _raise(self, failures: Sequence[Exception], count: int) -> NoReturn:
+        """Raise the gravest, and say how many of so many writes were taken."""
+        outcome = f"{count - len(failures)} of {count} writes were taken"
+        for kind in (WriteUncertain, BufferUnavailable, BufferFull):
+            for failure in failures:
+                if isinstance(failure, kind):
+                    if count > 1:
+                        failure.args = (f"{outcome} for certain. {failure}",)
+                    raise failure
+        outcome = outcome if count > 1 else "nothing was changed"
+        raise out_of_range({self.field_of(str(failure)) for failure in failures}, outcome)
+
+    def _write_if(
+        self, id: str, write_for: Callable[[Any | None], Write | None], *, whole: bool = False
+    ) -> Receipt | None:
         """The receipt of the write that is made for what is there of the id; None where none is.
-        Nobody's write comes between the look and the write."""
-        while True:
-            found, guard = reading.guarded(self, [id])[id]
-            write = write_for(found)
-            if write is not None:
-                if receipts := self._write([write._replace(guard=guard)]):
-                    return receipts[0]
-            elif reading.is_unchanged(self, id, guard):
-                return None
+        Nobody's write comes between the look and the write. `whole` if it makes the row."""
+        from writebehind_app import direct  # as above
+
+        def buffered() -> Receipt | None:
+            while True:
+                found, guard = reading.guarded(self, [id])[id]
+                write = write_for(found)
+                if write is not None:
+                    if receipts := self._buffered([write._replace(guard=guard)]):
+                        return receipts[0]
+                elif reading.is_unchanged(self, id, guard):
+                    return None
+
+        return otherwise(self, buffered, lambda: direct.write_if(self, id, write_for, whole=whole))
 
     def _pending_of(self, id: str) -> list[PendingEntry]:
         """The entries of one id, the one in flight first."""
-        reading = store.read(client(), {self.shard_key_of(id): [id]})[self.shard_key_of(id)]
+        shard = self.shard_key_of(id)
+        readings: dict[str, store.Reading] = if_there(
+            lambda: store.read(client(), {shard: [id]}), {}
+        )
+        if shard not in readings:
+            return []
+        reading = readings[shard]
         found = [
             self._describe(e, reading.attempts, "in_flight") for e in reading.in_flight.values()
         ]
         return found + [self._describe(e, 0, "pending") for e in reading.pending.values()]
+
+    def _rows(self, ids: Sequence[str]) -> dict[str, Any]:
+        """What is there of those ids with all writes, by id."""
+        return otherwise(self, lambda: reading.rows(self, ids), lambda: self.stored(ids))
 
     def _id(self, key: Mapping[str, Any]) -> str:
         layout = self.key_layout()
@@ -149,5 +218,11 @@ class CoalescingBuffer(Buffer):
         names = [column.name for column in self.key_layout().key]
         values = key if isinstance(key, tuple) and len(names) > 1 else (key,)
         if len(values) != len(names):
-            raise TypeError(f"A key of {self.label} is ({', '.join(names)}), not {key!r}.")
+            raise TypeError(f"A key of {self.label} is ({', '.join(names)}), not {shown(key)}.")
         return dict(zip(names, values, strict=True))
+
+
+def out_of_range(names: Iterable[str], outcome: str) -> ValidationError:
+    """The error for fields whose range an operation leaves."""
+    message = f"The sum leaves the range of the field; {outcome}."
+    return ValidationError({n: [ValidationError(message, code="range")] for n in names})

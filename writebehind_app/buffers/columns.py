@@ -15,7 +15,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 
 from writebehind_app.buffers.custom import own_codec, own_methods
-from writebehind_app.buffers.refusals import refuse_expression, refuse_null
+from writebehind_app.buffers.refusals import refuse_expression, refuse_null, shown
 from writebehind_app.buffers.values import NULL, Decode, Encode, codec
 
 NOT_FOR_KEYS = (models.FloatField, models.JSONField, models.BinaryField)  # no reliable equality
@@ -98,7 +98,7 @@ def _related(field: models.Field[Any, Any], encode: Encode) -> Encode:
         if isinstance(value, models.Model):
             if not isinstance(value, related):
                 raise ValidationError(
-                    f"{value!r} must be an instance of {related._meta.label}.", code="invalid"
+                    f"{shown(value)} must be an instance of {related._meta.label}.", code="invalid"
                 )
             value = getattr(value, attname)
             if value is None:

@@ -13,7 +13,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import connections, models
 
-from writebehind_app.buffers.refusals import refuse_expression, refuse_null, text_check
+from writebehind_app.buffers.refusals import refuse_expression, refuse_null, shown, text_check
 from writebehind_app.buffers.values import BYTES, MICROSECOND, NULL, Decode, Encode
 
 
@@ -38,10 +38,10 @@ def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
                 prepared = json.dumps(prepared, cls=field.encoder)  # the database gives text back
             text = json.dumps(_tag(prepared), ensure_ascii=False, allow_nan=False)
             text.encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValidationError(
-                f"{type(field).__name__} prepares {prepared!r}, which cannot be carried as "
-                f"JSON: {error}.",
+                f"{type(field).__name__} prepares {shown(prepared)}, which cannot be carried as "
+                f"JSON: {shown(error, str)}.",
                 code="invalid",
             ) from None
         if isinstance(prepared, str):

@@ -7,15 +7,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as json_string
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import Layout, parts_of
 from writebehind_app.buffers.operations import Operation, is_kept_operation, operation_texts
-from writebehind_app.buffers.refusals import REFUSALS, refusal
+from writebehind_app.buffers.refusals import REFUSALS, refusal, shown
 from writebehind_app.store.codec import Entry
+
+if TYPE_CHECKING:
+    from writebehind_app.fences import Fences
 
 Rows = dict[str, Any]  # of one entity, by meta key
 
@@ -78,7 +81,7 @@ class EntityLayout:
 
     def _quoted(self, key: str) -> str:
         if not isinstance(key, str):
-            raise TypeError(f"A meta key is a str, not {key!r}.")
+            raise TypeError(f"A meta key is a str, not {shown(key)}.")
         try:
             # A colon ends the key in the name of a merge.
             return self._name.encode(key).replace(":", "\\u003a")
@@ -91,24 +94,36 @@ class EntityLayout:
 
     # Entries and rows
 
-    def row_entries(self, entry: Entry) -> dict[str, Entry]:
-        """What an entry of an entity comes to for each of its rows, by meta key."""
+    def row_entries(self, entry: Entry, stored: Rows | None = None) -> dict[str, Entry]:
+        """What an entry of an entity comes to for each of its rows, by meta key: those it names,
+        and those that are stored if all of them go."""
         texts: dict[str, dict[str, str]] = defaultdict(dict)
+        times: dict[str, dict[str, str]] = defaultdict(dict)
         stamps = {}
         for name, text in entry.texts.items():
             if name[0] == "@":
                 stamps[name[1:]] = text
-            elif name[0] == "&":
+                continue
+            quoted, field = name, self._value.name
+            if name[0] == "&":
                 quoted, _, key = name[1:].partition(":")
-                texts[quoted][f"&{self._value.name}:{key}"] = text
-            else:
-                texts[name][self._value.name] = text
-        return {
-            (key := json.loads(quoted)): self._row_entry(entry, key, found, stamps.get(quoted, "!"))
+                field = f"&{field}:{key}"
+            texts[quoted][field] = text
+            times[quoted][field] = entry.times.get(name, "")
+        if not stamps.keys() <= texts.keys():
+            raise ValueError("it has times of meta keys that it does not write")
+        named = {
+            (key := json.loads(quoted)): self._row_entry(
+                entry, key, found, times[quoted], stamps.get(quoted, "!")
+            )
             for quoted, found in texts.items()
         }
+        others = (stored or {}).keys() - named if entry.delete else ()
+        return named | {key: self._deletion(entry, key) for key in others}
 
-    def _row_entry(self, entry: Entry, key: str, texts: dict[str, str], stamp: str) -> Entry:
+    def _row_entry(
+        self, entry: Entry, key: str, texts: dict[str, str], times: dict[str, str], stamp: str
+    ) -> Entry:
         text = texts.get(self._value.name, "")
         deleted = text.startswith("!")
         if deleted:
@@ -117,37 +132,48 @@ class EntityLayout:
                 del texts[self._value.name]
         born, at = (entry.since, entry.at) if stamp == "!" else map(int, stamp.split())
         return entry._replace(
-            id=f"{entry.id},{json_string(key)}",
+            id=self.row_id(entry.id, key),
             at=at,
             born=born,
             delete=entry.delete or deleted,
+            gone=at if deleted and not texts else born if deleted else entry.gone,
             keep=bool(texts),
             relative=len(texts) > 1 or self._value.name not in texts or is_kept_operation(text),
             texts=texts,
+            times=times,
         )
 
     def row_ids(self, id: str, texts: Iterable[str]) -> tuple[str, ...]:
         """The ids of the rows that the texts of an entity are for."""
         quoted = {name[1:].partition(":")[0] if name[0] == "&" else name for name in texts}
-        return tuple(f"{id},{json_string(json.loads(q))}" for q in quoted if q[0] != "@")
+        return tuple(self.row_id(id, json.loads(q)) for q in quoted if q[0] != "@")
+
+    def row_id(self, id: str, key: str) -> str:
+        """The id of the row of a meta key of an entity."""
+        return f"{id},{json_string(key)}"
 
     def entity_id(self, row_id: str) -> str:
         """The id of the entity that a row belongs to."""
         try:
             return ",".join([*parts_of(row_id)][:-1])
-        except ValueError:  # somebody else wrote it to Redis
+        except (ValueError, RecursionError):  # somebody else wrote it to Redis
             return row_id
 
-    def deletion(self, entry: Entry, key: str) -> Entry:
+    def _deletion(self, entry: Entry, key: str) -> Entry:
         """Of a row that goes with its entity."""
-        id = f"{entry.id},{json_string(key)}"
+        id = self.row_id(entry.id, key)
         return entry._replace(id=id, delete=True, keep=False, relative=False, texts={})
 
-    def merge(self, entry: Entry, stored: Rows | None) -> Rows | None:
+    def merge(self, entry: Entry, stored: Rows | None, fences: Fences) -> Rows | None:
         """The rows of an entity after the entry: changed in place; None where there are none."""
-        rows = stored if stored and not entry.delete else {}
-        for key, row_entry in self.row_entries(entry).items():
-            row = self.rows.merge(row_entry, rows.get(key))
+        try:
+            of_rows = self.row_entries(entry, stored)
+        except REFUSALS:  # somebody else wrote it to Redis, and it will not be stored
+            return stored
+        rows = stored or {}
+        for key, row_entry in of_rows.items():
+            left = fences.left_of(row_entry, rows.get(key))
+            row = self.rows.merge(left, rows.get(key)) if left else rows.get(key)
             if row is None:
                 rows.pop(key, None)
             else:

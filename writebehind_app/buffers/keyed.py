@@ -35,15 +35,17 @@ def rows_by_id(layout: Layout, ids: Sequence[str], *, lock: bool = False) -> dic
     return found
 
 
-def rows_by_entity(layout: Layout, ids: Sequence[str]) -> dict[str, list[Any]]:
+def rows_by_entity(
+    layout: Layout, ids: Sequence[str], *, lock: bool = False
+) -> dict[str, list[Any]]:
     """The stored rows of the entities of those ids; the layout's key names an entity."""
     found: dict[str, list[Any]] = {}
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK]
-        for row in _query(layout, chunk, lock=False):
+        for row in _query(layout, chunk, lock=lock):
             found.setdefault(layout.id_of(row), []).append(row)
         if not found.keys() <= {*ids}:  # the database takes keys for equal, as above
-            found.update({id: list(_query(layout, [id], lock=False)) for id in chunk})
+            found.update({id: list(_query(layout, [id], lock=lock)) for id in chunk})
     return {id: found[id] for id in ids if found.get(id)}
 
 

@@ -26,7 +26,7 @@ from writebehind_app.buffers.operations import (
     operated,
     operation_texts,
 )
-from writebehind_app.buffers.refusals import REFUSALS, refusal
+from writebehind_app.buffers.refusals import REFUSALS, refusal, shown
 from writebehind_app.store.codec import Entry
 
 _JSON = json.JSONDecoder()
@@ -110,8 +110,8 @@ class Layout:
         for alias in key:
             if alias not in self._key_aliases:
                 raise FieldError(
-                    f"{alias!r} is not in the key of {self.model._meta.label}; a row is named by "
-                    f"{', '.join(self._key_names)}."
+                    f"{shown(alias)} is not in the key of {self.model._meta.label}; "
+                    f"a row is named by {', '.join(self._key_names)}."
                 )
 
     def id_of(self, row: models.Model) -> str:
@@ -121,7 +121,7 @@ class Layout:
     def values_of(self, row: models.Model) -> dict[str, Any]:
         """The values of an instance, as far as it has them, to be written."""
         if not isinstance(row, self.model):
-            raise TypeError(f"{row!r} is not a {self.model._meta.label}.")
+            raise TypeError(f"{shown(row)} is not a {self.model._meta.label}.")
         values = {}
         for c in (*self.key, *self.columns.values()):
             if c.attname in row.__dict__:  # is not deferred
@@ -156,7 +156,7 @@ class Layout:
     def _unknown(self, alias: str) -> str:
         key = f"the key is {', '.join(self._key_names)}, " if self.key else ""
         return (
-            f"{self.model._meta.label} has no buffered field {alias!r}; {key}the fields are "
+            f"{self.model._meta.label} has no buffered field {shown(alias)}; {key}the fields are "
             f"{', '.join(self.columns) or 'none'}."
         )
 
@@ -167,7 +167,7 @@ class Layout:
     def _missing(self, name: str, values: Mapping[str, Any]) -> str:
         return (
             f"{self.model._meta.label}: the key field {name!r} is missing; a row is named by "
-            f"{', '.join(self._key_names)} (given: {', '.join(values) or 'nothing'})."
+            f"{', '.join(self._key_names)} (given: {', '.join(map(str, values)) or 'nothing'})."
         )
 
     # Entries and rows
@@ -205,21 +205,32 @@ class Layout:
     ) -> models.Model | None:
         """The row as it is after the entry: changed in place, new, or None where it is no more.
 
-        A field that the model does not have any more is read past; `to_store` it is a KeyError.
+        A field that the model does not have any more is read past; `to_store` it is a KeyError. So
+        is what is not to be understood: the entry will not be stored.
         """
         if not to_store:
             entry = self.known(entry)
+        if entry.broken:
+            return row
+        before = row
         if entry.delete:
             row = None
         if not entry.keep:
             return None
+        if row is None and not self.insert:
+            return None
+        try:
+            given = self._given(entry, to_store)
+            key = self.key_of(entry.id) if row is None else {}
+        except REFUSALS:
+            if to_store:
+                raise
+            return before
         if row is None:
-            if not self.insert:
-                return None
-            row = self.model(**self.key_of(entry.id), **self._given(entry, to_store))
+            row = self.model(**key, **given)
             _stamp(row, [f for f in self.stamped_once if f.name not in entry.texts], entry.born)
         else:
-            for attname, value in self._given(entry, to_store).items():
+            for attname, value in given.items():
                 setattr(row, attname, value)
         if entry.relative:
             self._operate(entry, row, to_store)
@@ -253,7 +264,13 @@ class Layout:
                 setattr(row, c.attname, value)
         for name in {field for name in entry.texts if (field := merged_field(name))}:
             c = self.columns[name]
-            setattr(row, c.attname, merged(c, entry.texts, getattr(row, c.attname)))
+            try:
+                value = merged(c, entry.texts, getattr(row, c.attname))
+            except REFUSALS:
+                if not to_store:
+                    continue
+                raise
+            setattr(row, c.attname, value)
 
     @cached_property
     def required(self) -> list[Column]:

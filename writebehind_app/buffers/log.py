@@ -10,16 +10,18 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import FieldError, ValidationError
-from django.db import models, router
+from django.db import IntegrityError, models, router
 
 from writebehind_app.buffers.base import Buffer, asynchronous
 from writebehind_app.buffers.columns import Column
+from writebehind_app.buffers.fallback import goes_around, is_direct
 from writebehind_app.buffers.keyed import stored_values
 from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.refusals import shown
 from writebehind_app.buffers.window import Window
-from writebehind_app.exceptions import AlreadyExists
+from writebehind_app.exceptions import AlreadyExists, BufferFull, BufferUnavailable
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
@@ -115,7 +117,7 @@ class LogBuffer(Buffer):
         given = self._cleaned(values)
         for name, value in given.items():
             if isinstance(value, Operation):
-                message = f"A record is new: there is no value for {value!r} to change."
+                message = f"A record is new: there is no value for {shown(value)} to change."
                 raise ValidationError({name: message})
         if given.get(self.time, "") is None:
             del given[self.time]
@@ -148,13 +150,32 @@ class LogBuffer(Buffer):
         if self.unique:
             self._refuse_repeated(records)
             self._refuse_stored(records)
+        if is_direct():
+            return self._direct(records)
         receipts: dict[int, Receipt] = {}
         reach("write.sending")
         for key, indexes in self._calls(records):
-            first = self._send(key, [records[i] for i in indexes], guards[key])
-            receipts |= {i: Receipt(key, "", first + n) for n, i in enumerate(indexes)}
+            part = [records[i] for i in indexes]
+            try:
+                first = self._send(key, part, guards[key])
+            except (BufferUnavailable, BufferFull) as error:
+                if not goes_around(self, error):
+                    raise
+                receipts |= zip(indexes, self._direct(part), strict=True)
+            else:
+                receipts |= {i: Receipt(key, "", first + n) for n, i in enumerate(indexes)}
         reach("write.accepted")
         return [receipts[i] for i in range(len(records))]
+
+    def _direct(self, records: Sequence[Record]) -> list[Receipt]:
+        from writebehind_app import direct  # which imports models, as buffers cannot
+
+        try:
+            return direct.append(self, records)
+        except IntegrityError:
+            if self.unique:
+                self._refuse_stored(records)  # somebody was quicker
+            raise
 
     def _send(self, key: str, records: Sequence[Record], guard: str) -> int:
         """Append records that are not stored as far as the guard knows; the number of the first."""
@@ -203,7 +224,7 @@ class LogBuffer(Buffer):
         return {c.attname: c.decode(record.texts[c.name]) for c in self._unique_columns()}
 
     def _exists(self, values: Mapping[str, Any]) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        given = ", ".join(f"{name}={shown(value)}" for name, value in values.items())
         return f"{self.label} with {given} exists already."
 
     # Reading

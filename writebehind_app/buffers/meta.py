@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import router
 
-from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import PendingEntry, asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
 from writebehind_app.buffers.entity import EntityLayout, Rows
 from writebehind_app.buffers.keyed import rows_by_entity
-from writebehind_app.buffers.layout import Layout, layout
+from writebehind_app.buffers.layout import Layout, layout, parts_of
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.refusals import REFUSALS, as_dict, as_pair
 from writebehind_app.store.codec import Entry
 
 if TYPE_CHECKING:
+    from writebehind_app.fences import Fences
     from writebehind_app.flush.engine import FlushResult
 
 
@@ -78,7 +79,7 @@ class MetaBuffer(CoalescingBuffer):
         One without metadata has an empty dict.
         """
         ids = {entity: self._id(self._key(entity)) for entity in entities}
-        rows = reading.rows(self, list(dict.fromkeys(ids.values())))
+        rows = self._rows(list(dict.fromkeys(ids.values())))
         values = self.entity_layout().values
         return {entity: values(rows.get(id)) for entity, id in ids.items()}
 
@@ -89,7 +90,8 @@ class MetaBuffer(CoalescingBuffer):
 
         All are checked before the first is sent.
         """
-        return self._write([self._checked(self._id(entity), values) for entity, values in updates])
+        pairs = [as_pair(update) for update in updates]
+        return self._write([self._checked(self._id(as_dict(e)), values) for e, values in pairs])
 
     def _checked(self, id: str, values: Mapping[str, Any]) -> Write:
         return Write(id, self.entity_layout().texts(self._cleaned(values)))
@@ -102,13 +104,23 @@ class MetaBuffer(CoalescingBuffer):
 
     # What is stored, and what entries make of it
 
-    def stored(self, ids: Sequence[str]) -> dict[str, Rows]:
+    def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Rows]:
         layout = self.entity_layout()
-        found = rows_by_entity(layout.entity, ids)
+        found = rows_by_entity(layout.entity, ids, lock=lock)
         return {id: layout.by_key(rows) for id, rows in found.items()}
 
-    def merged(self, entry: Entry, stored: Rows | None) -> Rows | None:
-        return self.entity_layout().merge(entry, stored)
+    def rows_in(self, stored: dict[str, Rows]) -> dict[str, Any]:
+        row_id = self.entity_layout().row_id
+        return {row_id(id, key): row for id, rows in stored.items() for key, row in rows.items()}
+
+    def merged(self, entry: Entry, stored: Rows | None, fences: Fences) -> Rows | None:
+        return self.entity_layout().merge(entry, stored, fences)
+
+    def row_ids(self, entry: Entry) -> Sequence[str]:
+        try:
+            return self.entity_layout().row_ids(entry.id, entry.texts)
+        except REFUSALS:  # somebody else wrote it to Redis, and it will not be stored
+            return ()
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         layout = self.entity_layout()
@@ -118,13 +130,15 @@ class MetaBuffer(CoalescingBuffer):
         layout = self.entity_layout()
         # All rows of an entity that was deleted go, also those that no write has named.
         stored = self.stored([entry.id for entry in entries if entry.delete])
-        found: list[Entry] = []
-        for entry in entries:
-            of_rows = layout.row_entries(entry)
-            found += of_rows.values()
-            others = stored.get(entry.id, {}).keys() - of_rows
-            found += [layout.deletion(entry, key) for key in others]
-        return found
+        return [
+            row_entry
+            for entry in entries
+            for row_entry in layout.row_entries(entry, stored.get(entry.id)).values()
+        ]
+
+    def place_of(self, write: Write, name: str) -> tuple[str, str]:
+        (row_id,) = self.entity_layout().row_ids(write.id, [name])
+        return row_id, self.value_field
 
     def entry_id(self, row_id: str) -> str:
         return self.entity_layout().entity_id(row_id)
@@ -132,6 +146,9 @@ class MetaBuffer(CoalescingBuffer):
     def field_of(self, name: str) -> str:
         key: str = json.loads(name)
         return key
+
+    def refused_fields(self, entry: Entry, names: Iterable[str]) -> Iterable[str]:
+        return [self.field_of(text) for text in list(parts_of(entry.id))[-1:]]
 
 
 def _place() -> tuple[object, int]:
@@ -161,7 +178,7 @@ class Metadata(MutableMapping[str, Any]):
     # Reading
 
     def _read(self) -> dict[str, Any]:
-        rows = reading.rows(self._buffer, [self._id]).get(self._id)
+        rows = self._buffer._rows([self._id]).get(self._id)
         return self._buffer.entity_layout().values(rows)
 
     def __getitem__(self, key: str) -> Any:
@@ -190,7 +207,7 @@ class Metadata(MutableMapping[str, Any]):
 
     def update(self, values: Any = (), /, **more: Any) -> Receipt:  # type: ignore[override]
         """Write many meta keys in one step: values, or operations on what is there."""
-        return self._write(self._buffer._checked(self._id, {**dict(values), **more}))
+        return self._write(self._buffer._checked(self._id, {**as_dict(values), **more}))
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})

@@ -20,7 +20,10 @@ from django.core.exceptions import ValidationError
 from django.db import connections, models
 
 from writebehind_app.buffers.columns import Column
+from writebehind_app.buffers.refusals import shown
 from writebehind_app.buffers.values import INT64, MICROSECOND
+
+_TIMES = (models.DateField, models.TimeField)  # compared as text
 
 
 class Operation:
@@ -87,7 +90,7 @@ def operation_texts(column: Column, operation: Operation, using: str) -> dict[st
         number = scale.number(column.decode(column.encode(operation.value)))
         return {column.name: f"{sign}#{number},{scale.places},{scale.least},{scale.most}"}
     kind = "%" if isinstance(column.field, models.FloatField) else "~"
-    if kind == "~" and not isinstance(column.field, models.DateField | models.TimeField):
+    if kind == "~" and not isinstance(column.field, _TIMES):
         raise _refused(column, name, "a number, a date, a time, a duration or JSON")
     return {column.name: f"{sign}{kind}{column.encode(operation.value)}"}
 
@@ -101,7 +104,7 @@ def operated(column: Column, text: str, value: Any, using: str) -> Any:
 
 
 def _outcome(column: Column, text: str, value: Any, using: str) -> Any:
-    kind, parts = text[0], text[1:].split(",")
+    kind, parts = _parsed(column, text, using)
     if kind == "$":
         return _on_stored_json(parts, value)
     if kind == "#":
@@ -128,7 +131,7 @@ def _outcome(column: Column, text: str, value: Any, using: str) -> Any:
 
 def described_operation(column: Column, text: str, using: str) -> tuple[Operation, ...] | Operation:
     """An operation that Redis kept, for people: one, or several in the order they apply."""
-    kind, parts = text[0], text[1:].split(",")
+    kind, parts = _parsed(column, text, using)
     operations: list[Operation] = []
     scale = _scale(column.field, using) if kind == "#" else None
 
@@ -147,6 +150,35 @@ def described_operation(column: Column, text: str, using: str) -> tuple[Operatio
     return operations[0] if len(operations) == 1 else tuple(operations)
 
 
+def _parsed(column: Column, text: str, using: str) -> tuple[str, list[str]]:
+    """The kind of an operation that Redis kept, and what comes after it."""
+    kind = text[0]
+    if isinstance(column.field, models.JSONField):
+        right = "$"
+    elif _scale(column.field, using):
+        right = "#"
+    else:
+        right = "%" if isinstance(column.field, models.FloatField) else "~"
+    if kind != right or (kind == "~" and not isinstance(column.field, _TIMES)):
+        raise ValueError(f"{text[:100]!r} is no operation on a {type(column.field).__name__}")
+    return kind, text[1:].split(",")
+
+
+def is_operation(text: str) -> bool:
+    """Whether a text that is on its way to Redis is an operation, not a value."""
+    return text[:1] in ("+", ">", "<")
+
+
+def kept(text: str) -> str:
+    """An operation as Redis would keep it for a stored value; see scripts/write.lua."""
+    sign, kind = text[0], text[1]
+    amount, *rest = text[2:].split(",")
+    add, low, high = (amount if sign == each else "" for each in "+><")
+    if kind in "#$":
+        return f"{kind}{add or 0},{low},{high},{amount},{rest[0]}"
+    return f"{kind}{low},{high},{amount}"
+
+
 def is_kept_operation(text: str) -> bool:
     """Whether a text of an entry is an operation, not a value."""
     return text[:1] in ("#", "$", "~", "%")
@@ -161,7 +193,8 @@ def _on_json(operation: Operation) -> str:
         number, sign = operation.amount, "+"
         if not isinstance(number, int) or isinstance(number, bool):
             raise ValidationError(
-                f"Add needs a whole number where it adds to JSON, not {number!r}.", code="invalid"
+                f"Add needs a whole number where it adds to JSON, not {shown(number)}.",
+                code="invalid",
             )
     else:
         assert isinstance(operation, Max | Min)
@@ -169,7 +202,7 @@ def _on_json(operation: Operation) -> str:
         if not _is_number(number) or (isinstance(number, float) and not math.isfinite(number)):
             name = type(operation).__name__
             raise ValidationError(
-                f"{name} needs a number where it is for JSON, not {number!r}.", code="invalid"
+                f"{name} needs a number where it is for JSON, not {shown(number)}.", code="invalid"
             )
     least, most = INT64
     _within_64_bits(number)
@@ -215,7 +248,9 @@ def _merge_texts(column: Column, operation: Merge) -> dict[str, str]:
         raise _refused(column, "Merge", "JSON")
     values = operation.values
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
-        raise ValidationError(f"Merge takes a dict with text keys, not {values!r}.", code="invalid")
+        raise ValidationError(
+            f"Merge takes a dict with text keys, not {shown(values)}.", code="invalid"
+        )
     texts = {f"&{column.name}:": ""}  # that there is an object, if it has no key
     for key, value in values.items():
         quoted, text = (column.encode([part])[2:-2] for part in (key, value))
@@ -235,7 +270,10 @@ def merged(column: Column, texts: Mapping[str, str], value: Any) -> Any:
 
 def merged_field(name: str) -> str | None:
     """The field that a name of an entry merges into, None for a field itself."""
-    return name[1:].partition(":")[0] if name.startswith("&") else None
+    if not name.startswith("&"):
+        return None
+    field, colon, _ = name[1:].partition(":")
+    return field if colon else None
 
 
 # Numbers
@@ -276,20 +314,21 @@ def _amount(column: Column, amount: Any, scale: Scale) -> int:
         value = None
     if value is None:
         if isinstance(column.field, models.DurationField):
-            needed = f"a timedelta, not {amount!r}"
+            needed = f"a timedelta, not {shown(amount)}"
         else:
-            needed = f"an exact number, not {amount!r}: a whole number, or a Decimal"
+            needed = f"an exact number, not {shown(amount)}: a whole number, or a Decimal"
         raise ValidationError(f"Add needs {needed}.", code="invalid")
     number = scale.number(value)
     # The field rounds some of what it takes.
     if scale.value(number) != (amount if isinstance(amount, Number) else value):
         raise ValidationError(
             f"Ensure that there are no more than {scale.places or 0} decimal places "
-            f"(it is {amount}).",
+            f"(it is {shown(amount, str)}).",
             code="max_decimal_places",
         )
     if abs(number) > scale.most - scale.least:
-        raise ValidationError(f"{amount} is more than the field can hold.", code="range")
+        message = f"{shown(amount, str)} is more than the field can hold."
+        raise ValidationError(message, code="range")
     return number
 
 

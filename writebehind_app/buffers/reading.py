@@ -9,6 +9,7 @@ the other in between. A write must be seen once then, not twice and not at all:
   the rows and again after them, until both say the same.
 - What is pending counts only if it is pending still after the rows were read. Rows of which that
   is not so are read again.
+- Of what Redis holds, nothing counts that is older than a write which went around it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from django.db import models
 
 from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout
+from writebehind_app.buffers.refusals import shown
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Reading
@@ -28,6 +30,7 @@ from writebehind_app.store.shard import Reading
 if TYPE_CHECKING:
     from writebehind_app.buffers.coalescing import CoalescingBuffer
     from writebehind_app.buffers.row import RowBuffer
+    from writebehind_app.fences import Fences
 
 
 def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
@@ -35,6 +38,7 @@ def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
     found = {}
     while ids:
         readings = _read(buffer, ids)
+        fences = _fences(buffer, readings)
         stored, applied = _stored(buffer, ids, readings)
         pending = [id for id in ids if id in readings[id].pending]
         still = _read(buffer, pending)
@@ -42,13 +46,13 @@ def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
         for id in ids:
             reading, row = readings[id], stored.get(id)
             if id in reading.in_flight and reading.token not in applied:
-                row = buffer.merged(reading.in_flight[id], row)
+                row = buffer.merged(reading.in_flight[id], row, fences)
             if id in reading.pending:
                 entry = still[id].pending.get(id)
                 if entry is None or entry.no != reading.pending[id].no:
                     again.append(id)
                     continue
-                row = buffer.merged(entry, row)
+                row = buffer.merged(entry, row, fences)
             if row is not None:
                 found[id] = row
         ids = again
@@ -59,14 +63,15 @@ def guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any
     """What there seems to be of each id, and a guard: a write with it is accepted only if it was
     so, and is still. Without such a write, `is_unchanged()` tells."""
     readings = _read(buffer, ids)
+    fences = _fences(buffer, readings)
     stored, applied = _stored(buffer, ids, readings)
     found = {}
     for id in ids:
         reading, row = readings[id], stored.get(id)
         if id in reading.in_flight and reading.token not in applied:
-            row = buffer.merged(reading.in_flight[id], row)
+            row = buffer.merged(reading.in_flight[id], row, fences)
         if id in reading.pending:
-            row = buffer.merged(reading.pending[id], row)
+            row = buffer.merged(reading.pending[id], row, fences)
         found[id] = row, _guard(reading, id)
     return found
 
@@ -84,7 +89,7 @@ def _guard(reading: Reading, id: str) -> str:
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     """The rows of a queryset as they are with all accepted writes."""
     if not isinstance(queryset, models.QuerySet):
-        raise TypeError(f"{buffer}: overlay() takes a queryset, not {queryset!r}.")
+        raise TypeError(f"{buffer}: overlay() takes a queryset, not {shown(queryset)}.")
     if not issubclass(queryset.model, buffer.model):
         raise TypeError(
             f"{buffer} overlays rows of {buffer.label}, not of {queryset.model._meta.label}."
@@ -135,6 +140,23 @@ def _read(buffer: CoalescingBuffer, ids: Iterable[str]) -> dict[str, Reading]:
         by_shard[buffer.shard_key_of(id)].append(id)
     readings = store.read(client(), by_shard) if by_shard else {}
     return {id: readings[key] for key, ids in by_shard.items() for id in ids}
+
+
+def _fences(buffer: CoalescingBuffer, readings: dict[str, Reading]) -> Fences:
+    """The fences of the rows of which Redis holds something. To be read before the rows: then what
+    is missing among the fences, and not among the rows, is as new as what Redis holds."""
+    from writebehind_app.fences import Fences  # as below
+
+    return Fences(
+        buffer,
+        [
+            row_id
+            for id, reading in readings.items()
+            for entries in (reading.pending, reading.in_flight)
+            if id in entries
+            for row_id in buffer.row_ids(entries[id])
+        ],
+    )
 
 
 def _stored(

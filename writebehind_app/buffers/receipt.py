@@ -22,19 +22,27 @@ _ON_THE_WAY = ("pending", "in_flight")
 class Receipt(NamedTuple):
     """Tells where an accepted write is.
 
-    What is asked of it asks Redis, then the database. In asynchronous code await its twins:
-    `await receipt.apersisted()`, `await receipt.await_(10)`.
+    What is asked of it asks Redis, then the database. One that went around Redis was in the
+    database, or in the transaction around it, when the call returned. In asynchronous code await
+    its twins: `await receipt.apersisted()`, `await receipt.await_(10)`.
     """
 
-    shard: str
+    shard: str  # '' where the write went around Redis
     id: str
     no: int  # of the entry that took the write
     rows: tuple[str, ...] = ()  # of metadata: the ids of the rows it wrote, of those of the entity
 
     @property
+    def direct(self) -> bool:
+        """Whether the write went straight to the database."""
+        return not self.shard
+
+    @property
     def where(self) -> Where | Literal["dead"]:
         """'pending', 'in_flight', 'gone' (in the database), 'dead' (the database refused it),
         'discarded', or 'lost': Redis lost it, or does not know any more."""
+        if self.direct:
+            return "gone"
         where = Shard(client(), self.shard).locate(self.id, self.no)
         if where != "gone":
             return where
@@ -47,6 +55,8 @@ class Receipt(NamedTuple):
         """Why the database refused the write, as long as that is among the dead letters."""
         from writebehind_app.flush.deadletters import entry_of, letters_of
 
+        if self.direct:
+            return None
         buffer, shard = self._place()
         for letter in letters_of(buffer).filter(shard=shard, number=self.no):
             if not self.rows or entry_of(letter).id in (self.id, *self.rows):

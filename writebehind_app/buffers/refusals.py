@@ -11,15 +11,39 @@ from django.db import connections, models
 NUL_ERROR = "PostgreSQL keeps no NUL characters."
 
 # What a field raises for a value: fields do not refuse every one as they should.
-REFUSALS = (ValidationError, TypeError, ValueError, ArithmeticError, AttributeError)
+REFUSALS = (
+    ValidationError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    BufferError,  # of a memoryview
+    LookupError,
+    RecursionError,
+)
+_SHOWN = 200  # characters of a value in a message
 
 
 def refusal(field: models.Field[Any, Any], value: Any, error: Exception) -> ValidationError:
     """One of REFUSALS, as a field should have raised it."""
-    if isinstance(error, ValidationError):
+    if isinstance(error, ValidationError) and shown(error, str) != _unshown(error):
         return error
     kind = type(field).__name__
-    return ValidationError(f"{value!r} is not a value of a {kind}: {error}.")
+    return ValidationError(f"{shown(value)} is not a value of a {kind}: {shown(error, str)}.")
+
+
+def shown(value: Any, how: Callable[[Any], str] = repr) -> str:
+    """A value in a message: the beginning of what it says of itself, where it does."""
+    try:
+        text = str.__str__(how(value))
+    except Exception:  # noqa: BLE001 - it is anything that a caller gave
+        return _unshown(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _unshown(value: Any) -> str:
+    """In place of one that cannot say what it is."""
+    return f"<{type(value).__name__}>"
 
 
 def refuse_null() -> NoReturn:
@@ -27,9 +51,9 @@ def refuse_null() -> NoReturn:
 
 
 def refuse_expression(value: Any) -> None:
-    if hasattr(value, "resolve_expression"):
+    if hasattr(type(value), "resolve_expression"):
         raise ValidationError(
-            f"{value!r} is an expression for the database; a buffered write takes values.",
+            f"{shown(value)} is an expression for the database; a buffered write takes values.",
             code="expression",
         )
 
@@ -55,3 +79,19 @@ def text_check(field: models.Field[Any, Any], using: str) -> Callable[[str], Non
                 raise ValidationError(f"This text is not valid Unicode: {error}.") from None
 
     return check
+
+
+def as_dict(values: Any) -> dict[Any, Any]:
+    """As dict() does, which raises a ValueError for some of what it does not take."""
+    try:
+        return dict(values)
+    except (ValueError, LookupError, ArithmeticError, RecursionError):
+        raise TypeError(f"{shown(values)} is no mapping.") from None
+
+
+def as_pair(pair: Any) -> tuple[Any, Any]:
+    try:
+        first, second = pair
+    except (ValueError, LookupError, ArithmeticError, RecursionError):
+        raise TypeError(f"{shown(pair)} is no pair.") from None
+    return first, second

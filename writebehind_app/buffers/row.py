@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import models, router
 from django.utils import timezone
@@ -11,11 +11,16 @@ from django.utils import timezone
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+from writebehind_app.buffers.fallback import is_direct, otherwise
 from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.refusals import as_dict, shown
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
+
+if TYPE_CHECKING:
+    from writebehind_app.fences import Fences
 
 
 class RowBuffer(CoalescingBuffer):
@@ -90,7 +95,7 @@ class RowBuffer(CoalescingBuffer):
             )
         write = self._checked(values)
         self.layout().refuse_incomplete(write.texts)
-        receipt = self._write_if(write.id, lambda row: write if row is None else None)
+        receipt = self._write_if(write.id, lambda row: write if row is None else None, whole=True)
         if receipt is None:
             raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
         return receipt
@@ -106,7 +111,7 @@ class RowBuffer(CoalescingBuffer):
         if callable(expected):
             is_expected = expected
         else:
-            wanted = layout.expected(expected)
+            wanted = layout.expected(as_dict(expected))
 
             def is_expected(row: Any) -> bool:
                 return layout.is_as_expected(row, wanted)
@@ -128,9 +133,9 @@ class RowBuffer(CoalescingBuffer):
     def get(self, /, **key: Any) -> Any:
         """The row as it is with all its writes; `Model.DoesNotExist` where there is none."""
         id = self._id(key)
-        row = reading.rows(self, [id]).get(id)
+        row = self._rows([id]).get(id)
         if row is None:
-            given = ", ".join(f"{name}={value!r}" for name, value in key.items())
+            given = ", ".join(f"{name}={shown(value)}" for name, value in key.items())
             missing: Any = self.model
             raise missing.DoesNotExist(f"{self.label} with {given} does not exist.")
         return row
@@ -141,7 +146,7 @@ class RowBuffer(CoalescingBuffer):
         A key of one field is its value; of several, a tuple in the order of the declaration.
         """
         ids = {key: self._id(self._key(key)) for key in keys}
-        rows = reading.rows(self, list(dict.fromkeys(ids.values())))
+        rows = self._rows(list(dict.fromkeys(ids.values())))
         return {key: rows[id] for key, id in ids.items() if id in rows}
 
     def overlay(self, queryset: models.QuerySet[Any]) -> list[Any]:
@@ -150,13 +155,20 @@ class RowBuffer(CoalescingBuffer):
         Rows that a pending write deletes are left out. Which rows there are, and their order, is
         what the database says: a row that is not stored yet is not among them.
         """
-        return reading.overlay(self, queryset)
+        return otherwise(
+            self, lambda: reading.overlay(self, queryset), lambda: list(queryset.all())
+        )
 
-    def stored(self, ids: Sequence[str]) -> dict[str, Any]:
-        return rows_by_id(self.layout(), ids)
+    def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
+        return rows_by_id(self.layout(), ids, lock=lock)
 
-    def merged(self, entry: Entry, row: Any | None) -> Any | None:
-        return self.layout().merge(entry, row)
+    def merged(self, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
+        layout = self.layout()
+        left = fences.left_of(layout.known(entry), row)
+        return layout.merge(left, row) if left else row
+
+    def row_ids(self, entry: Entry) -> Sequence[str]:
+        return [entry.id]
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         layout = self.layout()
@@ -170,13 +182,15 @@ class RowBuffer(CoalescingBuffer):
         layout, now = self.layout(), timezone.now()
         passed = all_rows(layout).filter(**{f"{self.expires}__lte": now}).order_by(self.expires)
         passed = passed.only(*(c.name for c in layout.key))
+        if is_direct():
+            passed[:size].delete()
         ids = [layout.id_of(row) for row in passed[:size]]
         removals = []
         for id, (row, guard) in reading.guarded(self, ids).items():
             ends = row and getattr(row, self.expires)
             if ends is not None and ends <= now:
                 removals.append(Write(id, {}, delete="1", guard=guard))
-        return len(self._write(removals, max_age=0)) if removals else 0
+        return len(self._buffered(removals, max_age=0)) if removals else 0
 
     aset = asynchronous(set)
     acreate = asynchronous(create)

@@ -24,7 +24,13 @@ from django.db import connections, models
 from django.db.models.fields.files import FieldFile
 from django.utils import timezone
 
-from writebehind_app.buffers.refusals import NUL_ERROR, refuse_expression, refuse_null, text_check
+from writebehind_app.buffers.refusals import (
+    NUL_ERROR,
+    refuse_expression,
+    refuse_null,
+    shown,
+    text_check,
+)
 
 Encode = Callable[[Any], str]
 Decode = Callable[[str], Any]
@@ -50,7 +56,7 @@ def _string(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
 
     def encode(value: Any) -> str:
         if type(value) is not str:
-            value = str(field.to_python(value))
+            value = str.__str__(str(field.to_python(value)))
         check(value)
         return json_string(value)
 
@@ -58,9 +64,12 @@ def _string(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
 
 
 def _text(text: str) -> str:
-    if "\\" not in text:  # as almost always: nothing is escaped
+    # As almost always, nothing is escaped.
+    if "\\" not in text and text[:1] == '"' == text[-1:] and len(text) > 1:
         return text[1:-1]
-    value: str = json.loads(text)
+    value = json.loads(text)
+    if not isinstance(value, str):
+        raise ValueError(f"{text} is no text")
     return value
 
 
@@ -90,7 +99,7 @@ def _file(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
             value = value.name or ""
         if not isinstance(value, str):
             raise ValidationError(
-                f"{value!r} is not the name of a file in the storage.", code="invalid"
+                f"{shown(value)} is not the name of a file in the storage.", code="invalid"
             )
         return encode(value)
 
@@ -129,7 +138,7 @@ def _boolean(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
                 return NULL
         return "true" if value else "false"
 
-    return encode, lambda text: text == "true"
+    return encode, {"true": True, "false": False}.__getitem__
 
 
 def _float(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
@@ -139,7 +148,13 @@ def _float(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
             raise ValidationError(f"{value} is not a number a database keeps.", code="invalid")
         return repr(value)
 
-    return encode, float
+    def decode(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError(f"{text} is not a number a database keeps")
+        return value
+
+    return encode, decode
 
 
 def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
@@ -147,7 +162,10 @@ def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
     digits, places = field.max_digits, field.decimal_places
 
     def decode(text: str) -> decimal.Decimal:
-        return decimal.Decimal(text[1:-1])
+        value = decimal.Decimal(text[1:-1])
+        if not value.is_finite():
+            raise ValueError(f"{text} is not a number a database keeps")
+        return value
 
     if digits is None or places is None:  # as many as the value has; from Django 6.1 on
         return lambda value: f'"{field.to_python(value)}"', decode
@@ -246,10 +264,10 @@ def _uuid(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
 def _binary(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
     def encode(value: Any) -> str:
         if not isinstance(value, BYTES):
-            raise ValidationError(f"{value!r} is not bytes.", code="invalid")
+            raise ValidationError(f"{shown(value)} is not bytes.", code="invalid")
         return f'"{base64.b64encode(value).decode()}"'
 
-    return encode, lambda text: base64.b64decode(text[1:-1])
+    return encode, lambda text: base64.b64decode(text[1:-1], validate=True)
 
 
 BYTES = (bytes, bytearray, memoryview)
@@ -277,7 +295,9 @@ def _json(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode, De
             )
             text.encode()
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValidationError(f"This is not JSON: {error}.", code="invalid") from None
+            raise ValidationError(
+                f"This is not JSON: {shown(error, str)}.", code="invalid"
+            ) from None
         if refuse_nul and "\\u0000" in text and _NUL_IN_JSON.search(text):
             raise ValidationError(NUL_ERROR, code="nul")
         return f"[{text}]"

@@ -18,6 +18,7 @@ from django.db import models
 from django.db.models import Count, Max, Subquery
 
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
+from writebehind_app.buffers.fallback import otherwise
 from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout, encoded, micros_of
 from writebehind_app.store import shard as store
@@ -65,7 +66,8 @@ class Window:
                 del row.__dict__[name]
         for name, entry in waiting:
             if entry.no > (applied.get(name) or 0):
-                found.append(self._instance(entry))
+                row = self.layout.merge(entry, None)
+                found += [row] if row else []  # none of one that is not to be understood
         return sorted(found, key=lambda row: getattr(row, self.time))
 
     def count(self) -> int:
@@ -85,19 +87,26 @@ class Window:
         since = micros_of(self.since) - slack if self.since else None
         until = micros_of(self.until) + slack if self.until else None
         keys = self.buffer.shard_keys()
-        for n, entries in enumerate(store.window(client(), keys, since, until)):
+
+        def in_redis() -> list[list[Entry]]:
+            return store.window(client(), keys, since, until)
+
+        found: list[list[Entry]] = otherwise(self.buffer, in_redis, list)
+        for n, entries in enumerate(found):
             for entry in entries:
                 if self._has(entry):
                     yield _name(n), entry
 
     def _has(self, entry: Entry) -> bool:
         wanted, texts = self.wanted, entry.texts
-        if any(texts.get(name, text) != text for name, text in wanted.items()):
+        if entry.broken or any(texts.get(name, text) != text for name, text in wanted.items()):
             return False
         absent = wanted.keys() - texts.keys()
         if not absent and self.time not in texts and settings.USE_TZ:
             return True  # its number is its time, by which it was found
-        row = self._instance(entry)
+        row = self.layout.merge(entry, None)
+        if row is None:  # it is not to be understood, and will not be stored
+            return False
         defaults = self.layout.texts_of(row, absent)
         at = getattr(row, self.time)
         return (
@@ -105,11 +114,6 @@ class Window:
             and not (self.since and at < self.since)
             and not (self.until and at >= self.until)
         )
-
-    def _instance(self, entry: Entry) -> models.Model:
-        row = self.layout.merge(entry, None)
-        assert row is not None  # a record is never a delete
-        return row
 
     # In the database
 

@@ -30,6 +30,7 @@ from writebehind_app.store.codec import Entry
 logger = logging.getLogger("writebehind")
 
 _CHUNK = 2000
+_LONGEST = 2000  # characters of a reason
 
 
 def bury(buffer: Buffer, shard: int, refused: Sequence[Refused]) -> list[DeadLetter]:
@@ -47,7 +48,7 @@ def bury(buffer: Buffer, shard: int, refused: Sequence[Refused]) -> list[DeadLet
             first_seen=now,
             last_seen=now,
         )
-        for entry, error in refused
+        for entry, error, _ in refused
     ]
     return letters_of(buffer).bulk_create(letters) if letters else []
 
@@ -246,9 +247,11 @@ def described(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _digest(id: str) -> str:
-    return sha1(id.encode(), usedforsecurity=False).hexdigest()
+    return sha1(id.encode(errors="backslashreplace"), usedforsecurity=False).hexdigest()
 
 
 def _reason(error: Exception) -> str:
     """In a form that each database takes."""
-    return ascii(str(error))[1:-1] if "\0" in str(error) else str(error)
+    reason = str(error)[:_LONGEST]
+    is_text = reason.encode(errors="ignore").decode() == reason  # without half of a pair
+    return reason if is_text and "\0" not in reason else ascii(reason)[1:-1]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from django.db import Error, connections
 
-from writebehind_app import conf
+from writebehind_app import conf, fences
 from writebehind_app.flush import deadletters, ledger
 from writebehind_app.flush.failures import Kind, kind
 from writebehind_app.flush.garbage import paused
@@ -33,6 +33,7 @@ from writebehind_app.flush.parents import ParentPending
 from writebehind_app.flush.writer import (
     AlreadyApplied,
     Applied,
+    Fenced,
     apply,
     check_outside_transaction,
     state_of,
@@ -138,6 +139,7 @@ def flush(
         try:
             buffer.expire(size)
             deadletters.expire(buffer)
+            fences.expire(buffer)
             ledger.expire(buffer)
         except Error as error:
             logger.exception("%s: what has expired could not be looked up", buffer)
@@ -282,10 +284,14 @@ _WHY: dict[Kind, str] = {
 
 def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
     """Apply a batch: what it is refused for is isolated, and who is in the way is waited for."""
-    isolating = False
+    isolating, held = False, None
     for attempt in range(1, _TRIES + 1):
         try:
-            return apply(buffer, number, batch, isolating=isolating)
+            return apply(buffer, number, batch, isolating=isolating, fences=held)
+        except Fenced as error:
+            held = error.fences
+            if attempt == _TRIES:
+                raise
         except AlreadyApplied as refused:
             match state_of(buffer.layout(), batch.token):
                 case "absent":  # the ledger refused it for something else

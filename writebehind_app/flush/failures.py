@@ -26,6 +26,7 @@ _OF_VALUES = (
     FieldError,
     LookupError,
     ObjectDoesNotExist,
+    RecursionError,  # of JSON that is nested too deep
     TypeError,
     ValidationError,
     ValueError,

@@ -11,10 +11,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.keyed import rows_by_id
 from writebehind_app.buffers.layout import Layout
+from writebehind_app.fences import Fences
 from writebehind_app.flush.failures import kind
 from writebehind_app.flush.parents import without_parent
 from writebehind_app.flush.rows import write
-from writebehind_app.store.codec import Entry
+from writebehind_app.store.codec import Entry, understood
 
 
 class Refused(NamedTuple):
@@ -22,14 +23,20 @@ class Refused(NamedTuple):
 
     entry: Entry
     error: Exception
+    is_readable: bool = True  # and it may be the fault of the database
 
 
 def write_isolating(
-    buffer: Buffer, entries: Sequence[Entry], *, of_rows: bool = False
+    buffer: Buffer,
+    entries: Sequence[Entry],
+    fences: Fences | None = None,
+    *,
+    of_rows: bool = False,
 ) -> tuple[int, list[Entry], list[Refused]]:
     """Write what the database takes; says how many rows, of which entries, and what it refuses.
 
-    The entries are those of a batch, or `of_rows`.
+    The entries are those of a batch, of which nothing is written that fences hold back, or
+    `of_rows`.
     """
     layout = buffer.layout()
     connection = connections[layout.using]
@@ -38,7 +45,13 @@ def write_isolating(
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # or they refuse the commit
     # In the order of the writes: a value that moves from row to row is free before it is taken.
     in_order = sorted(entries, key=lambda entry: entry.at)
-    expand = (lambda entry: [entry]) if of_rows else (lambda entry: buffer.row_entries([entry]))
+
+    def expand(found: Sequence[Entry]) -> Sequence[Entry]:
+        if of_rows:
+            return found
+        rows = buffer.row_entries(found)
+        return rows if fences is None else fences.left_of_all(rows)
+
     found, refused = _readable(layout, in_order, expand)
     refused += [Refused(*orphan) for orphan in without_parent(layout, found)]
     found = _others(found, refused)
@@ -79,21 +92,21 @@ def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> dict[str, Any] | N
 
 
 def _readable(
-    layout: Layout, entries: Sequence[Entry], expand: Callable[[Entry], Sequence[Entry]]
+    layout: Layout, entries: Sequence[Entry], expand: Callable[[Sequence[Entry]], Sequence[Entry]]
 ) -> tuple[list[Entry], list[Refused]]:
     """What the entries come to row by row, and those that are not to be understood."""
     found: list[Entry] = []
     refused: list[Refused] = []
     for entry in entries:
         try:
-            of_rows = expand(entry)
+            of_rows = expand(understood([entry], records=not layout.key))
             for of_row in of_rows:
                 layout.key_of(of_row.id)
                 layout.values(of_row)
         except Exception as error:
             if kind(error) != "row":
                 raise
-            refused.append(Refused(entry, error))
+            refused.append(Refused(entry, error, is_readable=False))
         else:
             found += of_rows
     return found, refused

@@ -23,12 +23,19 @@ from writebehind_app.steps import reach
 from writebehind_app.store.codec import Entry
 
 
-def write(layout: Layout, entries: Sequence[Entry], stored: Mapping[str, Any] | None = None) -> int:
+def write(
+    layout: Layout,
+    entries: Sequence[Entry],
+    stored: Mapping[str, Any] | None = None,
+    *,
+    over_new: bool = True,
+) -> int:
     """Write entries of rows; says how many rows were written or deleted.
 
-    `stored` are the rows as they are, where they have been read and locked already.
+    `stored` are the rows as they are, where they have been read and locked already. What says all
+    of a row goes over one that somebody else makes in this moment, if `over_new`.
     """
-    plan = make_plan(layout, entries, stored)
+    plan = make_plan(layout, entries, stored, over_new=over_new)
     if plan.delete:
         keys = [row.pk for row in plan.delete]
         all_rows(layout).filter(pk__in=keys).delete()
@@ -52,7 +59,11 @@ class Plan:
 
 
 def make_plan(
-    layout: Layout, entries: Sequence[Entry], stored: Mapping[str, Any] | None = None
+    layout: Layout,
+    entries: Sequence[Entry],
+    stored: Mapping[str, Any] | None = None,
+    *,
+    over_new: bool = True,
 ) -> Plan:
     """Merge the entries into the stored rows, which stay locked until the transaction ends. Each
     record of a log is a new row."""
@@ -60,7 +71,7 @@ def make_plan(
         rows = [layout.merge(entry, None, to_store=True) for entry in entries]
         return Plan([], [], {}, rows, [])
     upsert, partial = [], []
-    takes_whole_rows = _takes_whole_rows(layout)
+    takes_whole_rows = over_new and _takes_whole_rows(layout)
     for entry in entries:
         if takes_whole_rows and _is_whole(layout, entry):
             upsert.append(layout.merge(entry, None, to_store=True))

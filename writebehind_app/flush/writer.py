@@ -17,11 +17,13 @@ from django.utils import timezone
 from writebehind_app import conf
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.layout import Layout, moment
+from writebehind_app.fences import Fences, of_rows
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.flush.rows import write
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import reach
+from writebehind_app.store.codec import understood
 from writebehind_app.store.shard import Batch
 
 
@@ -32,6 +34,14 @@ class AlreadyApplied(Exception):
     def __init__(self, reason: IntegrityError) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Fenced(Exception):
+    """Rows of the batch were written directly."""
+
+    def __init__(self, fences: Fences) -> None:
+        super().__init__("Rows of the batch are written directly all the time.")
+        self.fences = fences
 
 
 class AllRefused(Exception):
@@ -54,10 +64,18 @@ class Applied:
     dead_letters: Sequence[DeadLetter] = ()
 
 
-def apply(buffer: Buffer, shard: int, batch: Batch, *, isolating: bool = False) -> Applied:
+def apply(
+    buffer: Buffer,
+    shard: int,
+    batch: Batch,
+    *,
+    isolating: bool = False,
+    fences: Fences | None = None,
+) -> Applied:
     """Write a batch and its token to the database, or raise and leave the database as it was.
 
-    `isolating`, what the database refuses becomes a dead letter, and the rest is written.
+    `isolating`, what the database refuses becomes a dead letter, and the rest is written. `Fenced`
+    where some of its rows were written directly: it is to be applied again with their fences.
     """
     started = time.monotonic()
     layout = buffer.layout()
@@ -68,17 +86,31 @@ def apply(buffer: Buffer, shard: int, batch: Batch, *, isolating: bool = False) 
         enter(buffer, shard, batch)
         reach("flush.token")
         if isolating:
-            rows, written, refused = write_isolating(buffer, batch.entries)
-            if not written and len(refused) >= conf.settings().POISON_LIMIT:
-                raise AllRefused(refused)
+            fences = of_rows(buffer) if fences is None else fences
+            rows, written, refused = write_isolating(buffer, batch.entries, fences)
+            ids = [entry.id for entry in written]
+            by_database = [each for each in refused if each.is_readable]
+            if not written and len(by_database) >= conf.settings().POISON_LIMIT:
+                raise AllRefused(by_database)
             deadletters.supersede(buffer, written, batch.entries, refused)
         else:
             # Always in the same order, whatever the order of the writes was.
-            entries = sorted(buffer.row_entries(batch.entries), key=lambda entry: entry.id)
+            every = buffer.row_entries(understood(batch.entries, records=not layout.key))
+            entries = sorted(every, key=lambda entry: entry.id)
+            ids = [entry.id for entry in entries]
+            if fences is not None:
+                entries = fences.left_of_all(entries)
             deadletters.supersede(buffer, entries, batch.entries)
             rows, refused = write(layout, entries), []
         letters = deadletters.bury(buffer, shard, refused)
         reach("flush.buried")
+        # By now the rows are locked: whoever writes to one directly comes before this, and has
+        # left a fence, or after the end of the transaction.
+        if fences is None:
+            if found := of_rows(buffer, ids):
+                raise Fenced(found)
+        elif not fences.are_current():
+            raise Fenced(Fences(buffer, fences.ids))
         statements, seconds = count() + 1, time.monotonic() - started
         AppliedBatch.objects.using(layout.using).filter(token=batch.token).update(
             rows=rows,
@@ -93,14 +125,15 @@ def enter(buffer: Buffer, shard: int, batch: Batch) -> None:
     """Put the token into the ledger. Whoever else does waits here for the end of this
     transaction, and then finds it there."""
     layout = buffer.layout()
-    oldest = min((entry.since for entry in batch.entries), default=0)
+    entries = [entry for entry in batch.entries if not entry.broken]
+    oldest = min((entry.since for entry in entries), default=0)
     record = AppliedBatch(
         token=batch.token,
         buffer=buffer.label,
         shard=shard,
         entries=len(batch.entries),
         oldest_at=_stored(moment(oldest)),
-        upto=None if layout.key or not batch.entries else batch.entries[-1].no,
+        upto=None if layout.key else max((entry.no for entry in entries), default=None),
         applied_at=timezone.now(),
     )
     try:

@@ -1,13 +1,30 @@
-"""How an entry looks in Redis: its head, and a JSON text for each field. A record of a log has no
-head; its number says all."""
+"""How an entry looks in Redis: its head, and for each field a JSON text with its time ahead of it.
+A record of a log has no head; its number says all.
+
+Who else can write to Redis may leave anything there. What is not to be understood is an entry too,
+a broken one: a flush puts it among the dead letters, and reads show the row without it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from writebehind_app import conf
+
 HEAD = "@"  # no field of a model can be called that
+_TIME = 16  # digits of a time
 NOTHING = ""  # stands in a record without fields, as a stream takes none without
+
+_HEAD = re.compile(r"([0-9]{1,18}) " * 4 + r"([0-9]{1,18})(?::([0-9]{1,18}))? ([01])")
+_RECORD = re.compile(r"([0-9]{1,18})-0")
+_LAST = 253_370_764_800_000_000  # the year 9999: beyond, no database and no datetime goes
+_SHOWN = 1000  # characters of a text, and texts, that a broken entry keeps of too much
+
+
+class Unreadable(ValueError):
+    """An entry is nothing that the package writes."""
 
 
 class Entry(NamedTuple):
@@ -24,6 +41,9 @@ class Entry(NamedTuple):
     keep: bool  # there is a row afterwards: the stored one or a new one, with the values in it
     relative: bool  # some texts are operations on what is stored
     texts: dict[str, str]  # by field name
+    times: dict[str, str] = {}  # when each was written, in µs; see scripts/write.lua
+    broken: str = ""  # why it is not to be understood
+    gone: int = 0  # when the stored row goes
 
 
 def entry(id: str, flat: Sequence[str]) -> Entry | None:
@@ -32,9 +52,22 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         return None
     texts = dict(zip(flat[::2], flat[1::2], strict=True))
     head = texts.pop(HEAD, None)
+    most = conf.settings().MAX_VALUE_BYTES + _SHOWN
+    for name, text in texts.items():
+        if len(text) > most:
+            return _broken(id, head, f"{name[:100]!r} has {len(text)} characters", texts)
     if head is None:
-        return _record(int(id.partition("-")[0]), texts)
-    no, writes, since, at, row, relative = head.split()
+        return _record(id, texts)
+    found = _HEAD.fullmatch(head)
+    if found is None:
+        return _broken(id, head, f"its head is {head[:_SHOWN]!r}", texts)
+    no, writes, since, at, row, born, relative = found.groups()
+    if max(int(since), int(at), int(born or 0)) >= _LAST:
+        return _broken(id, head, f"its times are those of {head!r}", texts)
+    times = {name: text[:_TIME] for name, text in texts.items()}
+    digits = "".join(times.values())
+    if texts and not (len(digits) == _TIME * len(times) and digits.isascii() and digits.isdigit()):
+        return _broken(id, head, "a text has no time", texts)
     return Entry(
         id,
         head,
@@ -42,14 +75,39 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         int(writes),
         int(since),
         int(at),
-        int(since if row in ("1", "2") else row),
+        int(born or since),
         row != "1",
         row != "2",
         relative == "1",
-        texts,
+        {name: text[_TIME:] for name, text in texts.items()},
+        times,
+        gone=int(row if born else at),
     )
 
 
-def _record(no: int, texts: dict[str, str]) -> Entry:
+def understood(entries: Sequence[Entry], *, records: bool) -> Sequence[Entry]:
+    """The entries; `Unreadable` where one of them is broken, or none of a buffer of that kind."""
+    for entry in entries:
+        why = entry.broken
+        if bool(entry.head) == records:
+            why = why or ("it is no record" if records else "it is a record")
+        if why:
+            raise Unreadable(f"The package did not write this: {why}.")
+    return entries
+
+
+def _record(id: str, texts: dict[str, str]) -> Entry:
+    found = _RECORD.fullmatch(id)
+    if found is None or int(found[1]) >= _LAST:
+        return _broken(id, None, "it has no head", texts)
+    no = int(found[1])
     texts.pop(NOTHING, None)
     return Entry(str(no), "", no, 1, no, no, no, False, True, False, texts)
+
+
+def _broken(id: str, head: str | None, why: str, texts: dict[str, str]) -> Entry:
+    some = {name[:_SHOWN]: text[:_SHOWN] for name, text in [*texts.items()][:_SHOWN]}
+    found = _HEAD.fullmatch(head or "")
+    no = int(found[1]) if found else 0  # for the receipts of writes that were spoiled
+    head = (head or "broken")[:_SHOWN]
+    return Entry(id, head, no, 1, 0, 0, 0, False, True, False, some, broken=why)

@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.store.failures import reason
 
 SCHEMES = ("redis", "rediss", "unix")
 
@@ -48,6 +49,8 @@ def _client(settings: conf.Settings, patient: bool) -> redis.Redis:
     # is for those to say who know what the command does.
     options["retry"] = Retry(NoBackoff(), 0)
     options["decode_responses"] = True
+    # What is no text was not written by this package; it must not keep the rest from being read.
+    options["encoding_errors"] = "backslashreplace"
     options.setdefault("socket_connect_timeout", settings.CONNECT_TIMEOUT)
     if patient:
         options["socket_timeout"] = settings.LEASE
@@ -92,10 +95,6 @@ def problem(where: str) -> str | None:
     return None
 
 
-class OutOfRange(Exception):
-    """An operation leaves the range of the field it names."""
-
-
 class Errors:
     """Turns what Redis and the socket raise into BufferUnavailable, in a `with`."""
 
@@ -103,10 +102,8 @@ class Errors:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, redis.ResponseError) and str(error).startswith("OVERFLOW "):
-            raise OutOfRange(str(error).removeprefix("OVERFLOW ")) from None
         if isinstance(error, redis.RedisError):
-            raise BufferUnavailable(f"Redis: {error}") from error
+            raise BufferUnavailable(f"Redis: {reason(error)}") from error
 
 
 errors = Errors()

@@ -16,6 +16,8 @@ def shard_key(prefix: str, label: str, number: int) -> str:
     {wb:app.Model:3}:e:<id>   hash    a pending entry
     {wb:app.Model:3}:flight   list    ids of the batch in flight
     {wb:app.Model:3}:f:<id>   hash    an entry in flight
+    {wb:app.Model:3}:w:*      hash    what became of the last calls of a writer; it alone may
+                                      expire, as it is nothing that is to be stored
 
     and of a log, in place of those
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -11,10 +12,17 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from writebehind_app.store.failures import is_answer
+
+Command = Sequence[str | int]
+
+_DELIVERED = ("write", "append")  # these begin with delivery.lua
+
 
 @cache
 def source(name: str) -> str:
-    return files(__package__).joinpath("scripts", f"{name}.lua").read_text()
+    text = files(__package__).joinpath("scripts", f"{name}.lua").read_text()
+    return source("delivery") + text if name in _DELIVERED else text
 
 
 @cache
@@ -25,75 +33,98 @@ def digest(name: str) -> str:
 def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
     """Run a script on one shard; Redis is sent its text only where it does not know it yet."""
     try:
-        return _call(client, "EVALSHA", digest(name), 1, key, *args)
-    except NoScriptError:
-        return _call(client, "EVAL", source(name), 1, key, *args)
+        try:
+            return _call(client, "EVALSHA", digest(name), 1, key, *args)
+        except NoScriptError:
+            return _call(client, "EVAL", source(name), 1, key, *args)
+    except redis.ResponseError as error:
+        mend(client, key, error)
+        raise
 
 
-def run_many(
-    client: redis.Redis,
-    name: str,
-    calls: Sequence[tuple[str | int, ...]],
-    *,
-    with_errors: bool = False,
-) -> list[Any]:
+def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[Any]:
     """Run a script for each `(key, *args)`, all in one round trip.
 
     SCRIPT LOAD goes ahead of them, so that Redis knows the script unless another client flushes
     it in that moment. Calls that found it missing did not run and are sent again, after the
-    others: they must not depend on each other's order. Errors of single calls are among the
-    replies if `with_errors`; otherwise the first is raised, after all were sent.
+    others: they must not depend on each other's order. The first error is raised, after all were
+    sent.
     """
     pipeline = client.pipeline(transaction=False)
     replies: dict[int, Any] = {}
     left = list(range(len(calls)))
     while left:
-        _execute(pipeline, "SCRIPT LOAD", source(name))
+        pipeline.execute_command("SCRIPT LOAD", source(name))  # type: ignore[no-untyped-call]
         for i in left:
-            _execute(pipeline, "EVALSHA", digest(name), 1, *calls[i])
+            pipeline.execute_command("EVALSHA", digest(name), 1, *calls[i])  # type: ignore[no-untyped-call]
         results = pipeline.execute(raise_on_error=False)
+        if isinstance(results[0], redis.ResponseError):  # it never comes to know the script
+            raise results[0]
         replies.update(zip(left, results[1:], strict=True))
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
-    for i in range(len(calls)):
-        if isinstance(replies[i], Exception) and not with_errors:
+    for i, call in enumerate(calls):
+        if isinstance(replies[i], Exception):
+            mend(client, str(call[0]), replies[i])
             raise replies[i]
     return [replies[i] for i in range(len(calls))]
 
 
-def run_in_order(
-    client: redis.Redis, name: str, calls: Sequence[tuple[str | int, ...]], *, size: int
-) -> list[Any]:
-    """As `run_many()` with errors, but calls with the same first two arguments run in the order
-    given."""
-    replies: list[Any] = []
-    part: dict[tuple[str | int, ...], tuple[str | int, ...]] = {}
-    for call in calls:
-        if call[:2] in part or len(part) == size:
-            replies += run_many(client, name, list(part.values()), with_errors=True)
-            part = {}
-        part[call[:2]] = call
-    if part:
-        replies += run_many(client, name, list(part.values()), with_errors=True)
-    return replies
+def mend(client: redis.Redis, key: str, error: Exception) -> None:
+    """After a script failed at what it found: somebody else has written to the shard, and the
+    next call shall not fail for the same reason."""
+    if type(error) is redis.ResponseError and "user_script" in str(error):
+        with suppress(redis.RedisError):
+            _call(client, "EVAL", source("mend"), 1, key)
 
 
-def _execute(client: redis.Redis, *args: str | int) -> Any:
-    return client.execute_command(*args)  # type: ignore[no-untyped-call]
+def exchange(
+    client: redis.Redis,
+    commands: Sequence[Command],
+    *,
+    timeout: float | None = None,
+    patience: float = 0,
+) -> tuple[list[Any], Exception | None]:
+    """The replies to commands that are sent together, errors among them; and what kept the rest
+    from coming. Raises what kept all from being sent.
 
-
-def _call(client: redis.Redis, *args: str | int) -> Any:
-    """One command without what the client adds to it: retries, of which there must be none, and
-    metrics. On the way of every write it takes a tenth of the time."""
+    It is one round trip without what the client adds to it: retries, of which there must be none,
+    and metrics. On the way of every write that takes a tenth of the time. Other than by the
+    client's `timeout` an answer may take that long, and the last of them, so much longer.
+    """
     pool = client.connection_pool
-    connection = pool.get_connection()
+    connection: Any = pool.get_connection()
+    replies: list[Any] = []
     try:
-        connection.send_command(*args)  # type: ignore[no-untyped-call]
-        return connection.read_response()
-    except redis.ResponseError:
-        raise
+        usual = connection.socket_timeout
+        if timeout is not None:
+            connection._sock.settimeout(timeout)
+        connection.send_packed_command(connection.pack_commands(commands))
+        for left in range(len(commands), 0, -1):
+            if patience and left == 1:
+                connection._sock.settimeout((timeout or usual or 0) + patience)
+            try:
+                replies.append(connection.read_response(disconnect_on_error=False))
+            except redis.RedisError as error:
+                if not is_answer(error):
+                    raise
+                replies.append(error)
+        if timeout is not None or patience:
+            connection._sock.settimeout(usual)
+    except redis.RedisError as error:
+        connection.disconnect()
+        return replies, error
     except BaseException:
-        # An answer may be on its way still.
-        connection.disconnect()  # type: ignore[no-untyped-call]
+        connection.disconnect()  # an answer may be on its way still
         raise
     finally:
         pool.release(connection)
+    return replies, None
+
+
+def _call(client: redis.Redis, *args: str | int) -> Any:
+    replies, error = exchange(client, [args])
+    if error:
+        raise error
+    if isinstance(replies[0], Exception):
+        raise replies[0]
+    return replies[0]

@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 import redis
 
-from writebehind_app.store import codec, lua
+from writebehind_app.store import codec, delivery, lua
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
+from writebehind_app.store.delivery import Limit
 
 Where = Literal["pending", "in_flight", "gone", "discarded", "lost"]
 
@@ -131,7 +132,8 @@ class Shard:
             lease: Any
             token, lease = self.client.hmget(self.key, ["token", "lease"])
             seconds, micros = self.client.time()
-        is_idle = token and int(lease) <= seconds * 1_000_000 + micros
+        ends = int(lease) if str(lease).isdecimal() else 0
+        is_idle = token and ends <= seconds * 1_000_000 + micros
         return str(token) if is_idle else ""
 
     def revoke(self, token: str) -> str:
@@ -210,6 +212,7 @@ def append(
     max_age: float,
     quiet: float,
     unique: int,
+    limit: Limit | None = None,
 ) -> int | Moved | Taken:
     """Append all or none; the number of the first, which the others follow.
 
@@ -220,14 +223,14 @@ def append(
     for id, time, texts in records:
         parts = [part for pair in texts.items() for part in pair] or [codec.NOTHING, ""]
         args += [id, "" if time is None else time, len(parts), *parts]
-    with errors:
-        reply = lua.run(client, "append", key, *args)
-    match reply:
+    match delivery.deliver(client, "append", [(key, *args)], limit)[0]:
+        case Exception() as error:
+            raise error
         case ["moved", now]:
             return Moved(now)
         case ["taken", n]:
             return Taken(n - 1)
-        case [_, first]:
+        case [first]:
             number: int = first
             return number
     raise AssertionError("unreachable")

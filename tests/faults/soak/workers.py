@@ -19,7 +19,7 @@ from django.core.management import call_command
 from tests.faults.soak.facts import Effect, Facts, Journal, Outcome
 from tests.models import Counter, Line, Note, Owner
 from writebehind_app import Add, steps
-from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
+from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WriteUncertain
 from writebehind_app.store.connection import client
 
 OUTAGES = (BufferUnavailable, db.Error)
@@ -93,7 +93,7 @@ class Writer:
         self.journal.begin(effects)
         try:
             call()
-        except BufferUnavailable:
+        except (BufferUnavailable, WriteUncertain):
             outcome = "unsure"
         except db.Error:  # met before anything was sent
             outcome = "refused"

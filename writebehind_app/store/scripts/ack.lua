@@ -11,18 +11,18 @@ local function place(id) -- as in append.lua
   return shard .. ':taken:' .. string.sub(digest, 1, 3), string.sub(digest, 4, 24)
 end
 
-local state = redis.call('HMGET', shard, 'token', 'to', 'unique')
+local state = redis.call('HMGET', shard, 'token', 'to', 'unique', 'no')
 if state[1] ~= ARGV[1] then
   return 0
 end
-local flushed
+local flushed = 0
 if state[2] then
   local log, times = shard .. ':log', shard .. ':times'
   local records = redis.call('XRANGE', log, '-', state[2])
   for _, record in ipairs(records) do
     local no, texts = string.match(record[1], '%d+'), {}
     redis.call('ZREM', times, no)
-    for i = 1, tonumber(state[3]) do
+    for i = 1, math.min(tonumber(state[3]) or 0, #record[2] / 2) do
       texts[i] = record[2][2 * i]
     end
     local hash, field = place(table.concat(texts, ',')) -- the row is what takes the id from now on
@@ -30,11 +30,17 @@ if state[2] then
       redis.call('HDEL', hash, field)
     end
   end
-  redis.call('XTRIM', log, 'MINID', state[2] .. '-1')
+  local last = string.match(state[2], '%d+') .. '-18446744073709551615'
+  redis.call('XTRIM', log, 'MINID', last)
+  redis.call('XDEL', log, last)
+  if tonumber(state[2]) > (tonumber(state[4]) or 0) and redis.call('XLEN', log) == 0 then
+    redis.call('DEL', log) -- no append could follow a number that none of them gave
+  end
   flushed = #records
-else
-  local flight = shard .. ':flight'
-  local ids = redis.call('LRANGE', flight, 0, -1)
+end
+local flight = shard .. ':flight'
+local ids = redis.call('LRANGE', flight, 0, -1)
+if ids[1] then
   local entries = {}
   for i, id in ipairs(ids) do
     entries[i] = shard .. ':f:' .. id
@@ -43,7 +49,7 @@ else
     redis.call('UNLINK', unpack(entries, i, math.min(i + 999, #entries)))
   end
   redis.call('DEL', flight)
-  flushed = #ids
+  flushed = flushed + #ids
 end
 redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error', 'to', 'flying')
 redis.call('HINCRBY', shard, 'moves', 1)

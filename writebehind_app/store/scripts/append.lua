@@ -1,18 +1,18 @@
 -- Appends records to a log: all of them, or none.
 --
 -- KEYS[1]  the shard
--- ARGV     what the shard must look like or '', max_age µs, quiet µs, how many fields make up a
---          unique id, then for each record: its unique id or '', its time in µs or '' where it is
---          the time of the append, how many names and texts there are, name, text, name, text, ...
--- Returns  {'appended', number of the first}, which the others follow
---          {'moved', what the shard looks like}  records have left it: some may be stored by now
---          {'taken', n}                          the nth has the unique id of a pending record
+-- ARGV     as in delivery.lua; then what the shard must look like or '', max_age µs, quiet µs, how
+--          many fields make up a unique id, then for each record: its unique id or '', its time in
+--          µs or '' where it is the time of the append, how many names and texts there are, name,
+--          text, name, text, ...
+-- Returns  as delivery.lua: the number of the first, which the others follow; or
+--          'moved', what the shard looks like  records have left it: some may be stored by now
+--          'taken', n                          the nth has the unique id of a pending record
 --
 -- A record is an entry of the stream ':log', whose id is '<number>-0'. The unique fields come
 -- first, so that a record's unique id can be told from it. Which ids are in use is kept by their
 -- digests, in many small hashes: small ones take a third of the memory.
 
-local shard = KEYS[1]
 local log, times = shard .. ':log', shard .. ':times'
 
 -- The hash, and the field of it, that hold the number of the record with a unique id.
@@ -22,26 +22,31 @@ local function place(id)
 end
 
 local state = redis.call('HMGET', shard, 'first', 'moves', 'no')
-local guard = (state[1] or '0') .. ' ' .. (state[2] or '0')
-if ARGV[1] ~= '' and ARGV[1] ~= guard then
-  return {'moved', guard}
+local function number(text)
+  return text and string.match(text, '^%d+$') or '0'
+end
+local guard = number(state[1]) .. ' ' .. number(state[2])
+if ARGV[2] ~= '' and ARGV[2] ~= guard then
+  return refused('moved', guard)
 end
 
-local records, i = {}, 5 -- where in ARGV each record begins
+local records, i = {}, 6 -- where in ARGV each record begins
 while i <= #ARGV do
   records[#records + 1] = i
   if ARGV[i] ~= '' and redis.call('HEXISTS', place(ARGV[i])) == 1 then
-    return {'taken', #records}
+    return refused('taken', #records)
   end
   i = i + 3 + ARGV[i + 2]
 end
+if is_full(redis.call('XLEN', log), #records) then
+  return refused('full')
+end
 
 -- A number is the time of the append in µs, or the next one that is free. 'first' as in write.lua.
-local time = redis.call('TIME')
-local no = math.max(time[1] * 1000000 + time[2], tonumber(state[3] or 0) + 1)
+local no = math.max(tonumber(now), tonumber(state[3] or 0) + 1)
 redis.call('HSETNX', shard, 'first', no - 1)
-redis.call('HSET', shard, 'no', no + #records - 1, 'max_age', ARGV[2], 'quiet', ARGV[3],
-  'unique', ARGV[4])
+redis.call('HSET', shard, 'no', no + #records - 1, 'max_age', ARGV[3], 'quiet', ARGV[4],
+  'unique', ARGV[5])
 for n, at in ipairs(records) do
   local id = string.format('%.0f', no + n - 1)
   redis.call('XADD', log, id .. '-0', unpack(ARGV, at + 3, at + 2 + ARGV[at + 2]))
@@ -54,4 +59,4 @@ for n, at in ipairs(records) do
   end
 end
 redis.call('HINCRBY', shard, 'accepted', #records)
-return {'appended', no}
+return done(string.format('%.0f', no))

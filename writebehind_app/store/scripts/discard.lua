@@ -37,7 +37,7 @@ local function discard_record(record)
   local no, texts = string.match(record[1], '%d+'), {}
   redis.call('XDEL', log, record[1])
   redis.call('ZREM', times, no)
-  for i = 1, tonumber(state[3]) do
+  for i = 1, math.min(tonumber(state[3]) or 0, #record[2] / 2) do
     texts[i] = record[2][2 * i]
   end
   local hash, field = place(table.concat(texts, ','))
@@ -72,10 +72,9 @@ if all then
 end
 
 local function discard(entry)
-  local head = redis.call('HGET', entry, '@')
-  if head then
-    redis.call('UNLINK', entry)
-    discarded(string.match(head, '%d+'))
+  local head = redis.pcall('HGET', entry, '@')
+  if redis.call('UNLINK', entry) == 1 then -- whatever is there
+    discarded(type(head) == 'string' and string.match(head, '^%d+') or '0')
   end
 end
 

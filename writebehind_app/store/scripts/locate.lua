@@ -7,13 +7,13 @@
 
 local shard, id, no = KEYS[1], ARGV[1], ARGV[2]
 local function is_at(entry)
-  local head = redis.call('HGET', entry, '@')
-  return head and string.match(head, '%d+') == no
+  local head = redis.pcall('HGET', entry, '@')
+  return type(head) == 'string' and string.match(head, '%d+') == no
 end
 
 if id == '' and redis.call('XRANGE', shard .. ':log', no, no)[1] then
   local to = redis.call('HGET', shard, 'to')
-  return to and tonumber(no) <= tonumber(to) and 'in_flight' or 'pending'
+  return to and tonumber(no) <= (tonumber(to) or 0) and 'in_flight' or 'pending'
 end
 if is_at(shard .. ':e:' .. id) then
   return 'pending'
@@ -25,8 +25,9 @@ if redis.call('ZSCORE', shard .. ':discarded', no) then
   return 'discarded'
 end
 local state = redis.call('HMGET', shard, 'first', 'no', 'forgot')
-if not state[1] or tonumber(no) <= tonumber(state[1]) or tonumber(no) > tonumber(state[2])
-  or tonumber(no) <= tonumber(state[3] or 0) then
+local first, last = tonumber(state[1]), tonumber(state[2])
+if not first or not last or tonumber(no) <= first or tonumber(no) > last
+  or tonumber(no) <= (tonumber(state[3]) or 0) then
   return 'lost'
 end
 return 'gone'

@@ -8,16 +8,20 @@
 local shard, limit = KEYS[1], tonumber(ARGV[1])
 local flight = redis.call('LRANGE', shard .. ':flight', 0, limit - 1)
 local state = redis.call('HMGET', shard, 'attempts', 'flying')
-local reply = {tonumber(state[1] or 0), math.min(tonumber(state[2] or #flight), limit)}
+local reply = {tonumber(state[1]) or 0, math.min(tonumber(state[2]) or #flight, limit)}
+local function texts_of(entry)
+  local texts = redis.pcall('HGETALL', entry)
+  return texts.err and {'@', 'no hash'} or texts -- as in claim.lua
+end
 for _, record in ipairs(redis.call('XRANGE', shard .. ':log', '-', '+', 'COUNT', limit)) do
   reply[#reply + 1] = record
 end
 for _, id in ipairs(flight) do
-  reply[#reply + 1] = {id, redis.call('HGETALL', shard .. ':f:' .. id)}
+  reply[#reply + 1] = {id, texts_of(shard .. ':f:' .. id)}
 end
 if #flight < limit then
   for _, id in ipairs(redis.call('ZRANGE', shard .. ':due', 0, limit - #flight - 1)) do
-    reply[#reply + 1] = {id, redis.call('HGETALL', shard .. ':e:' .. id)}
+    reply[#reply + 1] = {id, texts_of(shard .. ':e:' .. id)}
   end
 end
 return reply

@@ -6,9 +6,16 @@
 
 local shard = KEYS[1]
 local state = redis.call('HMGET', shard, 'moves', 'token', 'attempts')
-local reply = {tonumber(state[1] or 0), state[2] or '', tonumber(state[3] or 0)}
+local function number(text) -- as in write.lua
+  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) or 0
+end
+local reply = {number(state[1]), state[2] or '', number(state[3])}
+local function texts_of(entry)
+  local texts = redis.pcall('HGETALL', entry)
+  return texts.err and {'@', 'no hash'} or texts -- as in claim.lua
+end
 for _, id in ipairs(ARGV) do
-  reply[#reply + 1] = redis.call('HGETALL', shard .. ':e:' .. id)
-  reply[#reply + 1] = state[2] and redis.call('HGETALL', shard .. ':f:' .. id) or {}
+  reply[#reply + 1] = texts_of(shard .. ':e:' .. id)
+  reply[#reply + 1] = state[2] and texts_of(shard .. ':f:' .. id) or {}
 end
 return reply

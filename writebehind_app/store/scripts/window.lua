@@ -17,6 +17,11 @@ else
     numbers[i - 5] = ARGV[i]
   end
 end
+for i = #numbers, 1, -1 do
+  if not string.find(numbers[i], '^%d+$') or #numbers[i] > 18 then -- somebody else's
+    table.remove(numbers, i)
+  end
+end
 
 local records, bytes = {}, 0
 local function is_full()

@@ -1,21 +1,21 @@
 -- Takes one write of one row, or of one entity, into its pending entry.
 --
 -- KEYS[1]  the shard
--- ARGV     id, max_age µs, quiet µs, '1' for a delete or '', what the row must look like or '',
---          then name, text, name, text, ...
--- Returns  the number of the entry that now holds the write, or 0 where the row looks different;
---          an error 'OVERFLOW name' where an operation leaves the range of its field
+-- ARGV     as in delivery.lua; then id, max_age µs, quiet µs, '1' for a delete or '', what the row
+--          must look like or '', then name, text, name, text, ...
+-- Returns  as delivery.lua: the number of the entry that now holds the write, or 0 where the row
+--          looks different; 'overflow', name where an operation leaves the range of its field
 --
 -- The pending entry is a hash. Its field '@' is 'no writes since at row relative': the number that
 -- names the entry within the shard, how many writes are in it, the times of the first and the last
--- of them, what becomes of the row (1, it stays, or comes to be; 2, it goes; or a time: it goes, and
--- at that time a new one came), and whether there are operations whose outcome depends on the stored row.
+-- of them, what becomes of the row (1, it stays, or comes to be; 2, it goes; or two times, of which
+-- one is when it goes and the other when a new one came), and whether there are operations whose outcome depends on the stored row.
 --
 -- Every other name is a field of the row, or '&field:"key"' for a key of a JSON object that is
 -- merged into a field. A text is JSON, or an operation: '+', '>' (not below) or '<' (not above),
 -- then the kind '#' and 'amount,places,least,most' for whole numbers and decimals, the same with
 -- '$' for a number within JSON, or the kind '~' (compared as text) or '%' (as a float) and the
--- amount.
+-- amount. An operation may end in ';' and a time: what is pending and older is void.
 --
 -- Of an entity, a name is a meta key in JSON, '"key"', and stands for a row of its own. The text '!'
 -- deletes that row; a text after it is kept with '!' before it. '@"key"' is when the row came to be,
@@ -25,10 +25,14 @@
 -- kept, as '#add,low,high,null,places' or '~low,high,null': add first, then keep within the
 -- bounds; `null` is the outcome where the stored value is NULL, or no number of JSON. Every sequence
 -- of operations comes to such a form.
+--
+-- In the entry, 16 digits go ahead of each text: the time in µs at which the field was set, or, of
+-- an operation that is kept, of the last one. By it a flusher tells what is older than a write that
+-- went around Redis.
 
-local shard, id = KEYS[1], ARGV[1]
-local entry, due = shard .. ':e:' .. id, shard .. ':due'
-local max_age, quiet = tonumber(ARGV[2]), tonumber(ARGV[3])
+local id, due = ARGV[2], shard .. ':due'
+local entry = shard .. ':e:' .. id
+local max_age, quiet = tonumber(ARGV[3]), tonumber(ARGV[4])
 
 -- Whole numbers of any length, as text: a Lua number is exact up to 15 digits only.
 
@@ -194,50 +198,80 @@ end
 
 -- The write
 
-local pending = redis.call('HGET', entry, '@')
-if ARGV[5] ~= '' and ARGV[5] ~= (pending or 'moves ' .. (redis.call('HGET', shard, 'moves') or '0')) then
-  return 0
+local pending = redis.pcall('HGET', entry, '@')
+local no, writes, since, at, row, relative
+if type(pending) == 'string' then
+  no, writes, since, at, row, relative =
+    string.match(pending, '^(%d+) (%d+) (%d+) (%d+) ([%d:]+) ([01])$')
+end
+if not no and redis.call('EXISTS', entry) == 1 then
+  -- Somebody else wrote it. A flush will find it under an id that no row has.
+  local aside = 'planted ' .. now .. ' ' .. id
+  redis.call('RENAME', entry, shard .. ':e:' .. aside)
+  redis.call('ZADD', due, now, aside)
+  pending = false
+end
+local function moves()
+  local text = redis.call('HGET', shard, 'moves')
+  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) or 0
+end
+if ARGV[6] ~= '' and ARGV[6] ~= (pending or string.format('moves %.0f', moves())) then
+  return refused(0)
 end
 
-local time = redis.call('TIME')
-local now = time[1] .. string.sub('00000' .. time[2], -6)
-local no, writes, since, row, relative
-if pending then
-  no, writes, since, row, relative = string.match(pending, '(%d+) (%d+) (%d+) %d+ (%d+) (%d)')
-else
+if not pending then
+  if is_full(redis.call('ZCARD', due) + redis.call('LLEN', shard .. ':flight'), 1) then
+    return refused('full')
+  end
   writes, since, row, relative = 0, now, '1', '0'
 end
 
 local fields, replaced = {}, {}
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   local name, text = ARGV[i], ARGV[i + 1]
   local sign, first = string.byte(name), string.byte(text)
   local is_operation = first == 43 or first == 60 or first == 62 -- + < >
   local is_key = sign == 34 -- "
-  local old, gone = nil, ''
+  local old, gone, at = nil, '', now
   if pending and row ~= '2' and (is_operation or is_key or text == '^') then
     old = redis.call('HGET', entry, name) or nil
-    if old and is_key and string.byte(old) == 33 then -- !
-      gone, old = '!', #old > 1 and string.sub(old, 2) or nil
+    if old then
+      at, old = string.sub(old, 1, 16), string.sub(old, 17)
+      if is_key and string.byte(old) == 33 then -- !
+        gone, old = '!', #old > 1 and string.sub(old, 2) or nil
+      end
+    end
+  end
+  local void_before = is_operation and string.match(text, ';(%d+)$')
+  if void_before then
+    text = string.sub(text, 1, -#void_before - 2)
+    if at < void_before then
+      old, gone = nil, ''
     end
   end
   if text == '^' then
-    text = (old and string.match(old, '^%d+') or now) .. ' ' .. now
+    text, at = (old and string.match(old, '^%d+') or now) .. ' ' .. now, now
   elseif is_operation then
     if relative == '1' and redis.call('HEXISTS', entry, '&' .. name .. ':') == 1 then
       old, replaced['&' .. name .. ':'] = '[{}]', true -- an object, whatever is merged into it
     end
+    if not old or string.find(old, '^[#$~%%]') then
+      at = now -- else the outcome stands and falls with the value
+    end
     text = operated(text, old)
     relative = '1'
     if overflow then
-      return redis.error_reply('OVERFLOW ' .. name)
+      return refused('overflow', name)
     end
-  elseif sign == 38 then -- &
-    relative = '1'
-  elseif relative == '1' then
-    replaced['&' .. name .. ':'] = true
+  else
+    at = now
+    if sign == 38 then -- &
+      relative = '1'
+    elseif relative == '1' then
+      replaced['&' .. name .. ':'] = true
+    end
   end
-  fields[#fields + 1], fields[#fields + 2] = name, text == '!' and text or gone .. text
+  fields[#fields + 1], fields[#fields + 2] = name, at .. (text == '!' and text or gone .. text)
 end
 
 -- Nothing was changed before this line, and nothing fails after it.
@@ -250,12 +284,12 @@ if not pending then
   end
   no = string.format('%.0f', redis.call('HINCRBY', shard, 'no', 1))
 end
-if ARGV[4] == '1' then
+if ARGV[5] == '1' then
   -- Nothing that was written before a delete matters after it.
   redis.call('DEL', entry)
   row, relative = '2', '0'
 elseif row == '2' then
-  row = now
+  row = at .. ':' .. now
 end
 if next(replaced) then
   for _, name in ipairs(redis.call('HKEYS', entry)) do
@@ -272,8 +306,8 @@ end
 
 if quiet > 0 then
   redis.call('ZADD', due, math.min(tonumber(since) + max_age, tonumber(now) + quiet), id)
-elseif not pending then
-  redis.call('ZADD', due, tonumber(now) + max_age, id)
+else
+  redis.call('ZADD', due, 'NX', tonumber(now) + max_age, id)
 end
 redis.call('HINCRBY', shard, 'accepted', 1)
-return tonumber(no)
+return done(no)

@@ -1,0 +1,246 @@
+"""What somebody who can write to Redis leaves there.
+
+Entries are planted by spoiling what a buffer wrote itself, so that nothing here knows how a good
+one looks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from writebehind_app.buffers.base import Buffer
+
+DEEP = 20_000
+TIME = 16  # digits ahead of a text
+
+# None of these is the text of a value of any field, nor an operation.
+GARBAGE = [
+    b"",
+    b" ",
+    b"{",
+    b"[",
+    b'"',
+    b"]",
+    b"\xff\xfe",
+    b'"\xc3\x28"',
+    b"\x00",
+    b"nonsense",
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"9" * 5000,
+    b"[" * DEEP + b"]" * DEEP,
+    b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    b"@",
+    b"!!",
+    b"&",
+    b"^",
+    b"#",
+    b"#1",
+    b"#,,,,",
+    b"#a,b,c,d,e",
+    b"#1,2,3,4,5,6,7",
+    b"#" + b"9" * 5000 + b",,,0,",
+    b"$1e999,,,,",
+    b"$[],[],[],[],",
+    b"~,,",
+    b"~x,y,z",
+    b"%nan,nan,nan",
+    b"+#1,,0,9",
+    b">",
+    b"<~",
+    b"__import__('os').abort()",
+    b"cos\nsystem\n(S'true'\ntR.",  # a pickle
+]
+
+HEADS = [
+    b"",
+    b" ",
+    b"1",
+    b"1 2 3",
+    b"1 2 3 4 5 6 7 8 9",
+    b"a b c d e f",
+    b"-1 1 1 1 1 0",
+    b"1 -1 1 1 1 0",
+    b"1 1 1 1 1 7",
+    b"1 1 1 1 x 0",
+    b"1e9 1 1 1 1 0",
+    b"nan 1 1 1 1 0",
+    b"1 1 999999999999999999 1 1 0",
+    b"1 1 1 999999999999999999 1 0",
+    b"1 1 1 1 999999999999999999 0",
+    b"9" * 30 + b" 1 1 1 1 0",
+    b"1 " + b"9" * 400 + b" 1 1 1 0",
+    b"\xff 1 1 1 1 0",
+    "\N{ARABIC-INDIC DIGIT ONE} 1 1 1 1 0".encode(),
+    b"1 1 1 1 1 0 ",
+    b"1\n1 1 1 1 0",
+]
+
+NAMES = [
+    b"",
+    b"&",
+    b"&a",
+    b"&a:",
+    b"&a:x",
+    b'&:"x"',
+    b'&no:"x"',
+    b"@@",
+    b'@"',
+    b"no such field",
+    b"id",
+    b"pk",
+    b"__class__",
+    b"\xff",
+    b"\x00",
+    b'"',
+    b'"a',
+    b"[" * DEEP,
+    b"9" * 5000,
+    b"5",
+    b"null",
+    b"x" * 5000,
+]
+
+IDS = [
+    b"",
+    b" ",
+    b"x",
+    b"{",
+    b"[1]",
+    b'{"a": 1}',
+    b'"a',
+    b"null,null,null,null",
+    b"1,,2",
+    b",",
+    b"1e999",
+    b"NaN",
+    b"9" * 5000,
+    b"9" * 25,
+    b"[" * DEEP,
+    b"\xff",
+    b"\x00",
+    b'"\xff","\xff"',
+    b"../../etc/passwd",
+    b":e:1",
+    b"}:due",
+]
+
+
+def integers(rng: random.Random) -> bytes:
+    return str(rng.choice([-1, 0, 1, 2**63, -(2**64), rng.randrange(10**20)])).encode()
+
+
+def bytes_of(rng: random.Random) -> bytes:
+    """Anything; it begins so that it is no value."""
+    return b"\\" + rng.randbytes(rng.randrange(30))
+
+
+def put_other_type(client: redis.Redis, key: bytes, rng: random.Random) -> None:
+    client.delete(key)
+    match rng.randrange(5):
+        case 0:
+            client.set(key, rng.choice(GARBAGE) or b"x")
+        case 1:
+            client.rpush(key, b"x", b"\xff")
+        case 2:
+            client.sadd(key, b"x")
+        case 3:
+            client.zadd(key, {b"x": 1})
+        case 4:
+            client.xadd(key, {b"x": b"y"})
+
+
+def entry_keys(client: redis.Redis, buffer: Buffer, id: str) -> tuple[bytes, bytes]:
+    """The keys of the shard and of a pending entry."""
+    shard = buffer.shard_key_of(id).encode()
+    key = shard + b":e:" + id.encode()
+    assert client.exists(key)
+    return shard, key
+
+
+# Each spoils the pending entry of an id; returns the id that it has then.
+Spoil = Callable[[redis.Redis, Buffer, str, random.Random], bytes]
+
+
+def spoil_head(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
+    _, key = entry_keys(client, buffer, id)
+    if rng.random() < 0.2:
+        client.hdel(key, "@")
+    else:
+        client.hset(key, "@", rng.choice([*HEADS, bytes_of(rng)]))
+    return id.encode()
+
+
+def spoil_text(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
+    _, key = entry_keys(client, buffer, id)
+    names: Any = client.hkeys(key)
+    name = rng.choice([name for name in names if name != b"@" and not name.startswith(b"&")])
+    spoil_one(client, key, name, rng)
+    return id.encode()
+
+
+def spoil_one(client: redis.Redis, key: bytes, name: bytes, rng: random.Random) -> None:
+    """In place of a text, or only of what follows its time."""
+    before: Any = client.hget(key, name)
+    kept = before[:TIME] if rng.random() < 0.8 else b""
+    client.hset(key, name, kept + rng.choice([*GARBAGE, bytes_of(rng)]))
+
+
+def spoil_name(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
+    _, key = entry_keys(client, buffer, id)
+    text = rng.choice([b"", b"1" * TIME]) + rng.choice([b"1", b'"x"', b"[1]", b""])
+    client.hset(key, rng.choice([*NAMES, bytes_of(rng)]), text)
+    return id.encode()
+
+
+def spoil_type(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
+    _, key = entry_keys(client, buffer, id)
+    put_other_type(client, key, rng)
+    return id.encode()
+
+
+def spoil_id(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
+    shard, key = entry_keys(client, buffer, id)
+    other = rng.choice([*IDS, bytes_of(rng)])
+    client.rename(key, shard + b":e:" + other)
+    client.zrem(shard + b":due", id)
+    score = rng.choice(["-inf", "+inf", 0, 1, 10**15, 1e300])
+    client.zadd(shard + b":due", {other: score})
+    return other
+
+
+SPOILS: list[Spoil] = [spoil_head, spoil_text, spoil_name, spoil_type, spoil_id]
+
+STATE_KEYS = ["", ":due", ":flight", ":log", ":times", ":discarded", ":taken:000", ":taken:fff"]
+STATE_FIELDS = [
+    *("no", "first", "forgot", "moves", "batches", "accepted", "flushed", "discarded", "lease"),
+    *("attempts", "retry_at", "flying", "max_age", "quiet", "unique", "to", "token", "error"),
+]
+STATE_VALUES = [
+    *(b"", b"x", b"-1", b"0", b"1", b"1.5", b"nan", b"inf", b"-inf", b"1e300", b"\xff\x00"),
+    *(b"9" * 16, b"9" * 19, b"9" * 30, b"9" * 5000, b"0" * 16, b"-" + b"9" * 18, b"1e15"),
+]
+
+
+def spoil_state(client: redis.Redis, shard: bytes, rng: random.Random) -> Any:
+    """Spoils what a shard keeps next to its entries; says how."""
+    match rng.randrange(5):
+        case 0:
+            put_other_type(client, key := shard + rng.choice(STATE_KEYS).encode(), rng)
+            return key, client.type(key)
+        case 1:
+            if client.type(shard + b":due") in (b"zset", b"none"):
+                client.zadd(shard + b":due", {rng.choice([*IDS, bytes_of(rng)]): rng.random()})
+        case 2:
+            if client.type(shard + b":flight") in (b"list", b"none"):
+                client.rpush(shard + b":flight", rng.choice([*IDS, bytes_of(rng)]))
+        case _:
+            name, value = rng.choice(STATE_FIELDS), rng.choice(STATE_VALUES)
+            if client.type(shard) in (b"hash", b"none"):
+                client.hset(shard, name, value)
+            return shard, name, value

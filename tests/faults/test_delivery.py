@@ -1,0 +1,192 @@
+"""Whatever happens to a call on its way, it is carried out once, or the caller knows."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.models import Item, Line, Note, Owner, Visit
+from writebehind_app import Add
+from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
+from writebehind_app.store import clock, lua
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+pytestmark = on_sqlite
+
+# Calls that must not be carried out twice, and how to see how often they were.
+CALLS = {
+    "set": (
+        lambda: Item.buffered.set(number=1, a=Add(1)),
+        lambda: Item.buffered.get(number=1).a,
+    ),
+    "set_many": (
+        lambda: Item.buffered.set_many({"number": n % 7, "a": Add(1)} for n in range(35)),
+        lambda: sum(row.a for row in Item.buffered.get_many(range(7)).values()) / 35,
+    ),
+    "create": (
+        lambda: Item.buffered.create(number=2, a=1),
+        lambda: Item.buffered.get(number=2).a,
+    ),
+    "set_if": (
+        lambda: Item.buffered.set_if(lambda row: True, number=3, a=Add(1)),
+        lambda: Item.buffered.get(number=3).a,
+    ),
+    "append": (
+        lambda: Line.buffered.append(text="x"),
+        lambda: len(Line.buffered.window()),
+    ),
+    "unique append": (
+        lambda: Visit.buffered.append(event=1, email="a"),
+        lambda: len(Visit.buffered.window()),
+    ),
+    "metadata": (
+        lambda: Note.buffered.of(page="p", owner=1).update(n=Add(1)),
+        lambda: Note.buffered.of(page="p", owner=1)["n"],
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def stored(database):
+    Owner.objects.create(pk=1)
+    Item.objects.create(number=3)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fault", ["lose the reply", "cut", "keep"])
+def test_a_connection_breaks(call, fault, proxy, redis_server):
+    """SCENARIOS 33: the call is sent again, and is carried out once, in whatever order it comes."""
+    run, times = CALLS[call]
+    proxy.faults = [fault]
+    assert run()
+    assert proxy.met == 1
+    assert times() == 1
+    assert proxy.deliver() == (fault == "keep")
+    assert times() == 1
+
+
+@pytest.mark.parametrize("passed", [10, 100, 300])
+def test_a_connection_breaks_amid_the_replies(passed, proxy, redis_server):
+    """SCENARIOS 33: those that were answered are not sent again, the others are."""
+    proxy.faults, proxy.passed = ["lose the reply"], passed
+    rows = [{"number": n, "a": Add(1)} for n in range(50)]
+    assert len(Item.buffered.set_many(rows)) == 50
+    assert proxy.met == 1
+    assert {row.a for row in Item.buffered.get_many(range(50)).values()} == {1}
+
+
+def test_no_answer_in_time(proxy, configure):
+    """The call costs one SOCKET_TIMEOUT, and is not carried out once its caller has given up."""
+    configure(SOCKET_TIMEOUT=0.2)
+    Item.buffered.set(number=1, a=1)
+    proxy.freeze()
+    started = time.monotonic()
+    with pytest.raises(WriteUncertain) as caught:
+        Item.buffered.set(number=1, a=Add(1))
+    assert time.monotonic() - started < 0.5
+    while clock.now() <= caught.value.until:
+        time.sleep(0.01)
+    connections = proxy.connections
+    proxy.thaw()
+    configure(SOCKET_TIMEOUT=1)
+    assert Item.buffered.get(number=1).a == 1
+    assert proxy.connections == connections + 1  # nothing was sent again
+
+
+def test_two_connections_break(proxy):
+    """Nobody knows, and the caller is told."""
+    Item.buffered.set(number=1, a=1)
+    proxy.faults = ["cut", "cut"]
+    with pytest.raises(WriteUncertain, match="it was taken once, or not at all"):
+        Item.buffered.set(number=1, a=Add(1))
+    assert Item.buffered.get(number=1).a == 1
+    proxy.faults = ["cut", "lose the reply"]
+    with pytest.raises(WriteUncertain):
+        Item.buffered.set(number=1, a=Add(1))
+    assert Item.buffered.get(number=1).a == 2
+
+
+def test_a_connection_that_cannot_be_made_is_no_uncertainty(proxy):
+    Item.buffered.set(number=1, a=1)
+    proxy.refuse()
+    with pytest.raises(BufferUnavailable, match="Redis: "):
+        Item.buffered.set(number=1, a=Add(1))
+    proxy.accept()
+    Item.buffered.set(number=1, a=Add(1))
+    assert Item.buffered.get(number=1).a == 2
+
+
+def test_after_a_write_that_was_not_taken_none_to_its_row_is_sent(proxy):
+    """The caller may do it in another way, and must not find its later ones done already."""
+    rows = [{"number": n // 2, "a": Add(1)} for n in range(6)]
+    proxy.faults = ["cut", "cut"]
+    with pytest.raises(WriteUncertain, match="0 of 6 writes were taken for certain"):
+        Item.buffered.set_many(rows)
+    assert Item.buffered.count_pending() == 0
+
+
+@pytest.mark.parametrize("seconds", [-3600, -5, 5, 3600])
+def test_a_clock_that_is_wrong(seconds, proxy):
+    clock.saw(clock.now() + seconds * 1_000_000)
+    assert Item.buffered.set(number=1, a=Add(1))
+    assert Item.buffered.get(number=1).a == 1
+    assert abs(clock.now() / 1e6 - time.time()) < 1
+
+
+def test_the_script_cache_is_flushed_among_the_calls(redis_server, monkeypatch):
+    """SCENARIOS 34."""
+    exchange, flushed = lua.exchange, []
+
+    def flush_amid(client, commands, **options):
+        if len(commands) == 10:
+            flushed.append(True)
+            replies, error = exchange(
+                client, [*commands[:5], ("SCRIPT", "FLUSH"), *commands[5:]], **options
+            )
+            return replies[:5] + replies[6:], error
+        return exchange(client, commands, **options)
+
+    Item.buffered.set(number=1)
+    monkeypatch.setattr(lua, "exchange", flush_amid)
+    receipts = Item.buffered.set_many({"number": n, "a": Add(1)} for n in range(10))
+    assert flushed
+    assert len({(receipt.id, receipt.no) for receipt in receipts}) == 10
+    assert {row.a for row in Item.buffered.get_many(range(10)).values()} == {1}
+
+
+def test_threads(proxy):
+    """SCENARIOS 42: each has a session of its own, while connections break."""
+    proxy.faults = ["lose the reply", "keep", "cut"] * 10
+    uncertain = []
+
+    def write(n: int) -> None:
+        for _ in range(10):
+            try:
+                Item.buffered.set(number=5, a=Add(1))
+            except WriteUncertain:
+                uncertain.append(n)
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(write, range(20)))
+    assert proxy.met == 30
+    proxy.deliver()
+    assert 200 - len(uncertain) <= Item.buffered.get(number=5).a <= 200
+
+
+def test_a_forked_process_has_sessions_of_its_own(proxy):
+    """SCENARIOS 42: it would call under the names of its parent's calls."""
+    Item.buffered.set(number=1, a=Add(1))
+    pid = os.fork()
+    if pid == 0:
+        done = 1
+        try:
+            Item.buffered.set(number=1, a=Add(1))
+            done = 0
+        finally:
+            os._exit(done)
+    Item.buffered.set(number=1, a=Add(1))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert Item.buffered.get(number=1).a == 3

@@ -1,0 +1,526 @@
+"""Who can write to Redis, or calls with data of a user, gets nothing but errors.
+
+A nightly run: WRITEBEHIND_EXAMPLES=100000 make test ARGS=tests/faults/test_hostile.py
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
+from hashlib import sha1
+from typing import Any
+
+import pytest
+import redis
+from django.core.exceptions import FieldError, ObjectDoesNotExist, ValidationError
+from django.db.models import F, Q, Value
+
+from tests.faults import hostile
+from tests.models import (
+    Counter,
+    Everything,
+    Item,
+    Note,
+    Owner,
+    Setting,
+    Stamp,
+    Tick,
+    Visit,
+)
+from writebehind_app import Add, Max, Merge, Min
+from writebehind_app.buffers import registry
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.exceptions import AlreadyExists, WritebehindError
+from writebehind_app.flush import deadletters
+from writebehind_app.flush.engine import flush
+from writebehind_app.models import DeadLetter
+
+EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "2000"))
+AT_ONCE = 25  # payloads that are planted before a flush
+
+number = itertools.count(1)
+
+
+@pytest.fixture
+def raw(redis_server) -> redis.Redis:
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def owner(database) -> Owner:
+    return Owner.objects.create(name="anna")
+
+
+def digest(id: bytes) -> str:
+    text = id.decode(errors="backslashreplace")
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def drained(buffer: Buffer) -> None:
+    """Whatever is in the way of one flush, it is not in the way of all: nothing is left."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(WritebehindError):
+            result = flush(buffer, ignore_backoff=True, wait=False)
+            if not result.errors and buffer.count_pending() == 0:
+                return
+        time.sleep(0.02)  # for the lease of a batch whose flusher met something
+    raise AssertionError(f"{buffer.count_pending()} entries of {buffer} are left.")
+
+
+def settled(call: Callable[..., Any], *args: Any) -> Any:
+    """What a call returns; it may fail once for each thing that was spoiled."""
+    for _ in range(3):
+        with suppress(WritebehindError):
+            return call(*args)
+    return call(*args)
+
+
+# Entries
+
+
+class Rows:
+    def __init__(self, owner: Owner) -> None:
+        self.buffer = Item.buffered
+
+    def write(self, rng: random.Random) -> tuple[str, Any]:
+        """The id of a new entry, and what it says."""
+        n = next(number)
+        values = {"a": n, "b": f"b{n}", "d": 1.5, "e": True, "f": "2.50"}
+        if rng.random() < 0.5:
+            values["a"] = Add(n)
+        Item.buffered.set(number=n, **values)
+        return str(n), n
+
+    def shown(self, n: int) -> tuple[Any, ...]:
+        row = Item.buffered.get_many([n]).get(n)
+        return row and (row.a, row.b, row.d, row.e)
+
+    def expected(self, n: int) -> tuple[Any, ...]:
+        return (n, f"b{n}", 1.5, True)
+
+    def stored(self, n: int) -> tuple[Any, ...]:
+        return Item.objects.filter(number=n).values_list("a", "b", "d", "e").first()
+
+
+class Metadata:
+    def __init__(self, owner: Owner) -> None:
+        self.buffer = Note.buffered
+        self.owner = owner
+
+    def write(self, rng: random.Random) -> tuple[str, Any]:
+        n = next(number)
+        notes = Note.buffered.of(page=f"p{n}", owner=self.owner)
+        # One key: its row dies with it.
+        notes.update({"k": {"n": n}})
+        return notes._id, n
+
+    def shown(self, n: int) -> Any:
+        return dict(Note.buffered.of(page=f"p{n}", owner=self.owner))
+
+    def expected(self, n: int) -> Any:
+        return {"k": {"n": n}}
+
+    def stored(self, n: int) -> Any:
+        return dict(Note.objects.filter(page=f"p{n}").values_list("key", "value"))
+
+
+@pytest.mark.parametrize("kind", [Rows, Metadata])
+def test_planted_entries_die_and_others_live(
+    database, redis_server, raw, owner, configure, kind, caplog
+):
+    configure(SHARDS=2, LEASE=0.5, BACKOFF=0.001)
+    rng = random.Random(f"{kind.__name__} {database} {redis_server.kind}")
+    of = kind(owner)
+    for _ in range(max(EXAMPLES // AT_ONCE // 12, 2)):
+        planted, good = {}, []
+        for _ in range(AT_ONCE):
+            id, what = of.write(rng)
+            spoil = rng.choice(hostile.SPOILS)
+            planted[spoil(raw, of.buffer, id, rng)] = spoil.__name__, what
+            good.append(of.write(rng)[1])
+            with suppress(WritebehindError):
+                of.shown(what)
+        of.buffer.pending(1000)
+        for what in good:
+            assert of.shown(what) == of.expected(what)
+        drained(of.buffer)
+        for what in good:
+            assert of.stored(what) == of.expected(what)
+            assert of.shown(what) == of.expected(what)
+        dead = set(DeadLetter.objects.values_list("digest", flat=True))
+        of_rows = {deadletters.entry_of(letter).id for letter in DeadLetter.objects.all()}
+        for id, (how, what) in planted.items():
+            is_dead = digest(id) in dead or any(id.decode() in of_row for of_row in of_rows)
+            assert is_dead, (how, id, what, of.stored(what))
+        for letter in DeadLetter.objects.all():
+            deadletters.described(letter)
+        ids = list(DeadLetter.objects.values_list("pk", flat=True))
+        assert deadletters.retry(of.buffer, ids) == (0, len(ids))
+        deadletters.discard(of.buffer, ids)
+
+
+def test_entries_out_of_the_index_go_with_the_next_write(database, redis_server, raw):
+    """Without the time at which it is due nothing finds an entry, until somebody writes to it."""
+    Item.buffered.set(number=1, a=1)
+    Item.buffered.set(number=2, a=1)
+    for n in (1, 2):
+        raw.delete(Item.buffered.shard_key_of(str(n)) + ":due")
+    assert Item.buffered.flush().rows == 0
+    Item.buffered.set(number=1, b="x")
+    Item.buffered.flush()
+    Item.buffered.flush(number=2)
+    assert list(Item.objects.order_by("number").values_list("a", "b")) == [(1, "x"), (1, "")]
+
+
+def test_more_broken_entries_than_a_poison_limit(database, redis_server, raw, configure):
+    """They are nobody's fault but their own, and keep nobody waiting."""
+    configure(SHARDS=1, POISON_LIMIT=3, BATCH_SIZE=10)
+    for n in range(30):
+        Item.buffered.set(number=n, a=1)
+        (key,) = raw.keys(f"*:e:{n}")
+        raw.hset(key, "@", "x")
+    Item.buffered.set(number=99, a=1)
+    assert Item.buffered.flush().dead_letters == 30
+    assert Item.objects.get().number == 99
+
+
+# Records
+
+
+def spoil_log(client: redis.Redis, shard: bytes, rng: random.Random) -> None:
+    """Records that no append made, numbers of none, times of none."""
+    log, fields = shard + b":log", {b"event": b"1", b"email": b'"x"'}
+    match rng.randrange(6):
+        case 0:
+            fields = {rng.choice(hostile.NAMES) or b"x": b"1", b"": b""}
+        case 1:
+            fields[rng.choice(list(fields))] = rng.choice(hostile.GARBAGE)
+        case 2:
+            fields = {b"@": rng.choice(hostile.HEADS)}
+        case 3:
+            fields = {b"email": b'"x"', b"event": b"1"}
+        case 4:
+            names = [b"", b"x", b"-1", b"\xff", b"9" * 30, b"1", b"18446744073709551615"]
+            client.zadd(shard + b":times", {rng.choice(names): rng.choice([0, "inf", 1e15])})
+            return
+        case 5:
+            client.hset(shard + b":taken:" + rng.randbytes(1).hex().encode() + b"0", b"x", b"y")
+            return
+    number = rng.choice(["*", "5-7", "18446744073709551615-0", f"{10**17}-1", f"{3 * 10**15}-0"])
+    with suppress(redis.ResponseError):  # there is a greater one
+        client.xadd(log, fields, id=number)
+
+
+def test_planted_records_die_and_others_live(database, redis_server, raw, configure):
+    configure(LEASE=0.5, BACKOFF=0.001)
+    rng = random.Random(f"{database} {redis_server.kind}")
+    for _ in range(max(EXAMPLES // AT_ONCE // 12, 2)):
+        good = []
+        for _ in range(AT_ONCE):
+            for _ in range(2):
+                n = next(number)
+                with suppress(WritebehindError):  # no number follows the greatest
+                    Visit.buffered.append(event=n, email="good", hint=1, token=uuid.UUID(int=n))
+                    good.append(n)
+            spoil_log(raw, rng.choice(Visit.buffered.shard_keys()).encode(), rng)
+        assert shown(good) == good
+        assert Visit.buffered.count(email="good") >= len(good)
+        Visit.buffered.pending(1000)
+        drained(Visit.buffered)
+        assert shown(good) == good
+        assert set(Visit.objects.filter(email="good").values_list("event", flat=True)) >= {*good}
+        for _ in range(3 * len(Visit.buffered.shard_keys())):  # in each shard, there is a next one
+            n = next(number)
+            Visit.buffered.append(event=n, email="good")
+            assert shown([n]) == [n]
+        drained(Visit.buffered)
+        for letter in DeadLetter.objects.all():
+            deadletters.described(letter)
+        deadletters.discard(Visit.buffered, DeadLetter.objects.values_list("pk", flat=True))
+
+
+def shown(events: list[int]) -> list[int]:
+    wanted = set(events)
+    return sorted(v.event for v in Visit.buffered.window(email="good") if v.event in wanted)
+
+
+def append(event: int) -> Receipt | None:
+    try:
+        return Visit.buffered.append(event=event, email="x")
+    except AlreadyExists:  # one that failed in the end was taken all the same
+        return None
+
+
+# What a shard keeps next to its entries
+
+
+@pytest.mark.parametrize("buffer", [Item.buffered, Note.buffered, Visit.buffered], ids=str)
+def test_the_next_calls_go_on_after_a_shard_was_spoiled(
+    database, redis_server, raw, owner, configure, buffer
+):
+    configure(SHARDS=2, LEASE=0.5, BACKOFF=0.001)
+    rng = random.Random(f"{buffer} {database} {redis_server.kind}")
+    writer = {
+        Item.buffered: lambda n: Item.buffered.set(number=n, a=n),
+        Note.buffered: lambda n: Note.buffered.of(page=str(n), owner=owner).update(n=n),
+        Visit.buffered: append,
+    }
+    for _ in range(max(EXAMPLES // 24, 4)):
+        keys, history = buffer.shard_keys(), []
+        for _ in range(rng.randrange(1, 4)):
+            history.append(hostile.spoil_state(raw, rng.choice(keys).encode(), rng))
+        for call in (buffer.count_pending, buffer.pending, lambda: flush(buffer)):
+            with suppress(WritebehindError):
+                call()
+        n = next(number)
+        receipt = settled(writer[buffer], n)
+        drained(buffer)
+        assert receipt is None or settled(getattr, receipt, "where")
+        model, field, value = {
+            Item.buffered: (Item, "number", n),
+            Note.buffered: (Note, "page", str(n)),
+            Visit.buffered: (Visit, "event", n),
+        }[buffer]
+        assert model.objects.filter(**{field: value}).count() == 1, history
+        settled(buffer.discard)
+
+
+# Calls
+
+
+def deep(kind: str) -> Any:
+    value: Any = 1
+    for _ in range(10_000):
+        value = [value] if kind == "list" else {"a": value}
+    return value
+
+
+class Evil:
+    """Answers nothing that is asked of it."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def __str__(self) -> str:
+        raise self.error("evil")
+
+    __repr__ = __eq__ = __hash__ = __bool__ = __len__ = __iter__ = __int__ = __float__ = __str__
+    __index__ = __lt__ = __gt__ = __getitem__ = __str__
+
+
+class EvilText(str):
+    def __str__(self) -> str:
+        return self
+
+    def __len__(self) -> int:
+        return 0
+
+    def isascii(self) -> bool:
+        return True
+
+    def encode(self, *args: Any) -> bytes:
+        return b""
+
+
+class EvilDict(dict):
+    def items(self) -> Any:
+        raise KeyError("evil")
+
+    keys = __iter__ = __len__ = items
+
+
+RELEASED = memoryview(b"x")
+RELEASED.release()
+
+VALUES: list[Any] = [
+    *(None, True, 0, -1, 5, 2**31, 2**63 - 1, 2**63, -(2**64), 10**4000, 10**5000),
+    *(0.0, -0.0, 1.5, math.nan, math.inf, 1e308, 5e-324, 1j),
+    *(Decimal("1.5"), Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), Decimal("1e999999")),
+    *("", " ", "x", "5", "1.5", "true", "\0", "\ud800", "a\udfff", "x" * 300, "9" * 5000),
+    *(
+        "\N{ARABIC-INDIC DIGIT ONE}",
+        "1e999",
+        "nan",
+        "null",
+        '"',
+        "'",
+        "{",
+        ",",
+        ":",
+        ":e:1",
+        "}:due",
+        "{wb:x:1}",
+        "@",
+        "&",
+    ),
+    *("!", "^", "#1", "$1,,,,", "~x", "%1", "+#1,,0,9", "2026-01-01", "2026-01-01 25:00", "é" * 99),
+    *(b"", b"x", b"\xff\x00", bytearray(b"x"), memoryview(b"abcd")[::2], RELEASED),
+    *([], [1], [[]], (), (1, 2), {}, {"a": 1}, {1: 2}, {None: 1}, {"a": math.nan}, {"\ud800": 1}),
+    *({1, 2}, frozenset(), range(3), iter([]), object(), type, len, lambda: 1, ..., NotImplemented),
+    *(deep("list"), deep("dict"), [10**5000], {"a": [b"x"]}, {"a": "\0"}, {"a": "\ud800"}),
+    *(EvilText("x"), EvilText("\ud800"), EvilText("x" * 500), EvilDict(a=1)),
+    *(
+        Evil(error)
+        for error in (ValueError, TypeError, KeyError, RecursionError, ZeroDivisionError)
+    ),
+    *(datetime.datetime.max, datetime.datetime.min),  # noqa: DTZ901
+    *(datetime.date.max, datetime.time.max),
+    datetime.datetime.max.replace(tzinfo=datetime.timezone(-datetime.timedelta(hours=23))),
+    datetime.datetime.min.replace(tzinfo=datetime.timezone(datetime.timedelta(hours=23))),
+    *(datetime.timedelta.max, datetime.timedelta.min, uuid.UUID(int=1), uuid.uuid4),
+    *(F("a"), Q(a=1), Value(1), Item, Item(), Owner(pk=10**30), Item.objects.none()),
+]
+NAMES: list[Any] = [
+    *("number", "a", "b", "c", "d", "e", "f", "key", "owner", "owner_id", "page", "event", "email"),
+    *("details", "registered_at", "char", "json", "decimal", "datetime", "binary", "uuid", "ip"),
+    *("file", "point", "tier", "duration", "boolean", "float", "time", "date", "integer", "extra"),
+    *("id", "pk", "", "@", "&a:", "no", "__class__", "self", "limit", "x" * 1000, "\ud800", "\0"),
+]
+
+
+class Chance:
+    def __init__(self, seed: str) -> None:
+        self.rng = random.Random(seed)
+
+    def value(self) -> Any:
+        plain = self.rng.choice(VALUES)
+        if self.rng.random() < 0.8:
+            return plain
+        if self.rng.random() < 0.5:
+            return self.rng.choice([Add, Max, Min, Merge])(plain)
+        return self.rng.choice([[plain], {"a": plain}, {"b": [plain, {"c": plain}]}, (plain,)])
+
+    def iterable(self) -> Any:
+        """Not one that raises by itself: that is the caller's own error."""
+        while isinstance(value := self.value(), Evil | EvilDict | memoryview):
+            pass
+        return value
+
+    def name(self) -> str:
+        return self.rng.choice(NAMES)
+
+    def named(self, *likely: str) -> dict[str, Any]:
+        """Arguments by name: some of the likely ones, and any others."""
+        names = [n for n in likely if self.rng.random() < 0.9]
+        names += [self.name() for _ in range(self.rng.choice([0, 0, 1, 2]))]
+        good = {"number": 1, "event": 1, "email": "x", "page": "p", "owner": 1, "key": uuid.uuid4()}
+        return {
+            n: good[n] if n in good and self.rng.random() < 0.6 else self.value() for n in names
+        }
+
+    def mapping(self) -> Any:
+        """What somebody gives for a mapping."""
+        if self.rng.random() < 0.2:
+            return self.value()
+        return {self.rng.choice(["a", self.name(), self.value_as_key()]): self.value()}
+
+    def value_as_key(self) -> Any:
+        value = self.value()
+        try:
+            hash(value)
+        except Exception:  # noqa: BLE001 - evil ones raise anything
+            return "k"
+        return value
+
+
+def calls_of_rows(of: Chance) -> Callable[[], Any]:
+    buffer = of.rng.choice([Item.buffered, Everything.buffered, Counter.buffered, Stamp.buffered])
+    key = buffer.key[0]
+    fields = of.rng.sample(list(buffer.layout().columns), 1)
+    return of.rng.choice(
+        [
+            lambda: buffer.set(**of.named(key, *fields)),
+            lambda: buffer.set(**of.named(key, *fields)),
+            lambda: buffer.create(**of.named(key, *fields)),
+            lambda: buffer.set_many([of.mapping(), of.named(key, *fields)]),
+            lambda: buffer.set_many(of.iterable()),
+            lambda: buffer.set_if(of.mapping(), **of.named(key, *fields)),
+            lambda: buffer.delete(**of.named(key)),
+            lambda: buffer.get(**of.named(key)),
+            lambda: buffer.get_many([of.value(), of.value()]),
+            lambda: buffer.get_many(of.iterable()),
+            lambda: buffer.overlay(of.value()),
+            lambda: buffer.pending(of.value()),
+            lambda: buffer.flush(**of.named(key)) if of.rng.random() < 0.1 else None,
+            lambda: buffer.discard(**of.named(key)) if of.rng.random() < 0.1 else None,
+        ]
+    )
+
+
+def calls_of_metadata(of: Chance) -> Callable[[], Any]:
+    buffer = of.rng.choice([Note.buffered, Setting.buffered])
+    good = {"page": "p", "owner": 1} if buffer is Note.buffered else {"site": 1}
+    entity = good if of.rng.random() < 0.8 else of.named(*good)
+
+    def key() -> Any:
+        return of.value_as_key() if of.rng.random() < 0.5 else of.name()
+
+    return of.rng.choice(
+        [
+            lambda: buffer.of(**entity).update(of.mapping()),
+            lambda: buffer.of(**entity).update({key(): of.value()}),
+            lambda: buffer.of(**entity).update(of.value()),
+            lambda: buffer.of(**entity).__setitem__(key(), of.value()),
+            lambda: buffer.of(**entity)[key()],
+            lambda: buffer.of(**entity).get(key()),
+            lambda: key() in buffer.of(**entity),
+            lambda: buffer.of(**entity).pop(key()),
+            lambda: buffer.of(**entity).setdefault(key(), of.value()),
+            lambda: buffer.of(**entity).__delitem__(key()),
+            lambda: dict(buffer.of(**entity)),
+            lambda: buffer.get_many([of.value(), (of.value(), of.value())]),
+            lambda: buffer.update_many([of.value(), (good, of.mapping()), (of.mapping(), {})]),
+            lambda: buffer.update_many([(of.mapping(), of.mapping())]),
+            lambda: buffer.discard(**of.named(*good)) if of.rng.random() < 0.1 else None,
+        ]
+    )
+
+
+def calls_of_logs(of: Chance) -> Callable[[], Any]:
+    buffer = of.rng.choice([Visit.buffered, Tick.buffered])
+    likely = ("event", "email") if buffer is Visit.buffered else ("value",)
+    return of.rng.choice(
+        [
+            lambda: buffer.append(**of.named(*likely)),
+            lambda: buffer.append(**of.named(*likely)),
+            lambda: buffer.extend([of.named(*likely), of.mapping()]),
+            lambda: buffer.extend(of.iterable()),
+            lambda: buffer.window(of.value(), of.value()),
+            lambda: buffer.window(**of.named("email")),
+            lambda: buffer.count(of.value(), **of.named("note")),
+            lambda: buffer.discard(**of.named(*likely)) if of.rng.random() < 0.1 else None,
+        ]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*received a naive datetime")
+@pytest.mark.parametrize("calls", [calls_of_rows, calls_of_metadata, calls_of_logs])
+def test_calls_raise_what_is_documented(database, redis_server, owner, configure, calls):
+    configure(SHARDS=2)
+    of = Chance(f"{calls.__name__} {database} {redis_server.kind}")
+    taken = 0
+    for n in range(max(EXAMPLES // 18, 50)):
+        call, said = calls(of), True
+        try:
+            call()
+            taken += 1
+        except (ValidationError, FieldError, TypeError, KeyError, ObjectDoesNotExist) as error:
+            said = isinstance(error, KeyError) or str(error)
+        except AlreadyExists:
+            pass
+        assert said
+        if n % 100 == 99:
+            for buffer in registry.declared():
+                drained(buffer)
+    assert taken > n / 20

@@ -1,0 +1,63 @@
+"""Whether a call goes through Redis or around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from writebehind_app import conf
+from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+
+_Result = TypeVar("_Result")
+_CAUTIOUS = 60  # seconds: by then, what was pending before Redis was away is flushed
+_away_at = -float("inf")  # on the clock of time.monotonic()
+
+
+def is_direct() -> bool:
+    """Whether nothing goes through Redis."""
+    return conf.settings().MODE == "direct"
+
+
+def goes_around(buffer: Buffer, error: Exception, *, again: bool = False) -> bool:
+    """Whether a call that Redis did not take is to go around it; `again` if it may do so although
+    Redis has perhaps taken it."""
+    global _away_at
+    if isinstance(error, BufferFull):
+        return bool(buffer.option("WHEN_FULL") == "direct")
+    down = isinstance(error, BufferUnavailable) or (again and isinstance(error, WriteUncertain))
+    if down and buffer.option("WHEN_DOWN") == "direct":
+        _away_at = time.monotonic()
+        return True
+    return False
+
+
+def otherwise(
+    buffer: Buffer, buffered: Callable[[], _Result], directly: Callable[[], _Result]
+) -> _Result:
+    """What a call comes to: through Redis, or directly where that is away or not to be asked."""
+    if not is_direct():
+        try:
+            return buffered()
+        except (BufferUnavailable, BufferFull) as error:
+            if not goes_around(buffer, error):
+                raise
+    return directly()
+
+
+def is_cautious() -> bool:
+    """Whether Redis was away a moment ago, and may hold what was written directly since."""
+    return time.monotonic() - _away_at < _CAUTIOUS
+
+
+def if_there(buffered: Callable[[], _Result], nothing: _Result) -> _Result:
+    """What a call comes to that is about what Redis holds: nothing, where there need be none."""
+    try:
+        return buffered()
+    except BufferUnavailable:
+        if not is_direct():
+            raise
+    return nothing

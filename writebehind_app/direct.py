@@ -1,0 +1,167 @@
+"""The way around Redis: each verb straight in the database, in one transaction.
+
+What is written so leaves fences, in the same transaction, by which nothing that Redis still holds
+comes over it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connections, transaction
+
+from writebehind_app import fences
+from writebehind_app.buffers.coalescing import out_of_range
+from writebehind_app.buffers.keyed import rows_by_id
+from writebehind_app.buffers.operations import is_kept_operation, is_operation, kept, merged_field
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.flush import deadletters
+from writebehind_app.flush.failures import kind
+from writebehind_app.flush.rows import write as write_rows
+from writebehind_app.models import Fence
+from writebehind_app.store import clock
+from writebehind_app.store.codec import Entry
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+    from writebehind_app.store.shard import Record
+
+_Result = TypeVar("_Result")
+_TRIES = 5  # where somebody was in the way
+_PAUSE = 0.02  # seconds before the second of them
+
+
+# Rows and entities
+
+
+def write(buffer: CoalescingBuffer, writes: Sequence[Write]) -> list[Receipt]:
+    """Write all or nothing, in order."""
+
+    def act() -> None:
+        for part in _distinct(writes):
+            _write(buffer, part)
+
+    _commit(buffer, act)
+    return [Receipt("", write.id, 0, buffer.rows_of(write)) for write in writes]
+
+
+def write_if(
+    buffer: CoalescingBuffer,
+    id: str,
+    write_for: Callable[[Any | None], Write | None],
+    *,
+    whole: bool,
+) -> Receipt | None:
+    """Write what is made for the row, which is locked; None where nothing is. `whole` if the row is
+    a new one."""
+
+    def act() -> Write | None:
+        stored = buffer.stored([id], lock=True)
+        rows = dict(buffer.rows_in(stored))  # what the decision changes is not what is written
+        write = write_for(stored.get(id))
+        if write is not None:
+            _write(buffer, [write], whole=whole, stored=rows)
+        return write
+
+    write = _commit(buffer, act)
+    return write and Receipt("", id, 0, buffer.rows_of(write))
+
+
+def _write(
+    buffer: CoalescingBuffer,
+    writes: Sequence[Write],
+    *,
+    whole: bool = False,
+    stored: Mapping[str, Any] | None = None,
+) -> None:
+    """Write to rows, or entities, of which no two are the same; on what is stored, where that was
+    read and locked."""
+    now = clock.now()
+    entries = [_entry(write, now) for write in writes]
+    rows = sorted(buffer.row_entries(entries), key=lambda entry: entry.id)
+    deadletters.supersede(buffer, rows, entries)
+    try:
+        write_rows(buffer.layout(), rows, stored, over_new=stored is None)
+    except ValidationError:
+        _refuse(buffer, rows)
+        raise
+    deleted = [entry for entry in entries if entry.delete]
+    fences.leave(buffer, [*rows, *deleted], now, whole=whole)
+
+
+def _entry(write: Write, now: int) -> Entry:
+    """A write as Redis would give it to a flusher, if it were the only one."""
+    texts = {}
+    for name, text in write.texts.items():
+        if is_operation(text):
+            text = kept(text)
+        elif text == "^":
+            text = f"{now} {now}"
+        texts[name] = text
+    relative = any(merged_field(name) or is_kept_operation(t) for name, t in texts.items())
+    is_delete = bool(write.delete)
+    return Entry(write.id, "", 0, 1, now, now, now, is_delete, not is_delete, relative, texts)
+
+
+def _refuse(buffer: CoalescingBuffer, rows: Sequence[Entry]) -> None:
+    """Say of a row that is refused for the outcome of an operation what Redis would say."""
+    layout = buffer.layout()
+    stored = rows_by_id(layout, [entry.id for entry in rows])
+    for entry in rows:
+        try:
+            layout.merge(entry, stored.get(entry.id), to_store=True)
+        except ValidationError as error:
+            names = buffer.refused_fields(entry, error.error_dict)
+            raise out_of_range(names, "nothing was changed") from None
+
+
+def _distinct(writes: Sequence[Write]) -> Iterator[list[Write]]:
+    """The writes in parts, in each of which no two are to the same row."""
+    part: dict[str, Write] = {}
+    for write in writes:
+        if write.id in part:
+            yield list(part.values())
+            part = {}
+        part[write.id] = write
+    if part:
+        yield list(part.values())
+
+
+# Logs
+
+
+def append(buffer: Buffer, records: Sequence[Record]) -> list[Receipt]:
+    """Insert records, all or none."""
+    now = clock.now()
+    entries = [
+        Entry(str(no), "", no, 1, no, no, no, False, True, False, record.texts)
+        for no, record in enumerate(records, now)
+    ]
+    _commit(buffer, lambda: write_rows(buffer.layout(), entries))
+    return [Receipt("", "", 0)] * len(records)
+
+
+# Transactions
+
+
+def _commit(buffer: Buffer, act: Callable[[], _Result]) -> _Result:
+    """Act in a transaction, again where somebody was in the way: with locks, or with a row."""
+    connection = connections[buffer.layout().using]
+    for attempt in range(_TRIES):
+        try:
+            with transaction.atomic(using=connection.alias):
+                if connection.vendor == "sqlite":
+                    # Who has read before he writes is refused, where another one wrote in between.
+                    Fence.objects.using(connection.alias).filter(pk=0).update(at=0)
+                return act()
+        except Exception as error:
+            transient = kind(error) == "transient" and not connection.in_atomic_block
+            last = attempt == _TRIES - 1 or (isinstance(error, IntegrityError) and attempt > 0)
+            if last or not (transient or isinstance(error, IntegrityError)):
+                raise
+            time.sleep(_PAUSE * attempt)
+    raise AssertionError("unreachable")

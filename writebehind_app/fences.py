@@ -1,0 +1,314 @@
+"""Fences: what a write leaves that goes around Redis, so that nothing older comes over it.
+
+Redis may hold values of the row that are older, pending or in flight, which the direct write cannot
+see. Whoever flushes or reads them compares times, field by field:
+
+- A value that is older than one that was written directly is void.
+- One that is older than an operation that was carried out directly is what that operation would
+  have met: it is carried out on it again.
+- An operation that is pending is carried out on what is stored, unless it is older than a value
+  that was written directly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from hashlib import sha1
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+from django.utils import timezone
+
+from writebehind_app import conf
+from writebehind_app.buffers.columns import Column
+from writebehind_app.buffers.keyed import rows_by_id
+from writebehind_app.buffers.layout import Layout, micros_of
+from writebehind_app.buffers.operations import (
+    is_kept_operation,
+    is_operation,
+    merged,
+    merged_field,
+    operated,
+)
+from writebehind_app.models import Fence
+from writebehind_app.store import shard as store
+from writebehind_app.store.codec import Entry
+from writebehind_app.store.connection import client
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+
+_CHUNK = 2000  # digests in one statement
+_MOST = 20  # operations on one field that are told apart by their time
+_VALUE = ""  # stands for a value, which is in the row
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What was written directly to a row, with the times in µs."""
+
+    at: int = 0  # the last time
+    row: int = 0  # all that was written to the row before is void
+    # What was written since, by the name that it has in an entry: values, operations as Redis
+    # keeps them, or what was merged; of a field, nothing that a later one makes void.
+    fields: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
+
+    def value_at(self, name: str) -> int:
+        """When a field was last given a value."""
+        at, text = next(iter(self.fields.get(name, ())), (0, _VALUE))
+        return max(self.row, at if text == _VALUE else 0)
+
+    def with_write(self, entry: Entry, at: int, *, whole: bool) -> Marks:
+        """The marks after one more write; `whole` if it says all there is of the row."""
+        if whole or entry.delete:
+            return Marks(at, at)
+        fields = dict(self.fields)
+        for name, text in entry.texts.items():
+            if is_kept_operation(text):
+                fields[name] = _shortened([*fields.get(name, ()), (at, text)])
+            elif merged_field(name):
+                fields[name] = [(at, text)]
+            else:
+                fields = {n: marks for n, marks in fields.items() if merged_field(n) != name}
+                fields[name] = [(at, _VALUE)]
+        return Marks(at, self.row, fields)
+
+    # What an entry comes to
+
+    def left_of(self, layout: Layout, entry: Entry, stored: models.Model | None) -> Entry | None:
+        """What is to be done of an entry of the row; None for nothing. `stored` is the row as it
+        is, with what was written directly."""
+        texts = {
+            name: self._outcome(layout, name, text, at)
+            for name, text in entry.texts.items()
+            if not self._is_void(name, text, at := int(entry.times.get(name) or entry.at))
+        }
+        delete, at = entry.delete, max(entry.at, self.at)
+        if delete:
+            if self.at > entry.gone and stored is not None:
+                # The row goes, and what was written directly makes a new one.
+                newer = {n for n, marks in self.fields.items() if marks[-1][0] > entry.gone}
+                fields = {merged_field(name) or name for name in newer}
+                texts |= self._anew(layout, fields, stored, entry.gone, texts)
+                return entry._replace(texts=texts, keep=True, born=self.at, at=at)
+            delete = self.row < entry.gone
+        keep = entry.keep and (bool(texts) or entry.at > self.at)
+        if not delete and not keep:
+            return None
+        return entry._replace(texts=texts, delete=delete, keep=keep, at=at)
+
+    def _is_void(self, name: str, text: str, at: int) -> bool:
+        merged_into = merged_field(name)
+        if merged_into:
+            newest = max((at for at, _ in self.fields.get(name, ())), default=0)
+            return at < max(self.value_at(merged_into), newest)
+        return at < self.value_at(name)
+
+    def _outcome(self, layout: Layout, name: str, text: str, at: int) -> str:
+        """A text after the operations that were carried out directly since."""
+        if is_kept_operation(text) or merged_field(name):
+            return text
+        column = layout.columns[name]
+        value = column.decode(text)
+        after = self._after(layout, column, value, at)
+        return text if after is value else column.encode(after)
+
+    def _after(self, layout: Layout, column: Column, value: Any, at: int) -> Any:
+        for since, text in self.fields.get(column.name, ()):
+            if since > at and text != _VALUE:
+                value = operated(column, text, value, layout.using)
+        merges = {
+            name: marks[-1][1]
+            for name, marks in self.fields.items()
+            if merged_field(name) == column.name and marks[-1][0] > at
+        }
+        return merged(column, merges, value) if merges else value
+
+    def _anew(
+        self,
+        layout: Layout,
+        names: Iterable[str],
+        stored: models.Model,
+        gone: int,
+        pending: Mapping[str, str],
+    ) -> dict[str, str]:
+        """The texts of fields that were written directly after the row went, with the operations
+        that are pending."""
+        new, texts = layout.model(), {}
+        for name in names:
+            column = layout.columns[name]
+            if name in pending and not is_kept_operation(pending[name]):
+                continue
+            if self.value_at(name) > gone:
+                value = getattr(stored, column.attname)
+            else:
+                value = self._after(layout, column, getattr(new, column.attname), gone)
+            if name in pending:
+                value = operated(column, pending[name], value, layout.using)
+            texts[name] = column.encode(value)
+        return texts
+
+
+def _shortened(marks: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The marks of a field, sums of old ones added up where there are many."""
+    if len(marks) <= _MOST:
+        return marks
+    for i, ((_, older), (at, newer)) in enumerate(pairwise(marks)):
+        if (total := _sum(older, newer)) is not None:
+            return [*marks[:i], (at, total), *marks[i + 2 :]]
+    return marks
+
+
+def _sum(older: str, newer: str) -> str | None:
+    """Two operations in one, if they only add."""
+    a, b = older.split(","), newer.split(",")
+    if not (older[:1] == newer[:1] == "#" and a[1:3] == b[1:3] == ["", ""]):
+        return None
+    total = int(a[0][1:]) + int(b[0][1:])
+    return f"#{total},,,{total},{a[4]}"
+
+
+# In the database
+
+
+class Fences:
+    """The fences of rows of a buffer."""
+
+    def __init__(self, buffer: Buffer, ids: Iterable[str] = ()) -> None:
+        self._buffer = buffer
+        self.ids: set[str] = set()  # of which rows
+        self._marks: dict[str, Marks] = {}  # by digest
+        self._asked: set[str] = set()  # digests
+        self.load(ids)
+
+    def load(self, ids: Iterable[str]) -> None:
+        """Ask for those of many rows at once."""
+        new = set(ids) - self.ids
+        digests = {digest for id in new for digest in self._digests(id)} - self._asked
+        self._marks |= {
+            digest: marks for digest, (_, marks) in _read(self._buffer, digests).items()
+        }
+        self._asked |= digests
+        self.ids |= new
+
+    def marks(self, id: str) -> Marks | None:
+        """What was written directly to a row, or to all of its entity."""
+        self.load([id])
+        own, whole = (self._marks.get(digest) for digest in self._digests(id))
+        if own is None or whole is None or own is whole:
+            return own or whole
+        return replace(own, at=max(own.at, whole.at), row=max(own.row, whole.row))
+
+    def left_of(self, entry: Entry, stored: models.Model | None) -> Entry | None:
+        """What is to be done of an entry of a row; None for nothing."""
+        marks = self.marks(entry.id)
+        return marks.left_of(self._buffer.layout(), entry, stored) if marks else entry
+
+    def left_of_all(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The same of many, in the transaction that writes them."""
+        layout = self._buffer.layout()
+        self.load([entry.id for entry in entries])
+        deleted = [entry.id for entry in entries if entry.delete and self.marks(entry.id)]
+        stored = rows_by_id(layout, deleted, lock=True)
+        left = (self.left_of(entry, stored.get(entry.id)) for entry in entries)
+        return [entry for entry in left if entry is not None]
+
+    def __bool__(self) -> bool:
+        """Whether one of the rows has a fence."""
+        return bool(self._marks)
+
+    def are_current(self) -> bool:
+        """Whether nothing was written directly since they were asked for."""
+        now = _read(self._buffer, self._asked)
+        return self._marks == {digest: marks for digest, (_, marks) in now.items()}
+
+    def _digests(self, id: str) -> tuple[str, str]:
+        return _digest(id), _digest(self._buffer.entry_id(id))
+
+
+def of_rows(buffer: Buffer, ids: Iterable[str] = ()) -> Fences | None:
+    """The fences of rows; None where the buffer has none at all."""
+    if not buffer.layout().key or not _of(buffer).exists():
+        return None  # no record of a log is about another one
+    return Fences(buffer, ids)
+
+
+def told(buffer: CoalescingBuffer, writes: Sequence[Write]) -> list[Write]:
+    """Writes whose operations say what was written directly before them, for Redis not to carry
+    them out on anything older."""
+    operations = [
+        {name: buffer.place_of(write, name) for name, t in write.texts.items() if is_operation(t)}
+        for write in writes
+    ]
+    ids = [id for places in operations for id, _ in places.values()]
+    fences = of_rows(buffer, ids) if ids else None
+    if fences is None:
+        return [*writes]
+    told = []
+    for write, places in zip(writes, operations, strict=True):
+        texts = dict(write.texts)
+        for name, (id, name_in_row) in places.items():
+            if (marks := fences.marks(id)) and (at := marks.value_at(name_in_row)):
+                texts[name] += f";{at}"
+        told.append(write._replace(texts=texts))
+    return told
+
+
+def leave(buffer: Buffer, entries: Sequence[Entry], at: int, *, whole: bool = False) -> None:
+    """Note what was written directly to rows, or deleted of entities, in that transaction; `whole`
+    if it says all there is of the rows."""
+    using = buffer.layout().using
+    written = {_digest(entry.id): entry for entry in entries}
+    stored = _read(buffer, written, lock=True)
+    new: list[Fence] = []
+    changed: list[Fence] = []
+    for digest, entry in written.items():
+        fence, marks = stored.get(digest, (Fence(buffer=buffer.label, digest=digest), Marks()))
+        marks = marks.with_write(entry, max(at, marks.at + 1), whole=whole)
+        fence.marks, fence.at = json.dumps([marks.row, marks.fields]), marks.at
+        (changed if digest in stored else new).append(fence)
+    Fence.objects.using(using).bulk_create(new)
+    Fence.objects.using(using).bulk_update(changed, ["marks", "at"])
+
+
+def expire(buffer: Buffer) -> None:
+    """Delete old fences, if nothing is pending that is as old."""
+    days = timedelta(days=conf.settings().FENCE_DAYS)
+    old = _of(buffer).filter(at__lt=micros_of(timezone.now() - days))
+    if not buffer.layout().key or not old.exists():
+        return
+    counts = store.count(client(), buffer.shard_keys()).values()
+    if any(count.in_flight for count in counts):
+        return
+    if pending := buffer.pending(
+        limit=1
+    ):  # of those, what is due first came first, but for max_age
+        first = pending[0].since - timedelta(seconds=buffer.option("MAX_AGE"))
+        old = old.filter(at__lt=micros_of(first))
+    old.delete()
+
+
+def _of(buffer: Buffer) -> models.QuerySet[Fence]:
+    return Fence.objects.using(buffer.layout().using).filter(buffer=buffer.label)
+
+
+def _read(
+    buffer: Buffer, digests: Iterable[str], *, lock: bool = False
+) -> dict[str, tuple[Fence, Marks]]:
+    wanted, found = sorted(digests), {}
+    for start in range(0, len(wanted), _CHUNK):
+        fences = _of(buffer).filter(digest__in=wanted[start : start + _CHUNK])
+        for fence in fences.order_by("pk").select_for_update() if lock else fences:
+            row, fields = json.loads(fence.marks)
+            marks = {name: [(at, text) for at, text in given] for name, given in fields.items()}
+            found[fence.digest] = fence, Marks(fence.at, row, marks)
+    return found
+
+
+def _digest(id: str) -> str:
+    return sha1(id.encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,61 @@
+-- What write.lua and append.lua begin with: a call is carried out once, and not after its time.
+--
+-- ARGV[1]  'deadline seq again session index room': the time in µs after which nobody waits for the
+--          call; who calls, and which of the calls this is; '1' where the same call was sent before
+--          and may have been carried out, else '0'; how many entries the shard may hold, or '-'.
+--          The deadline has 16 digits and the seq 10: as texts they are in the order of the numbers
+-- Returns  {now, what it comes to}, now in µs: what is said where it is carried out, and the same
+--          where that was so before; or 'late', or 'full'
+--
+-- A session does one round of calls at a time: their seq is the number of the round, their index
+-- tells them apart. ':w:<session>' holds for each index 'seq renew outcome': the greatest seq that
+-- was carried out, and what it came to. So a call that comes twice, or when the next round is over,
+-- is done once; and what is remembered does not grow with the number of calls. It is forgotten 600 s
+-- after the last call or, as that is put off no sooner than at the time 'renew', after 300 s.
+
+local shard = KEYS[1]
+local time = redis.call('TIME')
+local now = time[1] .. string.sub('00000' .. time[2], -6)
+
+local seq, again, session, index, room =
+  string.match(ARGV[1], '^%d+ (%d+) (%d) (%S+) (%d+) (%S+)$')
+local memory = shard .. ':w:' .. session
+local known = redis.pcall('HGET', memory, index)
+if type(known) == 'table' or (known and not string.find(known, '^%d+ %d+ %d+$')) then
+  redis.call('DEL', memory) -- somebody else wrote it
+  known = false
+end
+if known and seq <= string.sub(known, 1, 10) then
+  return {now, tonumber(string.sub(known, 29))}
+end
+
+-- Ends a call that was carried out; the outcome is a whole number, as text.
+local function done(outcome)
+  local renew = known and string.sub(known, 12, 27)
+  if renew and now < renew then
+    redis.call('HSET', memory, index, seq .. ' ' .. renew .. ' ' .. outcome)
+  else
+    renew = string.format('%.0f', tonumber(now) + 300000000)
+    redis.call('HSET', memory, index, seq .. ' ' .. renew .. ' ' .. outcome)
+    redis.call('EXPIRE', memory, 600)
+  end
+  return {now, tonumber(outcome)}
+end
+
+-- Ends a call that changed nothing. One that was sent before may be on its way still: it must not
+-- be carried out any more.
+local function refused(...)
+  if again == '1' then
+    done('0')
+  end
+  return {now, ...}
+end
+
+local function is_full(held, more)
+  return room ~= '-' and held + more > tonumber(room)
+end
+
+if now > string.sub(ARGV[1], 1, 16) then
+  return {now, 'late'}
+end
+

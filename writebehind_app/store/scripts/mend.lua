@@ -1,0 +1,37 @@
+-- Puts aside what somebody else wrote to the keys of a shard, so that its scripts run again.
+--
+-- KEYS[1]  the shard
+-- Returns  nothing
+
+local shard = KEYS[1]
+
+local function aside(suffix, kind)
+  local found = redis.call('TYPE', shard .. suffix).ok
+  if found ~= 'none' and found ~= kind then
+    redis.call('RENAME', shard .. suffix, shard .. ':aside' .. suffix)
+  end
+end
+
+aside('', 'hash')
+aside(':due', 'zset')
+aside(':flight', 'list')
+aside(':log', 'stream')
+aside(':times', 'zset')
+aside(':discarded', 'zset')
+for i = 0, 4095 do -- see append.lua
+  aside(string.format(':taken:%03x', i), 'hash')
+end
+
+local function is_number(text)
+  return not text or (#text <= 16 and string.find(text, '^%d+$'))
+end
+
+for _, name in ipairs({'no', 'first', 'forgot', 'moves', 'batches', 'accepted', 'flushed', 'discarded',
+  'lease', 'attempts', 'retry_at', 'flying', 'max_age', 'quiet', 'unique'}) do
+  if not is_number(redis.call('HGET', shard, name)) then
+    redis.call('HDEL', shard, name)
+  end
+end
+if not is_number(redis.call('HGET', shard, 'to')) then
+  redis.call('HDEL', shard, 'token', 'to', 'flying')
+end
