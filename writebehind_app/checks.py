@@ -26,7 +26,7 @@ from writebehind_app.store import connection
 def check_settings(**kwargs: Any) -> list[checks.CheckMessage]:
     given = conf.raw()
     if not isinstance(given, dict):
-        return [_error(1, f"{conf.NAME} is {given!r}.", "It must be a dict of settings.")]
+        return [_error(1, f"{conf.NAME} is {conf.shown(given)}.", "It must be a dict of settings.")]
     messages: list[checks.CheckMessage] = []
     for name, value in given.items():
         if name not in conf.NAMES:

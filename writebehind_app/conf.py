@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -81,7 +82,7 @@ def problem(name: str, value: Any) -> str | None:
         return None if value in _CHOICES[name] else f"{name} must be {choices}, not {value!r}."
     if name not in _NUMBERS:
         if not isinstance(value, str) or not value:
-            return f"{name} must be a non-empty string, not {value!r}."
+            return f"{name} must be a non-empty string, not {shown(value)}."
         if name == "PREFIX" and not {"{", "}"}.isdisjoint(value):  # they mark what is hashed
             return f"PREFIX must be without braces, not {value!r}."
         return None
@@ -94,6 +95,12 @@ def problem(name: str, value: Any) -> str | None:
     return f"{name} must be {noun}, {bound}, not {value!r}."
 
 
+def shown(value: object) -> str:
+    """What may be an address of Redis, without the password in it."""
+    text = re.sub(r"(?i)(password=)[^&'\"]*", r"\1***", repr(value))
+    return re.sub(r"""(['"](?:\w+:?//)?).*@""", r"\1***@", text)
+
+
 def raw() -> Any:
     """The dict as the project wrote it."""
     return getattr(django_settings, NAME, {})
@@ -104,7 +111,7 @@ def settings() -> Settings:
     """The settings in force."""
     given = raw()
     if not isinstance(given, dict):
-        raise ImproperlyConfigured(f"{NAME} must be a dict, not {given!r}.")
+        raise ImproperlyConfigured(f"{NAME} must be a dict, not {shown(given)}.")
     known = {name: value for name, value in given.items() if name in NAMES}
     for name, value in known.items():
         if message := problem(name, value):

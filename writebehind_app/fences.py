@@ -282,7 +282,7 @@ def expire(buffer: Buffer) -> None:
     old = _of(buffer).filter(at__lt=micros_of(timezone.now() - days))
     if not buffer.layout().key or not old.exists():
         return
-    counts = store.count(client(), buffer.shard_keys()).values()
+    counts = store.count(client(patient=True), buffer.shard_keys()).values()
     if any(count.in_flight for count in counts):
         return
     if pending := buffer.pending(

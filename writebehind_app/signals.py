@@ -1,4 +1,4 @@
-"""Signals, sent from the process that flushes."""
+"""Signals. Those about batches are sent from the process that flushes."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ flush_failed = Signal()
 
 # After a batch that left dead letters was acknowledged: sender=the model, buffer, shard, letters.
 dead_lettered = Signal()
+
+# In each process that writes or reads: once it stops asking Redis, and once it asks again. The
+# sender is writebehind_app.store.breaker.Breaker; redis: which one, without a password; reason; and
+# at the end seconds, for so long. The end is told from a thread of its own.
+fallback_started = Signal()
+fallback_ended = Signal()

@@ -11,7 +11,7 @@ import pytest
 from tests.models import Item, Line, Note, Owner, Visit
 from writebehind_app import Add
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
-from writebehind_app.store import clock, lua
+from writebehind_app.store import breaker, clock, lua
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 pytestmark = on_sqlite
@@ -157,8 +157,9 @@ def test_the_script_cache_is_flushed_among_the_calls(redis_server, monkeypatch):
     assert {row.a for row in Item.buffered.get_many(range(10)).values()} == {1}
 
 
-def test_threads(proxy):
+def test_threads(proxy, monkeypatch):
     """SCENARIOS 42: each has a session of its own, while connections break."""
+    monkeypatch.setattr(breaker, "_TOLERATED", 100)
     proxy.faults = ["lose the reply", "keep", "cut"] * 10
     uncertain = []
 

@@ -12,6 +12,7 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from tests.models import Counter, Item, Note, Owner, Seat, Setting, Stamp, Tick, Visit
+from tests.outages import wait_for_redis
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
 from writebehind_app.models import Fence
@@ -270,7 +271,7 @@ class TestFences:
 
             def __exit__(self, *error: Any) -> None:
                 redis_server.start()
-                _wait_for_redis()
+                wait_for_redis()
 
         return Outage()
 
@@ -357,7 +358,7 @@ class TestFences:
         redis_server.stop()
         saved = redis_server.save_files()
         redis_server.start()
-        _wait_for_redis()
+        wait_for_redis()
         Item.buffered.set(number=1, b="second")
         Item.buffered.flush()
         with outage:
@@ -365,11 +366,6 @@ class TestFences:
             redis_server.restore_files(saved)
         Item.buffered.flush()
         assert Item.objects.get().a == 2
-
-
-def _wait_for_redis() -> None:
-    """Until this process asks Redis again."""
-    Item.buffered.count_pending()
 
 
 def test_two_who_create_at_once(database, redis_server, configure, start_child):

@@ -553,6 +553,30 @@ class TestSettings:
         assert "redis://host:port/number" in error.hint
         assert "django_redis.cache.RedisCache" in error.hint
 
+    @pytest.mark.parametrize(
+        "redis",
+        [
+            "redis://:sec#ret@localhost:1/0",
+            "redis://user:secret@localhost:port/0",
+            "rediss://user:secret@localhost:1/0?socket_timeout=x",
+            "redis://localhost:1/0?db=x&password=secret@localhost",
+            "redis//user:secret@localhost:1/0",
+            "user:secret@localhost",
+        ],
+    )
+    def test_no_password_is_shown(self, settings, redis):
+        settings.WRITEBEHIND = {"REDIS": redis}
+        (error,) = check_settings()
+        assert error.id == "writebehind.E003"
+        assert "localhost" in error.msg
+        assert "***" in error.msg
+        assert "sec" not in error.msg
+        for wrong in ({"REDIS": [redis]}, redis):
+            settings.WRITEBEHIND = wrong
+            (error,) = check_settings()
+            assert "***" in error.msg
+            assert "sec" not in error.msg
+
 
 def problems(model: Any) -> list[checks.CheckMessage]:
     return [message for message in check_buffers() if message.obj is model.buffered]

@@ -77,7 +77,7 @@ def check(**kwargs: Any) -> list[checks.CheckMessage]:
 
 def _redis() -> Iterator[Finding]:
     is_explained = False  # why a script fails
-    with server.sibling(connection.client(), _ANSWER) as client:
+    with server.sibling(connection.client(patient=True), _ANSWER) as client:
         try:
             server.ping(client)
             examined = redis_server.Examined(client, server.info(client))

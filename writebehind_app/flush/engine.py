@@ -219,7 +219,7 @@ def _works(buffer: Buffer, ids: Sequence[str], *, due_only: bool) -> list[_Work]
         numbers = {id: keys.index(buffer.shard_key_of(id)) for id in ids}
         return [_Work(number, shards[number], 1, [id]) for id, number in numbers.items()]
     works = []
-    for number, counts in enumerate(store.count(client(), keys).values()):
+    for number, counts in enumerate(store.count(client(patient=True), keys).values()):
         left = (counts.due if due_only else counts.pending) + counts.in_flight
         if left:
             works.append(_Work(number, shards[number], left))

@@ -31,7 +31,7 @@ def expire(buffer: Buffer) -> None:
         return
     # In flight after the rows were read: a batch whose row is there can leave, and not come back.
     keys = buffer.shard_keys()
-    readings = store.read(client(), {key: [] for key in keys})
+    readings = store.read(client(patient=True), {key: [] for key in keys})
     stay = {reading.token for reading in readings.values()}
     for shard in {row.shard for row in old if row.upto is not None}:
         by_upto = ledger.filter(shard=shard, upto__isnull=False).order_by("-upto")

@@ -87,7 +87,7 @@ def _check_pending(layout: Layout, field: Any, values: set[Any]) -> None:
         by_shard[parent.shard_key_of(encode(value))].append(encode(value))
     waiting = [
         id
-        for reading in store.read(client(), by_shard).values()
+        for reading in store.read(client(patient=True), by_shard).values()
         for entries in (reading.pending, reading.in_flight)
         for id, entry in entries.items()
         if entry.keep

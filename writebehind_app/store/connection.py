@@ -17,7 +17,10 @@ from redis.retry import Retry
 
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.store import lua, server
+from writebehind_app.store.breaker import Breaker, Watched
 from writebehind_app.store.failures import reason
+from writebehind_app.store.keys import shard_key
 
 SCHEMES = ("redis", "rediss", "unix")
 
@@ -30,13 +33,21 @@ def client(*, patient: bool = False) -> redis.Redis:
     """The client for the configured Redis.
 
     A `patient` one waits for an answer as long as a lease lasts, for flushers, whose batches may
-    be large. The other gives up after SOCKET_TIMEOUT, because a request waits for it.
+    be large. The other gives up after SOCKET_TIMEOUT, because a request waits for it, and a breaker
+    watches it.
     """
     if patient not in _clients:
         with _lock:
             if patient not in _clients:
                 _clients[patient] = _client(conf.settings(), patient)
     return _clients[patient]
+
+
+def breaker() -> Breaker:
+    """What this process knows of the configured Redis."""
+    watched = client()
+    assert isinstance(watched, Watched)
+    return watched.breaker
 
 
 _clients: dict[bool, redis.Redis] = {}
@@ -56,7 +67,12 @@ def _client(settings: conf.Settings, patient: bool) -> redis.Redis:
         options["socket_timeout"] = settings.LEASE
     else:
         options.setdefault("socket_timeout", settings.SOCKET_TIMEOUT)
-    return redis.Redis(connection_pool=pool_class(**options))
+    pool = pool_class(**options)
+    plain = redis.Redis(connection_pool=pool)
+    if patient:
+        return plain
+    key = shard_key(conf.prefix(), "probe", 0)
+    return Watched(pool, Breaker(server.address(plain), lambda: lua.run(plain, "knock", key)))
 
 
 def _pool(where: str) -> tuple[type[redis.ConnectionPool], dict[str, Any]]:
@@ -77,13 +93,15 @@ def problem(where: str) -> str | None:
         try:
             redis.ConnectionPool.from_url(where)
         except ValueError as error:
-            return f"WRITEBEHIND['REDIS'] is {where!r}: {error}."
+            # Which may quote a part of a password that is taken for the port.
+            why = "a user and a password in it are percent-encoded" if "@" in where else error
+            return f"WRITEBEHIND['REDIS'] is {conf.shown(where)}: {str(why).rstrip('.')}."
         return None
     caches = django_settings.CACHES
     if where not in caches:
         return (
-            f"WRITEBEHIND['REDIS'] is {where!r}: neither a URL ({', '.join(SCHEMES)}) nor one of "
-            f"the caches in CACHES ({', '.join(sorted(caches))})."
+            f"WRITEBEHIND['REDIS'] is {conf.shown(where)}: neither a URL ({', '.join(SCHEMES)}) "
+            f"nor one of the caches in CACHES ({', '.join(sorted(caches))})."
         )
     try:
         get_redis_connection(where, write=True)
@@ -113,6 +131,8 @@ def _reset(*, setting: str, **kwargs: Any) -> None:
     if setting in (conf.NAME, "CACHES"):
         for client in _clients.values():
             client.connection_pool.disconnect()
+            if isinstance(client, Watched):
+                client.breaker.end()
         _clients.clear()
 
 

@@ -184,8 +184,7 @@ def _sent(
     timeout = _timeout(client)
     try:
         if not clock.is_known():
-            seconds, micros = client.time()
-            clock.saw(seconds * 1_000_000 + micros)
+            clock.saw(lua.now(client))
         until = clock.now() + int(timeout * 1e6)
         named = _named(calls, names, f"{until} {seq:010} 0", room)
         replies, error = _exchange(client, script, named)
@@ -241,7 +240,7 @@ def _exchange(
     while left and error is None:
         commands = [*load, *(("EVALSHA", lua.digest(script), 1, *calls[i]) for i in left)]
         try:
-            found, error = lua.exchange(client, commands, timeout=timeout)
+            found, error = lua.exchange(client, commands, write=True, timeout=timeout)
         except redis.RedisError:
             if not load:
                 raise

@@ -12,9 +12,11 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from writebehind_app.store.breaker import Watched
 from writebehind_app.store.failures import is_answer
 
 Command = Sequence[str | int]
+Exchanged = tuple[list[Any], Exception | None]
 
 _DELIVERED = ("write", "append")  # these begin with delivery.lua
 
@@ -50,14 +52,14 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[A
     others: they must not depend on each other's order. The first error is raised, after all were
     sent.
     """
-    pipeline = client.pipeline(transaction=False)
+    load = ("SCRIPT", "LOAD", source(name))
     replies: dict[int, Any] = {}
     left = list(range(len(calls)))
     while left:
-        pipeline.execute_command("SCRIPT LOAD", source(name))  # type: ignore[no-untyped-call]
-        for i in left:
-            pipeline.execute_command("EVALSHA", digest(name), 1, *calls[i])  # type: ignore[no-untyped-call]
-        results = pipeline.execute(raise_on_error=False)
+        commands = [load, *(("EVALSHA", digest(name), 1, *calls[i]) for i in left)]
+        results, error = exchange(client, commands)
+        if error:
+            raise error
         if isinstance(results[0], redis.ResponseError):  # it never comes to know the script
             raise results[0]
         replies.update(zip(left, results[1:], strict=True))
@@ -77,20 +79,42 @@ def mend(client: redis.Redis, key: str, error: Exception) -> None:
             _call(client, "EVAL", source("mend"), 1, key)
 
 
+def now(client: redis.Redis) -> int:
+    """The time by the clock of Redis, in µs since 1970."""
+    seconds, micros = _call(client, "TIME")
+    return int(seconds) * 1_000_000 + int(micros)
+
+
 def exchange(
     client: redis.Redis,
     commands: Sequence[Command],
     *,
+    write: bool = False,
     timeout: float | None = None,
     patience: float = 0,
-) -> tuple[list[Any], Exception | None]:
+) -> Exchanged:
     """The replies to commands that are sent together, errors among them; and what kept the rest
-    from coming. Raises what kept all from being sent.
+    from coming. Raises what kept all from being sent. `write` if Redis has to take writes for it.
 
     It is one round trip without what the client adds to it: retries, of which there must be none,
     and metrics. On the way of every write that takes a tenth of the time. Other than by the
     client's `timeout` an answer may take that long, and the last of them, so much longer.
     """
+    if not isinstance(client, Watched):
+        return _exchange(client, commands, timeout, patience)
+    client.breaker.check(write=write)
+    try:
+        replies, error = _exchange(client, commands, timeout, patience)
+    except redis.RedisError as unsent:
+        client.breaker.note([], unsent, write=write)
+        raise
+    client.breaker.note(replies, error, write=write)
+    return replies, error
+
+
+def _exchange(
+    client: redis.Redis, commands: Sequence[Command], timeout: float | None, patience: float
+) -> Exchanged:
     pool = client.connection_pool
     connection: Any = pool.get_connection()
     replies: list[Any] = []

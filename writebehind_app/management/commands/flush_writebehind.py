@@ -114,7 +114,7 @@ class Command(BaseCommand):
     def _dry_run(self, buffers: list[Buffer], options: dict[str, Any]) -> None:
         total = 0
         for buffer in buffers:
-            counts = store.count(client(), buffer.shard_keys()).values()
+            counts = store.count(client(patient=True), buffer.shard_keys()).values()
             left = sum(c.in_flight + (c.pending if options["all"] else c.due) for c in counts)
             total += left
             if not options["json"]:
@@ -153,7 +153,8 @@ class Command(BaseCommand):
         if quiet or not self.stderr.isatty():
             yield lambda done: None
             return
-        counts = [c for b in buffers for c in store.count(client(), b.shard_keys()).values()]
+        redis = client(patient=True)
+        counts = [c for b in buffers for c in store.count(redis, b.shard_keys()).values()]
         total = sum(c.in_flight + (c.pending if options["all"] else c.due) for c in counts)
 
         def draw(done: int) -> None:
