@@ -403,7 +403,7 @@ def test_a_batch_is_claimed_by_one_of_many(redis_server, configure):
     configure(SHARDS=1)
     Item.buffered.set_many({"number": n} for n in range(10))
     (shard,) = Item.buffered.shards()
-    calls = [(shard.key, f"token {n}", 60_000_000, 10, "all", "") for n in range(20)]
+    calls = [(shard.key, f"token{n}", 60_000_000, 10, "all", "") for n in range(20)]
     replies = lua.run_many(shard.client, "claim", calls)
     assert sorted(reply[0] for reply in replies) == ["batch"] + ["busy"] * 19
 
