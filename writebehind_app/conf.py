@@ -24,6 +24,8 @@ class Settings:
     PREFIX: str = "wb"  # what every key in Redis begins with
     MODE: str = "buffered"  # "direct": every call goes straight to the database
     WHEN_DOWN: str = "direct"  # what calls do while Redis is away; or "raise"
+    WHEN_FULL: str = "direct"  # what writes do that would make one entry too many; or "raise"
+    MAX_PENDING: int = 1_000_000  # entries of one buffer in Redis, those in flight included
     MAX_AGE: float = 5.0  # flushed at the latest this long after the first unflushed write
     QUIET: float = 0.0  # flushed once no write came for so long; 0: only MAX_AGE counts
     BATCH_SIZE: int = 1000  # entries in one transaction
@@ -49,6 +51,7 @@ class Settings:
 
 # What a value must be: (type, least value, whether that value itself is allowed).
 _NUMBERS: dict[str, tuple[type, float, bool]] = {
+    "MAX_PENDING": (int, 1, True),
     "MAX_AGE": (float, 0, True),
     "QUIET": (float, 0, True),
     "BATCH_SIZE": (int, 1, True),
@@ -71,7 +74,11 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "META_MAX_KEY_LENGTH": (int, 1, True),
     "META_MAX_BODY": (int, 1, True),
 }
-_CHOICES = {"MODE": ("buffered", "direct"), "WHEN_DOWN": ("direct", "raise")}
+_CHOICES = {
+    "MODE": ("buffered", "direct"),
+    "WHEN_DOWN": ("direct", "raise"),
+    "WHEN_FULL": ("direct", "raise"),
+}
 NAMES = tuple(field.name for field in fields(Settings))
 
 

@@ -106,6 +106,9 @@ class TestDeclaration:
             ("shards", True, "must be a whole number, at least 1"),
             ("max_age", -1, "must be a number, at least 0"),
             ("quiet", "1", "must be a number, at least 0"),
+            ("max_pending", 0, "must be a whole number, at least 1"),
+            ("when_full", "drop", "must be 'direct' or 'raise'"),
+            ("when_down", True, "must be 'direct' or 'raise'"),
         ],
     )
     def test_the_value_of_an_option(self, option, value, must):

@@ -22,6 +22,7 @@ from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.connection import client
+from writebehind_app.store.delivery import Limit
 from writebehind_app.store.keys import shard_key, shard_number
 from writebehind_app.store.shard import Shard
 
@@ -76,7 +77,9 @@ class Buffer(ABC):
         quiet: float | None = None,
         batch_size: int | None = None,
         shards: int | None = None,
+        max_pending: int | None = None,
         when_down: str | None = None,
+        when_full: str | None = None,
     ) -> None:
         self.options = {
             name: value
@@ -85,7 +88,9 @@ class Buffer(ABC):
                 "QUIET": quiet,
                 "BATCH_SIZE": batch_size,
                 "SHARDS": shards,
+                "MAX_PENDING": max_pending,
                 "WHEN_DOWN": when_down,
+                "WHEN_FULL": when_full,
             }.items()
             if value is not None
         }
@@ -170,6 +175,11 @@ class Buffer(ABC):
     def shard_key_of(self, id: str) -> str:
         keys = self.shard_keys()
         return keys[shard_number(id, len(keys))]
+
+    def limit(self, size: int = 1) -> Limit:
+        """How many entries there may be, for a call that makes so many. One that adds to a pending
+        entry makes none, and is taken however many there are."""
+        return Limit(self.shard_keys(), self.option("MAX_PENDING"), size)
 
     # Verbs
 

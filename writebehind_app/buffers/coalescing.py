@@ -155,7 +155,7 @@ class CoalescingBuffer(Buffer):
             fields = [part for pair in texts.items() for part in pair]
             calls.append((self.shard_key_of(id), id, age, quiet, delete, guard, *fields))
         try:
-            return deliver(client(), "write", calls)
+            return deliver(client(), "write", calls, self.limit())
         except BufferUnavailable as error:
             return [error] * len(calls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -12,9 +13,13 @@ from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncer
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
 
+logger = logging.getLogger("writebehind")
+
 _Result = TypeVar("_Result")
 _CAUTIOUS = 60  # seconds: by then, what was pending before Redis was away is flushed
-_away_at = -float("inf")  # on the clock of time.monotonic()
+_away_at = -float("inf")  # on the clock of time.monotonic(), as are the next
+_told: dict[str, float] = {}  # by the buffer, when it was last said that it is full
+_SILENCE = 60  # seconds until that is said again
 
 
 def is_direct() -> bool:
@@ -26,13 +31,22 @@ def goes_around(buffer: Buffer, error: Exception, *, again: bool = False) -> boo
     """Whether a call that Redis did not take is to go around it; `again` if it may do so although
     Redis has perhaps taken it."""
     global _away_at
-    if isinstance(error, BufferFull):
-        return bool(buffer.option("WHEN_FULL") == "direct")
-    down = isinstance(error, BufferUnavailable) or (again and isinstance(error, WriteUncertain))
-    if down and buffer.option("WHEN_DOWN") == "direct":
+    is_full = isinstance(error, BufferFull)
+    is_down = isinstance(error, BufferUnavailable) or (again and isinstance(error, WriteUncertain))
+    if is_full:
+        _tell(buffer, error)
+    if (is_full or is_down) and buffer.option("WHEN_FULL" if is_full else "WHEN_DOWN") == "direct":
         _away_at = time.monotonic()
         return True
     return False
+
+
+def _tell(buffer: Buffer, error: Exception) -> None:
+    """Log that it is full; not with each write."""
+    now = time.monotonic()
+    if now - _told.get(buffer.label, -float("inf")) > _SILENCE:
+        _told[buffer.label] = now
+        logger.warning("%s is full. %s", buffer, error)
 
 
 def otherwise(

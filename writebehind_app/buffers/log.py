@@ -188,6 +188,7 @@ class LogBuffer(Buffer):
                 max_age=self.option("MAX_AGE"),
                 quiet=self.option("QUIET"),
                 unique=len(self.unique),
+                limit=self.limit(len(records)),
             ):
                 case Moved(guard):
                     self._guards[key] = guard

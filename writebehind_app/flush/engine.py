@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from django.db import Error, connections
 
 from writebehind_app import conf, fences
+from writebehind_app.exceptions import WritebehindError
 from writebehind_app.flush import deadletters, ledger
 from writebehind_app.flush.failures import Kind, kind
 from writebehind_app.flush.garbage import paused
@@ -145,6 +146,8 @@ def flush(
             logger.exception("%s: what has expired could not be looked up", buffer)
             connections[buffer.layout().using].close_if_unusable_or_obsolete()
             failures.append(error)
+        except WritebehindError as error:  # a full Redis takes no writes, and is to be drained
+            logger.warning("%s: what has expired stays until the next flush: %s", buffer, error)
     works = _works(buffer, ids, due_only=due_only)
     queue = deque(works)
     with ThreadPoolExecutor(1, thread_name_prefix="writebehind-claim") as ahead:

@@ -119,7 +119,10 @@ def _delivered(
             refusal: Exception = _unavailable(error)
             held = limit.most
         else:
-            refusal = BufferFull(f"{held} entries are pending, and {limit.most} may be.")
+            refusal = BufferFull(
+                f"{held} entries are pending, and max_pending is {limit.most}: see whether a "
+                "flusher runs, and keeps up."
+            )
         for i in full:
             outcomes[i] = refusal
         again(full[: max(limit.most - held, 0) // limit.size], None)
