@@ -122,6 +122,8 @@ def _database(alias: str, blocker: DjangoDbBlocker) -> Generator[None]:
 
 @contextmanager
 def _redis(server: RedisServer, settings: LazySettings) -> Generator[RedisServer]:
+    from writebehind_app.buffers import fallback  # which needs the settings
+
     os.environ["WRITEBEHIND_TEST_REDIS"] = server.url
     settings.WRITEBEHIND = {**settings.WRITEBEHIND, "REDIS": server.url}
     settings.CACHES = {
@@ -130,6 +132,7 @@ def _redis(server: RedisServer, settings: LazySettings) -> Generator[RedisServer
     }
     yield server
     server.clear()
+    fallback._away_at = -float("inf")  # the outage of a test is none of the next one's
     del os.environ["WRITEBEHIND_TEST_REDIS"]
 
 

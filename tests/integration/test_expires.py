@@ -113,7 +113,8 @@ def test_one_flush_removes_a_batch_at_most_and_asks_once(plain, configure):
         assert stored() == left
     with CaptureQueriesContext(connections["default"]) as queries:
         flush(buffered)
-    assert len(queries) == 1
+    table = AppointmentMeta._meta.db_table
+    assert [table in query["sql"] for query in queries].count(True) == 1
     plan = AppointmentMeta.objects.filter(expires_at__lte=timezone.now()).explain()
     assert "INDEX" in plan
 
