@@ -84,7 +84,8 @@ def text_check(field: models.Field[Any, Any], using: str) -> Callable[[str], Non
 def as_dict(values: Any) -> dict[Any, Any]:
     """As dict() does, which raises a ValueError for some of what it does not take."""
     try:
-        return dict(values)
+        # Pair by pair: an F() within is a sequence without an end to Python.
+        return dict(values if hasattr(values, "keys") else map(as_pair, values))
     except (ValueError, LookupError, ArithmeticError, RecursionError):
         raise TypeError(f"{shown(values)} is no mapping.") from None
 

@@ -115,16 +115,22 @@ def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
         low, high = connections[using].ops.integer_field_range(field.get_internal_type())
         least, most = max(least, low), min(most, high)
 
+    def check(value: Any) -> None:
+        if not least <= value <= most:
+            raise ValidationError(
+                f"Ensure this value is between {least} and {most} (it is {shown(value, str)}).",
+                code="range",
+            )
+
     def encode(value: Any) -> str:
         if type(value) is not int:
+            if isinstance(value, decimal.Decimal):
+                check(value)  # int() takes minutes for Decimal("1e999999")
             whole = int(field.to_python(value))  # of a member of an enum, or a bool
             if whole != value and isinstance(value, Number):
                 raise ValidationError(f"{value} is not a whole number.", code="invalid")
             value = whole
-        if not least <= value <= most:
-            raise ValidationError(
-                f"Ensure this value is between {least} and {most} (it is {value}).", code="range"
-            )
+        check(value)
         return str(value)
 
     return encode, int
