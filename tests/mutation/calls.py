@@ -128,16 +128,9 @@ MUTANTS = [
     mutant(
         "a Redis that lost everything numbers as before",
         "store/scripts/write.lua",
-        "redis.call('HSETNX', shard, 'no', now)",
-        "redis.call('HSETNX', shard, 'no', 0)",
+        "redis.call('HSET', shard, 'no', now, 'first', now)",
+        "redis.call('HSET', shard, 'no', 0, 'first', 0)",
         f"{ROWS}TestReceipt::test_a_redis_that_lost_its_data_has_not_flushed_it",
-        also=(
-            (
-                "store/scripts/write.lua",
-                "redis.call('HSET', shard, 'first', now)",
-                "redis.call('HSET', shard, 'first', 0)",
-            ),
-        ),
     ),
     mutant(
         "metadata is popped without a guard",

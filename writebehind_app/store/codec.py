@@ -17,7 +17,7 @@ HEAD = "@"  # no field of a model can be called that
 _TIME = 16  # digits of a time
 NOTHING = ""  # stands in a record without fields, as a stream takes none without
 
-_HEAD = re.compile(r"([0-9]{1,18}) " * 4 + r"([0-9]{1,18})(?::([0-9]{1,18}))? ([01])")
+_HEAD = re.compile(r"([0-9]{1,18}) " * 4 + r"([12]|([0-9]{1,18}):([0-9]{1,18})) ([01])")
 _RECORD = re.compile(r"([0-9]{1,18})-0")
 _LAST = 253_370_764_800_000_000  # the year 9999: beyond, no database and no datetime goes
 _SHOWN = 1000  # characters of a text, and texts, that a broken entry keeps of too much
@@ -61,8 +61,8 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
     found = _HEAD.fullmatch(head)
     if found is None:
         return _broken(id, head, f"its head is {head[:_SHOWN]!r}", texts)
-    no, writes, since, at, row, born, relative = found.groups()
-    if max(int(since), int(at), int(born or 0)) >= _LAST:
+    no, writes, since, at, row, gone, born, relative = found.groups()
+    if max(int(since), int(at), int(gone or 0), int(born or 0)) >= _LAST:
         return _broken(id, head, f"its times are those of {head!r}", texts)
     times = {name: text[:_TIME] for name, text in texts.items()}
     digits = "".join(times.values())
@@ -81,7 +81,7 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         relative == "1",
         {name: text[_TIME:] for name, text in texts.items()},
         times,
-        gone=int(row if born else at),
+        gone=int(gone or at),
     )
 
 

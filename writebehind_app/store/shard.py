@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
 from writebehind_app.store.delivery import Limit
 
+_TOKEN = re.compile("[0-9A-Za-z]{1,32}")  # as in claim.lua
+_TIME = re.compile("[0-9]{1,16}")
 Where = Literal["pending", "in_flight", "gone", "discarded", "lost"]
 
 
@@ -132,9 +135,11 @@ class Shard:
             lease: Any
             token, lease = self.client.hmget(self.key, ["token", "lease"])
             seconds, micros = self.client.time()
-        ends = int(lease) if str(lease).isdecimal() else 0
-        is_idle = token and ends <= seconds * 1_000_000 + micros
-        return str(token) if is_idle else ""
+        ends = int(lease) if _TIME.fullmatch(str(lease)) else 0
+        if not token or ends > seconds * 1_000_000 + micros:
+            return ""
+        # One that somebody else wrote is in no ledger.
+        return str(token) if _TOKEN.fullmatch(token) else self.revoke(token)
 
     def revoke(self, token: str) -> str:
         """Give the batch in flight another token, and say which; '' where it has that already."""

@@ -22,10 +22,7 @@ local function place(id)
 end
 
 local state = redis.call('HMGET', shard, 'first', 'moves', 'no')
-local function number(text)
-  return text and string.match(text, '^%d+$') or '0'
-end
-local guard = number(state[1]) .. ' ' .. number(state[2])
+local guard = string.format('%.0f %.0f', number(state[1]), number(state[2]))
 if ARGV[2] ~= '' and ARGV[2] ~= guard then
   return refused('moved', guard)
 end
@@ -42,21 +39,23 @@ if is_full(redis.call('XLEN', log), #records) then
   return refused('full')
 end
 
+-- What may fail, as somebody else has written to the shard, comes before what takes a record.
+redis.call('HINCRBY', shard, 'accepted', #records)
+
 -- A number is the time of the append in µs, or the next one that is free. 'first' as in write.lua.
-local no = math.max(tonumber(now), tonumber(state[3] or 0) + 1)
+local no = math.max(tonumber(now), number(state[3]) + 1)
 redis.call('HSETNX', shard, 'first', no - 1)
 redis.call('HSET', shard, 'no', no + #records - 1, 'max_age', ARGV[3], 'quiet', ARGV[4],
   'unique', ARGV[5])
 for n, at in ipairs(records) do
   local id = string.format('%.0f', no + n - 1)
+  if ARGV[at + 1] ~= '' then
+    redis.call('ZADD', times, ARGV[at + 1], id)
+  end
   redis.call('XADD', log, id .. '-0', unpack(ARGV, at + 3, at + 2 + ARGV[at + 2]))
   if ARGV[at] ~= '' then
     local hash, field = place(ARGV[at])
     redis.call('HSET', hash, field, id)
   end
-  if ARGV[at + 1] ~= '' then
-    redis.call('ZADD', times, ARGV[at + 1], id)
-  end
 end
-redis.call('HINCRBY', shard, 'accepted', #records)
 return done(string.format('%.0f', no))

@@ -19,9 +19,16 @@ local now = time[1] .. string.sub('00000' .. time[2], -6)
 
 local seq, again, session, index, room =
   string.match(ARGV[1], '^%d+ (%d+) (%d) (%S+) (%d+) (%S+)$')
+
+-- A number that the shard's state has; 0 where it has none, or somebody else wrote it.
+local function number(text)
+  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) or 0
+end
+
 local memory = shard .. ':w:' .. session
+local remembered = '^' .. string.rep('%d', 10) .. ' ' .. string.rep('%d', 16) .. ' %d+$'
 local known = redis.pcall('HGET', memory, index)
-if type(known) == 'table' or (known and not string.find(known, '^%d+ %d+ %d+$')) then
+if type(known) == 'table' or (known and not string.find(known, remembered)) then
   redis.call('DEL', memory) -- somebody else wrote it
   known = false
 end

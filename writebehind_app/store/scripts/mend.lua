@@ -22,8 +22,8 @@ for i = 0, 4095 do -- see append.lua
   aside(string.format(':taken:%03x', i), 'hash')
 end
 
-local function is_number(text)
-  return not text or (#text <= 16 and string.find(text, '^%d+$'))
+local function is_number(text) -- as HINCRBY takes one
+  return not text or text == '0' or (#text <= 16 and string.find(text, '^[1-9]%d*$'))
 end
 
 for _, name in ipairs({'no', 'first', 'forgot', 'moves', 'batches', 'accepted', 'flushed', 'discarded',

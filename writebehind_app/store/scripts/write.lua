@@ -204,7 +204,9 @@ if type(pending) == 'string' then
   no, writes, since, at, row, relative =
     string.match(pending, '^(%d+) (%d+) (%d+) (%d+) ([%d:]+) ([01])$')
 end
-if not no and redis.call('EXISTS', entry) == 1 then
+local is_ours = no and not string.find(pending, string.rep('%d', 19))
+  and (row == '1' or row == '2' or string.find(row, '^%d+:%d+$'))
+if not is_ours and redis.call('EXISTS', entry) == 1 then
   -- Somebody else wrote it. A flush will find it under an id that no row has.
   local aside = 'planted ' .. now .. ' ' .. id
   redis.call('RENAME', entry, shard .. ':e:' .. aside)
@@ -212,10 +214,9 @@ if not no and redis.call('EXISTS', entry) == 1 then
   pending = false
 end
 local function moves()
-  local text = redis.call('HGET', shard, 'moves')
-  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) or 0
+  return string.format('moves %.0f', number(redis.call('HGET', shard, 'moves')))
 end
-if ARGV[6] ~= '' and ARGV[6] ~= (pending or string.format('moves %.0f', moves())) then
+if ARGV[6] ~= '' and ARGV[6] ~= (pending or moves()) then
   return refused(0)
 end
 
@@ -274,16 +275,24 @@ for i = 7, #ARGV, 2 do
   fields[#fields + 1], fields[#fields + 2] = name, at .. (text == '!' and text or gone .. text)
 end
 
--- Nothing was changed before this line, and nothing fails after it.
+-- Nothing was changed before this line. What may fail, as somebody else has written to the shard,
+-- comes before what takes the write.
 
 if not pending then
   -- Numbers start at the clock, not at one: a receipt from before Redis lost everything then lies
   -- below 'first' and is not taken for a flushed one.
-  if redis.call('HSETNX', shard, 'no', now) == 1 then
-    redis.call('HSET', shard, 'first', now)
+  if number(redis.call('HGET', shard, 'no')) == 0 then
+    redis.call('HSET', shard, 'no', now, 'first', now)
   end
   no = string.format('%.0f', redis.call('HINCRBY', shard, 'no', 1))
 end
+if quiet > 0 then
+  redis.call('ZADD', due, math.min(tonumber(since) + max_age, tonumber(now) + quiet), id)
+else
+  redis.call('ZADD', due, 'NX', tonumber(now) + max_age, id)
+end
+redis.call('HINCRBY', shard, 'accepted', 1)
+
 if ARGV[5] == '1' then
   -- Nothing that was written before a delete matters after it.
   redis.call('DEL', entry)
@@ -303,11 +312,4 @@ redis.call('HSET', entry, '@', head, unpack(fields, 1, math.min(#fields, 1000)))
 for i = 1001, #fields, 1000 do -- Lua unpacks a few thousand at most
   redis.call('HSET', entry, unpack(fields, i, math.min(i + 999, #fields)))
 end
-
-if quiet > 0 then
-  redis.call('ZADD', due, math.min(tonumber(since) + max_age, tonumber(now) + quiet), id)
-else
-  redis.call('ZADD', due, 'NX', tonumber(now) + max_age, id)
-end
-redis.call('HINCRBY', shard, 'accepted', 1)
 return done(no)
