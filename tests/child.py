@@ -20,6 +20,13 @@ from tests.keeper import keeper
 
 def start(function: Callable[..., Any], *args: Any, **kwargs: Any) -> subprocess.Popen[str]:
     """Its standard input and output are pipes, unbuffered on its side; errors go to ours."""
+    return process(function, args, kwargs, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def process(
+    function: Callable[..., Any], args: Any = (), kwargs: Any = None, **options: Any
+) -> subprocess.Popen[str]:
+    """The same with options of a process."""
     return keeper().start(
         [
             sys.executable,
@@ -28,12 +35,11 @@ def start(function: Callable[..., Any], *args: Any, **kwargs: Any) -> subprocess
             "tests.child",
             function.__module__,
             function.__qualname__,
-            json.dumps([args, kwargs]),
+            json.dumps([args, kwargs or {}]),
         ],
         cwd=Path(__file__).parent.parent,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 

@@ -100,6 +100,7 @@ def django_db_setup(
     """All databases, where pytest-django's own makes those that its marks ask for."""
     with django_db_blocker.unblock():
         created = setup_databases(verbosity=0, interactive=False, aliases=set(connections))
+        _empty("default")  # of the schedules that migrate has made
     yield
     with django_db_blocker.unblock():
         _drop_other_sessions()
@@ -158,7 +159,7 @@ def _empty(alias: str) -> None:
 def _rows_query(alias: str) -> str:
     """The names of the tables that hold rows, in one query: most tests fill few of many tables."""
     connection = connections[alias]
-    made_by_migrate = {"auth_permission", "django_content_type", "django_q_schedule"}
+    made_by_migrate = {"auth_permission", "django_content_type"}
     tables = set(connection.introspection.django_table_names()) - made_by_migrate
     return " UNION ALL ".join(
         f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {connection.ops.quote_name(table)})"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.core import checks
+from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
 
@@ -12,9 +13,16 @@ class WritebehindConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from writebehind_app import doctor
+        from writebehind_app import doctor, jobs, schedules
         from writebehind_app.checks import check_buffers, check_settings
 
         checks.register(check_settings)
         checks.register(check_buffers)
         checks.register(doctor.check, "writebehind", deploy=True)
+        if jobs.is_installed():
+            from django_q.signals import post_spawn
+
+            from writebehind_app.tasks import tick_at_once
+
+            post_migrate.connect(schedules.make_after_migrate, sender=self)
+            post_spawn.connect(tick_at_once, dispatch_uid="writebehind.tick")

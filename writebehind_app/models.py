@@ -105,3 +105,17 @@ class Fence(models.Model):
 
     def __str__(self) -> str:
         return f"{self.buffer} {self.digest}"
+
+
+class MadeSchedule(models.Model):
+    """That a schedule of Django-Q2 was made: it is not made again by itself, whoever removed it."""
+
+    name = models.CharField(_("name"), max_length=100, primary_key=True)
+    at = models.DateTimeField(_("last asked for"))
+
+    class Meta:
+        verbose_name = _("made schedule")
+        verbose_name_plural = _("made schedules")
+
+    def __str__(self) -> str:
+        return self.name

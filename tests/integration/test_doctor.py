@@ -26,9 +26,9 @@ from redis.exceptions import ResponseError
 from tests.models import Item, Note, Pair, Visit
 from tests.router import CurrentDatabase
 from tests.servers import RedisServer, wanted_databases
-from writebehind_app import conf, doctor
+from writebehind_app import conf, doctor, jobs
 from writebehind_app.buffers import registry
-from writebehind_app.doctor import databases, django_q
+from writebehind_app.doctor import databases
 from writebehind_app.doctor.redis_server import Examined, memory, version
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import AppliedBatch, DeadLetter
@@ -584,7 +584,7 @@ def without_table(using: str, model: type[models.Model]) -> Iterator[None]:
 class TestBacklog:
     @pytest.fixture(autouse=True)
     def without_django_q(self, monkeypatch):
-        monkeypatch.setattr(django_q, "is_installed", lambda: False)
+        monkeypatch.setattr(jobs, "is_installed", lambda: False)
 
     def test_that_nobody_flushes(self, plain, configure):
         configure(LEASE=0.001, MAX_AGE=0.001)
@@ -702,7 +702,7 @@ class TestDjangoQ:
             assert found() == {"W146"}
 
     def test_that_is_not_installed(self, monkeypatch):
-        monkeypatch.setattr(django_q, "is_installed", lambda: False)
+        monkeypatch.setattr(jobs, "is_installed", lambda: False)
         self.set(TIMEOUT=None)
         assert found() == set()
 

@@ -16,6 +16,7 @@ import redis
 from django.core import checks
 from django.db import Error, connections
 
+from writebehind_app import jobs
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.checks import check_buffers, check_settings
@@ -52,7 +53,7 @@ def examine() -> list[Finding]:
         examined = databases.Examined(using, buffers)
         parts[f"The database {using!r}"] = partial(_database, examined)
     findings: list[Finding] = []
-    if django_q.is_installed():
+    if jobs.is_installed():
         parts["Django-Q2"] = partial(_django_q, findings)
     for name, part in parts.items():
         found, end = _started(part)

@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from django.apps import apps
 from django.conf import settings
 from django.db import connections
 
+from writebehind_app import jobs, schedules
 from writebehind_app.buffers import registry
 from writebehind_app.doctor.finding import Finding, warning
 
-_FUNCTIONS = ("flush_writebehind", "writebehind_app")  # what a schedule that flushes names
 _LOCAL = ("locmem.LocMemCache", "dummy.DummyCache")  # caches that other processes do not see
 
 
-def is_installed() -> bool:
-    return apps.is_installed("django_q")
-
-
 def timeouts() -> Iterator[Finding]:
-    conf = _conf()
+    conf = jobs.conf()
     do = "Set Q_CLUSTER['timeout'] to more than a flush takes, and 'retry' to more than that."
     if not conf.TIMEOUT:
         yield warning(
@@ -40,7 +35,7 @@ def timeouts() -> Iterator[Finding]:
 
 
 def sync() -> Iterator[Finding]:
-    if _conf().SYNC:
+    if jobs.conf().SYNC:
         yield warning(
             142,
             "Q_CLUSTER['sync'] is on.",
@@ -50,7 +45,7 @@ def sync() -> Iterator[Finding]:
 
 
 def catching_up() -> Iterator[Finding]:
-    if _conf().CATCH_UP and _schedules():
+    if jobs.conf().CATCH_UP and _schedules():
         yield warning(
             143,
             "Q_CLUSTER['catch_up'] is on, as it is by default.",
@@ -63,10 +58,10 @@ def catching_up() -> Iterator[Finding]:
 def workers() -> Iterator[Finding]:
     databases = {buffer.layout().using for buffer in registry.buffers().values()}
     on_sqlite = [using for using in databases if connections[using].vendor == "sqlite"]
-    if on_sqlite and _conf().WORKERS > 1 and _schedules():
+    if on_sqlite and jobs.conf().WORKERS > 1 and _schedules():
         yield warning(
             144,
-            f"{_conf().WORKERS} workers of Django-Q2 can flush to SQLite at a time.",
+            f"{jobs.conf().WORKERS} workers of Django-Q2 can flush to SQLite at a time.",
             "SQLite takes one writer at a time: the others wait for its lock, and fail when that "
             "takes longer than the timeout of the database.",
             "Set Q_CLUSTER['workers'] to 1.",
@@ -85,7 +80,7 @@ def cluster() -> Iterator[Finding]:
             147,
             f"Whether a cluster of Django-Q2 runs cannot be seen: {type(problem).__name__}.",
             "The schedule that flushes needs one.",
-            f"Look after the broker, or the cache {_conf().CACHE!r}, in which clusters report.",
+            f"Look after the broker, or the cache {jobs.conf().CACHE!r}, in which clusters report.",
         )
         return
     if not running:
@@ -99,7 +94,7 @@ def cluster() -> Iterator[Finding]:
 
 def _is_seen() -> bool:
     """Whether clusters report where this process can see it."""
-    conf = _conf()
+    conf = jobs.conf()
     backend = str(settings.CACHES.get(conf.CACHE, {}).get("BACKEND", ""))
     shared = bool(backend) and not backend.endswith(_LOCAL)
     return bool(conf.REDIS or conf.DJANGO_REDIS) or shared
@@ -112,7 +107,7 @@ def schedule() -> Iterator[Finding]:
             148,
             "Django-Q2 has no schedule that flushes, and entries wait.",
             "Nobody else seems to flush them.",
-            "Schedule flush_writebehind each minute, or run manage.py flush_writebehind --loop.",
+            "Run manage.py writebehind_schedule, or, as a service, flush_writebehind --loop.",
         )
 
 
@@ -120,18 +115,7 @@ def _schedules() -> list[Any]:
     """The schedules that flush."""
     from django_q.models import Schedule
 
-    return [
-        schedule
-        for schedule in Schedule.objects.all()
-        if schedule.repeats != 0
-        and any(name in f"{schedule.func} {schedule.args}" for name in _FUNCTIONS)
-    ]
-
-
-def _conf() -> Any:
-    from django_q.conf import Conf
-
-    return Conf
+    return list(filter(schedules.flushes, Schedule.objects.exclude(repeats=0)))
 
 
 EXAMINATIONS = {

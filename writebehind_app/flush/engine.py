@@ -17,20 +17,22 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from django.db import Error, connections
 
-from writebehind_app import conf, fences
+from writebehind_app import conf
 from writebehind_app.exceptions import WritebehindError
-from writebehind_app.flush import deadletters, ledger
+from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import Kind, kind
 from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.lease import renewed
 from writebehind_app.flush.parents import ParentPending
+from writebehind_app.flush.pruning import prune
 from writebehind_app.flush.writer import (
     AlreadyApplied,
     Applied,
@@ -121,6 +123,7 @@ def flush(
             ignore_backoff=ignore_backoff,
         )
         if isinstance(batch, Batch):
+            work.claimed = batch.token
             reach("flush.claimed")
         return batch
 
@@ -138,10 +141,7 @@ def flush(
 
     if not ids and not over():
         try:
-            buffer.expire(size)
-            deadletters.expire(buffer)
-            fences.expire(buffer)
-            ledger.expire(buffer)
+            prune(buffer, size)
         except Error as error:
             logger.exception("%s: what has expired could not be looked up", buffer)
             connections[buffer.layout().using].close_if_unusable_or_obsolete()
@@ -150,7 +150,10 @@ def flush(
             logger.warning("%s: what has expired stays until the next flush: %s", buffer, error)
     works = _works(buffer, ids, due_only=due_only)
     queue = deque(works)
-    with ThreadPoolExecutor(1, thread_name_prefix="writebehind-claim") as ahead:
+    with (
+        _given_back(works),
+        ThreadPoolExecutor(1, thread_name_prefix="writebehind-claim") as ahead,
+    ):
         claimed = next_claim()
         while claimed is not None:
             work, budget, batch = claimed()
@@ -207,12 +210,25 @@ class _Work:
     left: int  # entries to be flushed
     ids: Sequence[str] = ()  # which, if not all
     token: str = ""  # of the last claim
+    claimed: str = ""  # the token of the batch that it got
 
     def done(self, batch: Batch) -> None:
         if not self.ids:
             self.left = max(self.left - len(batch.entries), 0)
         elif batch.token == self.token:  # and not one that a dead flusher left
             self.left = 0
+
+
+@contextmanager
+def _given_back(works: Sequence[_Work]) -> Iterator[None]:
+    """Where the flusher is told to end in the middle, as by Django-Q2 when a task takes too long,
+    nobody has to wait for the ends of its leases."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        for work in works:
+            work.shard.release(work.claimed, retry_in=0, error="The flusher was told to end.")
+        raise
 
 
 def _works(buffer: Buffer, ids: Sequence[str], *, due_only: bool) -> list[_Work]:

@@ -16,8 +16,9 @@ def shard_key(prefix: str, label: str, number: int) -> str:
     {wb:app.Model:3}:e:<id>   hash    a pending entry
     {wb:app.Model:3}:flight   list    ids of the batch in flight
     {wb:app.Model:3}:f:<id>   hash    an entry in flight
-    {wb:app.Model:3}:w:*      hash    what became of the last calls of a writer; it alone may
-                                      expire, as it is nothing that is to be stored
+    {wb:app.Model:3}:w:*      hash    what became of the last calls of a writer
+    {wb:app.Model:3}:told:*   string  that somebody was told to flush an entry at once; these two
+                                      expire, as they are nothing that is to be stored
 
     and of a log, in place of those
 
@@ -26,6 +27,11 @@ def shard_key(prefix: str, label: str, number: int) -> str:
     {wb:app.Model:3}:times    zset    numbers of those whose time was given, by that time
     """
     return f"{{{prefix}:{label}:{number}}}"
+
+
+def place_key(prefix: str, name: str) -> str:
+    """The key of a place that one process has at a time; it expires."""
+    return f"{{{prefix}:{name}}}"
 
 
 def label_and_number(key: str) -> tuple[str, int]:

@@ -1,0 +1,21 @@
+"""What is not kept for ever: rows whose time has passed, dead letters, fences, the ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from writebehind_app import fences
+from writebehind_app.flush import deadletters, ledger
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+
+
+def prune(buffer: Buffer, size: int) -> int:
+    """Do away with what has expired, as the settings say. Of the rows of the buffer, at most so
+    many are written to go with the next flush; says how many."""
+    expired = buffer.expire(size)
+    deadletters.expire(buffer)
+    fences.expire(buffer)
+    ledger.expire(buffer)
+    return expired

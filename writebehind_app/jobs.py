@@ -1,0 +1,52 @@
+"""Jobs for the workers of Django-Q2, where a project has it."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from django.apps import apps
+from django.db import connections, transaction
+
+logger = logging.getLogger("writebehind")
+
+
+def is_installed() -> bool:
+    return apps.is_installed("django_q")
+
+
+def conf() -> Any:
+    """The settings of Django-Q2, which it reads when it is imported."""
+    from django_q.conf import Conf
+
+    return Conf
+
+
+def enqueue(task: str, *args: Any, **kwargs: Any) -> bool:
+    """Ask a worker to call a function of `tasks`; False where nobody was asked.
+
+    A broker that is in the database would take the job with the transaction that is under way, or
+    end that by its error: it is asked after the commit.
+    """
+    if not is_installed():
+        return False
+    ask = partial(_enqueue, task, *args, **kwargs)
+    orm = conf().ORM
+    if orm and connections[orm].in_atomic_block:
+        transaction.on_commit(ask, using=orm)
+        return True
+    return ask()
+
+
+def _enqueue(task: str, *args: Any, **kwargs: Any) -> bool:
+    from django_q.tasks import async_task
+
+    # Those of the project are not to be pushed out of the history by ours, which come all the time.
+    options = {"save": False, "group": "writebehind"}
+    try:
+        async_task(f"writebehind_app.tasks.{task}", *args, q_options=options, **kwargs)
+    except Exception as error:  # noqa: BLE001 - each broker has errors of its own
+        logger.warning("Django-Q2 took no job, and the next tick has to do: %s", error)
+        return False
+    return True

@@ -1,0 +1,139 @@
+"""The schedules of Django-Q2: made once, and left to whoever changes or removes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from django.db import IntegrityError, OperationalError, connections, models, router, transaction
+from django.utils import timezone
+
+from writebehind_app import jobs
+
+# The clock of Django-Q2 starts a tick every minute, or two, and whoever is at it asks for the next
+# one after so many seconds: as long as a worker is kept from other jobs, and a cluster from ending.
+TICK: dict[str, Any] = {"seconds": 10, "fan_out": True}
+FLUSH_DUE = "writebehind_app.tasks.flush_due"
+_TRIES = 5
+
+
+class _Schedule(NamedTuple):
+    func: str
+    minutes: int
+    kwargs: Mapping[str, Any]
+
+
+SCHEDULES = {
+    "writebehind: flush": _Schedule(FLUSH_DUE, 1, {**TICK, "q_options": {"save": False}}),
+    "writebehind: prune": _Schedule("writebehind_app.tasks.prune", 5, {}),
+}
+
+
+def make(*, again: bool = True) -> list[str]:
+    """Make the schedules that are not there; says which. Without `again` none that was ever made:
+    whoever removed it wants none."""
+
+    def act(name: str) -> bool:
+        if _is_new(name) or again:
+            return _make(name)
+        return False
+
+    return [name for name in SCHEDULES if _exclusively(name, act)]
+
+
+def remove() -> list[str]:
+    """Remove the schedules, for good until they are asked for; says which there were."""
+
+    def act(name: str) -> bool:
+        _is_new(name)
+        return bool(_all().filter(name=name).delete()[0])
+
+    return [name for name in SCHEDULES if _exclusively(name, act)]
+
+
+def is_on() -> bool:
+    """Whether a schedule flushes."""
+    return jobs.is_installed() and any(map(flushes, _all().exclude(repeats=0)))
+
+
+def flushes(schedule: Any) -> bool:
+    """Whether that is what a schedule of Django-Q2 does."""
+    called = f"{schedule.func} {schedule.args}"
+    return FLUSH_DUE in called or "flush_writebehind" in called
+
+
+def make_after_migrate(*, using: str, **kwargs: Any) -> None:
+    """Once the tables are there, in whichever databases they are."""
+    if jobs.is_installed() and using in _databases() and all(map(_is_there, _models())):
+        make(again=False)
+
+
+def _make(name: str) -> bool:
+    if _all().filter(name=name).exists():
+        return False
+    func, minutes, kwargs = SCHEDULES[name]
+    _all().create(
+        name=name,
+        func=func,
+        kwargs=repr(dict(kwargs)) if kwargs else None,
+        schedule_type="I",  # every so many minutes
+        minutes=minutes,
+        next_run=timezone.now(),
+    )
+    return True
+
+
+def _is_new(name: str) -> bool:
+    """Whether it was never made before, which is noted. Others who ask wait for the end of the
+    transaction."""
+    made, using = _made(), router.db_for_write(_made())
+    # First a write: who has read before he writes is refused by SQLite, where another one wrote.
+    if made.objects.using(using).filter(name=name).update(at=timezone.now()):
+        return False
+    made.objects.using(using).create(name=name, at=timezone.now())
+    return True
+
+
+def _exclusively(name: str, act: Callable[[str], bool]) -> bool:
+    """Act in one transaction in each database, as the only one for that schedule."""
+    for attempt in range(_TRIES):
+        try:
+            with (
+                transaction.atomic(using=router.db_for_write(_made())),
+                transaction.atomic(using=router.db_for_write(_schedule())),
+            ):
+                return act(name)
+        except (IntegrityError, OperationalError):  # another one was in the way
+            if attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _all() -> models.QuerySet[Any]:
+    schedules: models.QuerySet[Any] = _schedule().objects.using(router.db_for_write(_schedule()))
+    return schedules
+
+
+def _models() -> tuple[Any, Any]:
+    return _made(), _schedule()
+
+
+def _databases() -> set[str]:
+    return {router.db_for_write(model) for model in _models()}
+
+
+def _is_there(model: Any) -> bool:
+    connection = connections[router.db_for_write(model)]
+    return model._meta.db_table in connection.introspection.table_names()
+
+
+def _schedule() -> Any:
+    from django_q.models import Schedule
+
+    return Schedule
+
+
+def _made() -> Any:
+    from writebehind_app.models import MadeSchedule
+
+    return MadeSchedule
