@@ -17,6 +17,8 @@ from pytest_django import DjangoDbBlocker
 
 from tests import child, router, servers
 from tests.servers import Proxy, RedisServer
+from writebehind_app import conf
+from writebehind_app.buffers import fallback
 
 # Examples of one property share the fixtures of its test and are told apart by their keys.
 # A deadline would measure the machine.
@@ -77,6 +79,15 @@ def configure(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Callab
         settings.WRITEBEHIND = {**settings.WRITEBEHIND, **options}
 
     return change
+
+
+@pytest.fixture
+def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """`go("direct")`, `go("buffered")`: MODE from here on, in a process that knows of an outage.
+    Settings that are changed hundreds of times, as `configure` does it, pile up."""
+    monkeypatch.setattr(fallback, "_away_at", float("inf"))
+    yield lambda mode: object.__setattr__(conf.settings(), "MODE", mode)
+    conf.settings.cache_clear()
 
 
 @pytest.fixture

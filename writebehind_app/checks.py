@@ -261,6 +261,9 @@ def _supported(
     """An error for each field whose values cannot travel."""
     using = router.db_for_write(buffer.model)
     for field in dict.fromkeys(fields):
+        if field.name == "once" and not isinstance(buffer, MetaBuffer):
+            message = "The field 'once' cannot be given in a call: there, `once` names the call."
+            yield _error(22, message, hint, buffer)
         try:
             column(field, using)
         except Unsupported as reason:

@@ -28,6 +28,7 @@ from writebehind_app.store.codec import Entry
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
     from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+    from writebehind_app.once import Once
     from writebehind_app.store.shard import Record
 
 _Result = TypeVar("_Result")
@@ -38,14 +39,17 @@ _PAUSE = 0.02  # seconds before the second of them
 # Rows and entities
 
 
-def write(buffer: CoalescingBuffer, writes: Sequence[Write]) -> list[Receipt]:
+def write(
+    buffer: CoalescingBuffer, writes: Sequence[Write], *, once: Once | None = None
+) -> list[Receipt]:
     """Write all or nothing, in order."""
 
-    def act() -> None:
+    def act() -> bool:
         for part in _distinct(writes):
             _write(buffer, part)
+        return True
 
-    _commit(buffer, act)
+    _commit(buffer, act, once)
     return [Receipt("", write.id, 0, buffer.rows_of(write)) for write in writes]
 
 
@@ -55,6 +59,7 @@ def write_if(
     write_for: Callable[[Any | None], Write | None],
     *,
     whole: bool,
+    once: Once | None = None,
 ) -> Receipt | None:
     """Write what is made for the row, which is locked; None where nothing is. `whole` if the row is
     a new one."""
@@ -67,7 +72,7 @@ def write_if(
             _write(buffer, [write], whole=whole, stored=rows)
         return write
 
-    write = _commit(buffer, act)
+    write = _commit(buffer, act, once)
     return write and Receipt("", id, 0, buffer.rows_of(write))
 
 
@@ -134,21 +139,21 @@ def _distinct(writes: Sequence[Write]) -> Iterator[list[Write]]:
 # Logs
 
 
-def append(buffer: Buffer, records: Sequence[Record]) -> list[Receipt]:
+def append(buffer: Buffer, records: Sequence[Record], *, once: Once | None = None) -> list[Receipt]:
     """Insert records, all or none."""
     now = clock.now()
     entries = [
         Entry(str(no), "", no, 1, no, no, no, False, True, False, record.texts)
         for no, record in enumerate(records, now)
     ]
-    _commit(buffer, lambda: write_rows(buffer.layout(), entries))
+    _commit(buffer, lambda: write_rows(buffer.layout(), entries), once)
     return [Receipt("", "", 0)] * len(records)
 
 
 # Transactions
 
 
-def _commit(buffer: Buffer, act: Callable[[], _Result]) -> _Result:
+def _commit(buffer: Buffer, act: Callable[[], _Result], once: Once | None = None) -> _Result | None:
     """Act in a transaction, again where somebody was in the way: with locks, or with a row."""
     connection = connections[buffer.layout().using]
     for attempt in range(_TRIES):
@@ -157,7 +162,7 @@ def _commit(buffer: Buffer, act: Callable[[], _Result]) -> _Result:
                 if connection.vendor == "sqlite":
                     # Who has read before he writes is refused, where another one wrote in between.
                     Fence.objects.using(connection.alias).filter(pk=0).update(at=0)
-                return act()
+                return once.settled(act) if once else act()
         except Exception as error:
             transient = kind(error) == "transient" and not connection.in_atomic_block
             last = attempt == _TRIES - 1 or (isinstance(error, IntegrityError) and attempt > 0)

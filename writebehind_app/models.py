@@ -87,6 +87,27 @@ class DiscardedLetter(models.Model):
         return f"{self.buffer} {self.number}"
 
 
+class OnceKey(models.Model):
+    """A key that was given for a call, so that the call is carried out once; see once.py."""
+
+    buffer = models.CharField(_("buffer"), max_length=200)
+    digest = models.CharField(_("digest"), max_length=40)
+    calls = models.IntegerField(_("calls"), default=0)  # that Redis may have taken
+    done = models.BooleanField(_("done"), default=False)  # what it wrote is stored
+    at = models.BigIntegerField(_("at"))  # when it was first given, in µs since 1970
+
+    class Meta:
+        verbose_name = _("key of a call")
+        verbose_name_plural = _("keys of calls")
+        constraints = [
+            models.UniqueConstraint(fields=["buffer", "digest"], name="writebehind_once_key")
+        ]
+        indexes = [models.Index(fields=["buffer", "at"], name="writebehind_once_at")]
+
+    def __str__(self) -> str:
+        return f"{self.buffer} {self.digest}"
+
+
 class Fence(models.Model):
     """What was written to a row directly, past Redis, so that nothing older comes over it."""
 

@@ -15,14 +15,12 @@ import secrets
 from decimal import Decimal
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.test_one_by_one import in_python
 from tests.models import Counter, Note, Owner
 from writebehind_app import Add, Max, Merge, Min
-from writebehind_app.buffers import fallback
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.flush import engine
 from writebehind_app.store.shard import Batch
@@ -91,14 +89,6 @@ class Flusher:
             case "flush":
                 self.act("apply")
                 assert self.buffer.flush().dead_letters == 0
-
-
-@pytest.fixture
-def go(monkeypatch):
-    """`go("direct")`: the next calls go around Redis, or through it."""
-    # Settings that are changed hundreds of times pile up.
-    monkeypatch.setattr(fallback, "_away_at", -float("inf"))
-    return lambda where: monkeypatch.setattr(fallback, "is_direct", lambda: where == "direct")
 
 
 @stories

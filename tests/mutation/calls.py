@@ -135,8 +135,8 @@ MUTANTS = [
     mutant(
         "metadata is popped without a guard",
         "buffers/coalescing.py",
-        "self._buffered([write._replace(guard=guard)])",
-        "self._buffered([write])",
+        "self._buffered([write._replace(guard=guard)], once=note)",
+        "self._buffered([write], once=note)",
         "tests/integration/test_meta_at_once.py::test_one_of_many_pops_gets_the_value",
     ),
     # Logs

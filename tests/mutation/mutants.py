@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.mutation import calls, flushes
+from tests.mutation import around, calls, flushes
 
-MUTANTS = [*flushes.MUTANTS, *calls.MUTANTS]
+MUTANTS = [*around.MUTANTS, *flushes.MUTANTS, *calls.MUTANTS]

@@ -13,7 +13,7 @@ from tests.servers.process import LOCALHOST
 from tests.servers.redis import RedisServer
 
 Fault = Literal["lose the reply", "cut", "keep"]
-_WRITE = re.compile(rb"\d{16} \d{10} [01] ")  # as in scripts/delivery.lua
+_WRITE = re.compile(rb"\d{16} \d{16} [01] ")  # as in scripts/delivery.lua
 
 
 class Proxy:

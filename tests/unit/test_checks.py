@@ -248,6 +248,19 @@ class TestDeclaration:
         assert "names the row and is among the written ones" in error.msg
         assert "Leave" in error.hint
 
+    def test_a_field_that_a_call_cannot_be_given(self):
+        class Once(models.Model):
+            number = models.IntegerField(unique=True)
+            once = models.BooleanField(default=False)
+
+            buffered = RowBuffer(key="number")
+
+        error = problem(Once, "E022")
+        assert (
+            error.msg == "The field 'once' cannot be given in a call: there, `once` names the call."
+        )
+        assert error.hint == "Name the fields to be written in `fields`, without this one."
+
     @pytest.mark.parametrize("option", ["auto_now", "auto_now_add"])
     def test_a_field_that_sets_itself_is_written(self, option):
         class Stamped(models.Model):

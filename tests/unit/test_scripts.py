@@ -40,7 +40,7 @@ def delivered(one: Shard, *args: str | int) -> int:
 
 def named(n: int) -> str:
     """The nth call of one that waits for ever."""
-    return f"9999999999999999 0000000001 0 me {n} -"
+    return f"9999999999999999 0000000000000001 0 me {n} - -"
 
 
 def claim(one: Shard, token: str = TOKEN, **options):
@@ -254,7 +254,7 @@ class TestDelivery:
 
     def send(self, one: Shard, *, seq: int = 1, index: int = 0, **options) -> list:
         options = {"deadline": 9999999999999999, "again": 0, "room": "-", "guard": "", **options}
-        call = f"{options['deadline']} {seq:010} {options['again']} me {index} {options['room']}"
+        call = f"{options['deadline']} {seq:016} {options['again']} me {index} {options['room']} -"
         guard = options["guard"]
         return lua.run(one.client, "write", KEY, call, "1", 0, 0, "", guard, "a", "+#1,,-9,99")[1:]
 

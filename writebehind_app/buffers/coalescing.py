@@ -23,13 +23,14 @@ from writebehind_app.buffers.refusals import shown
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
-from writebehind_app.store.codec import Entry
+from writebehind_app.store.codec import ONCE, Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.delivery import Outcome, deliver
 
 if TYPE_CHECKING:
     from writebehind_app.fences import Fences
     from writebehind_app.flush.engine import FlushResult
+    from writebehind_app.once import Once
 
 
 class Write(NamedTuple):
@@ -100,13 +101,35 @@ class CoalescingBuffer(Buffer):
         """What people call fields of a row."""
         return names
 
-    def _write(self, writes: list[Write]) -> list[Receipt]:
+    def _write(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
         """Write what was checked, through Redis or around it."""
         from writebehind_app import direct  # which imports models, as buffers cannot
 
+        if once is not None:
+            return [self._write_once(write, once, part) for part, write in enumerate(writes)]
         if is_direct():
             return direct.write(self, writes)
         return self._buffered(writes, around=direct.write)
+
+    def _write_once(self, write: Write, key: str, part: int) -> Receipt:
+        from writebehind_app import direct  # as above
+        from writebehind_app.once import Once
+
+        once = Once(self, key, part, self.shard_key_of(write.id))
+
+        def buffered() -> Receipt:
+            for receipt in self._buffered([write], once=once):
+                return receipt
+            raise WriteUncertain("A call under the same key is on its way to Redis: repeat this.")
+
+        receipt = once.carry_out(
+            buffered,
+            lambda: direct.write(self, [write], once=once)[0],
+            Receipt("", write.id, 0, self.rows_of(write)),
+            again=write.is_idempotent,
+        )
+        assert receipt is not None
+        return receipt
 
     def _buffered(
         self,
@@ -114,8 +137,10 @@ class CoalescingBuffer(Buffer):
         *,
         max_age: float | None = None,
         around: Callable[[CoalescingBuffer, list[Write]], list[Receipt]] | None = None,
+        once: Once | None = None,
     ) -> list[Receipt]:
-        """Send checked writes; those whose row no longer looks as expected are left out.
+        """Send checked writes; those whose row no longer looks as expected are left out, and one
+        that was taken `once`.
 
         Those that are not taken go `around` Redis if they may. Where some cannot, the others are
         written all the same, and then it is raised.
@@ -125,7 +150,7 @@ class CoalescingBuffer(Buffer):
 
             writes = fences.told(self, writes)
         reach("write.sending")
-        outcomes = self._send(writes, self.option("MAX_AGE") if max_age is None else max_age)
+        outcomes = self._send(writes, self.option("MAX_AGE") if max_age is None else max_age, once)
         reach("write.accepted")
         receipts: dict[int, Receipt] = {}
         failures: list[Exception] = []
@@ -147,15 +172,20 @@ class CoalescingBuffer(Buffer):
             self._raise(failures, len(writes))
         return [receipts[i] for i in sorted(receipts)]
 
-    def _send(self, writes: Sequence[Write], max_age: float) -> list[Outcome]:
+    def _send(
+        self, writes: Sequence[Write], max_age: float, once: Once | None = None
+    ) -> list[Outcome]:
         """Of each write the number of the entry that took it, or 0; or why it was not taken."""
         age, quiet = round(max_age * 1e6), round(self.option("QUIET") * 1e6)
         calls = []
         for id, texts, delete, guard in writes:
             fields = [part for pair in texts.items() for part in pair]
+            if once:
+                fields += [ONCE + once.digest, ""]
             calls.append((self.shard_key_of(id), id, age, quiet, delete, guard, *fields))
         try:
-            return deliver(client(), "write", calls, self.limit())
+            named = once.digest if once else ""
+            return deliver(client(), "write", calls, self.limit(), once=named)
         except BufferUnavailable as error:
             return [error] * len(calls)
 
@@ -172,23 +202,36 @@ class CoalescingBuffer(Buffer):
         raise out_of_range({self.field_of(str(failure)) for failure in failures}, outcome)
 
     def _write_if(
-        self, id: str, write_for: Callable[[Any | None], Write | None], *, whole: bool = False
+        self,
+        id: str,
+        write_for: Callable[[Any | None], Write | None],
+        *,
+        whole: bool = False,
+        once: str | None = None,
     ) -> Receipt | None:
         """The receipt of the write that is made for what is there of the id; None where none is.
         Nobody's write comes between the look and the write. `whole` if it makes the row."""
         from writebehind_app import direct  # as above
+        from writebehind_app.once import Once
+
+        note = None if once is None else Once(self, once, 0, self.shard_key_of(id))
 
         def buffered() -> Receipt | None:
             while True:
                 found, guard = reading.guarded(self, [id])[id]
                 write = write_for(found)
                 if write is not None:
-                    if receipts := self._buffered([write._replace(guard=guard)]):
+                    if receipts := self._buffered([write._replace(guard=guard)], once=note):
                         return receipts[0]
                 elif reading.is_unchanged(self, id, guard):
                     return None
 
-        return otherwise(self, buffered, lambda: direct.write_if(self, id, write_for, whole=whole))
+        def directly() -> Receipt | None:
+            return direct.write_if(self, id, write_for, whole=whole, once=note)
+
+        if note is None:
+            return otherwise(self, buffered, directly)
+        return note.carry_out(buffered, directly, Receipt("", id, 0))
 
     def _pending_of(self, id: str) -> list[PendingEntry]:
         """The entries of one id, the one in flight first."""

@@ -30,6 +30,7 @@ from writebehind_app.store.shard import Moved, Record, Taken
 
 if TYPE_CHECKING:
     from writebehind_app.flush.engine import FlushResult
+    from writebehind_app.once import Once
 
 _CHUNK = 1000  # records in one call to Redis
 
@@ -93,11 +94,15 @@ class LogBuffer(Buffer):
 
     # Writing
 
-    def append(self, /, **values: Any) -> Receipt:
-        """Append a record; `AlreadyExists` where one with its unique id is pending or stored."""
-        return self._append([self._checked(values)])[0]
+    # Of calls with the same text as `once`, one is carried out; see once.py.
 
-    def extend(self, records: Iterable[Mapping[str, Any] | models.Model]) -> list[Receipt]:
+    def append(self, /, *, once: str | None = None, **values: Any) -> Receipt:
+        """Append a record; `AlreadyExists` where one with its unique id is pending or stored."""
+        return self._append([self._checked(values)], once)[0]
+
+    def extend(
+        self, records: Iterable[Mapping[str, Any] | models.Model], *, once: str | None = None
+    ) -> list[Receipt]:
         """Append many records in few round trips.
 
         All are checked before the first is sent. Those of a shard go a thousand at a time, and each
@@ -109,7 +114,8 @@ class LogBuffer(Buffer):
             [
                 self._checked(values_of(record) if isinstance(record, models.Model) else record)
                 for record in records
-            ]
+            ],
+            once,
         )
 
     def _checked(self, values: Mapping[str, Any]) -> Record:
@@ -139,7 +145,7 @@ class LogBuffer(Buffer):
             {name: texts[name] for name in layout.columns if name in texts},
         )
 
-    def _append(self, records: Sequence[Record]) -> list[Receipt]:
+    def _append(self, records: Sequence[Record], once: str | None = None) -> list[Receipt]:
         """Append checked records; receipts in their order.
 
         No two have one unique id: of the pending ones Redis knows, of the stored ones the database
@@ -147,38 +153,55 @@ class LogBuffer(Buffer):
         not look as it did before that any more.
         """
         guards = {key: self._guards.get(key, "unknown") for key in self.shard_keys()}
-        if self.unique:
-            self._refuse_repeated(records)
+        self._refuse_repeated(records)
+        if once is None:
             self._refuse_stored(records)
-        if is_direct():
-            return self._direct(records)
+            if is_direct():
+                return self._direct(records)
         receipts: dict[int, Receipt] = {}
         reach("write.sending")
-        for key, indexes in self._calls(records):
+        for number, (key, indexes) in enumerate(self._calls(records, once)):
             part = [records[i] for i in indexes]
-            try:
-                first = self._send(key, part, guards[key])
-            except (BufferUnavailable, BufferFull) as error:
-                if not goes_around(self, error):
-                    raise
-                receipts |= zip(indexes, self._direct(part), strict=True)
+            if once is not None:
+                found = self._append_once(key, part, guards[key], once, number)
             else:
-                receipts |= {i: Receipt(key, "", first + n) for n, i in enumerate(indexes)}
+                try:
+                    found = self._send(key, part, guards[key])
+                except (BufferUnavailable, BufferFull) as error:
+                    if not goes_around(self, error):
+                        raise
+                    found = self._direct(part)
+            receipts |= zip(indexes, found, strict=True)
         reach("write.accepted")
         return [receipts[i] for i in range(len(records))]
 
-    def _direct(self, records: Sequence[Record]) -> list[Receipt]:
-        from writebehind_app import direct  # which imports models, as buffers cannot
+    def _append_once(
+        self, key: str, records: Sequence[Record], guard: str, once: str, part: int
+    ) -> list[Receipt]:
+        from writebehind_app.once import Once  # which imports models, as buffers cannot
+
+        note = Once(self, once, part, key)
+
+        def buffered() -> list[Receipt]:
+            self._refuse_stored(records)
+            return self._send(key, records, guard, note)
+
+        done = [Receipt("", "", 0)] * len(records)
+        return note.carry_out(buffered, lambda: self._direct(records, note), done) or []
+
+    def _direct(self, records: Sequence[Record], once: Once | None = None) -> list[Receipt]:
+        from writebehind_app import direct  # as above
 
         try:
-            return direct.append(self, records)
+            return direct.append(self, records, once=once)
         except IntegrityError:
-            if self.unique:
-                self._refuse_stored(records)  # somebody was quicker
+            self._refuse_stored(records)  # somebody was quicker
             raise
 
-    def _send(self, key: str, records: Sequence[Record], guard: str) -> int:
-        """Append records that are not stored as far as the guard knows; the number of the first."""
+    def _send(
+        self, key: str, records: Sequence[Record], guard: str, once: Once | None = None
+    ) -> list[Receipt]:
+        """Append records that are not stored as far as the guard knows."""
         while True:
             match store.append(
                 client(),
@@ -189,6 +212,7 @@ class LogBuffer(Buffer):
                 quiet=self.option("QUIET"),
                 unique=len(self.unique),
                 limit=self.limit(len(records)),
+                once=once.digest if once else "",
             ):
                 case Moved(guard):
                     self._guards[key] = guard
@@ -196,12 +220,15 @@ class LogBuffer(Buffer):
                 case Taken(index):
                     raise AlreadyExists(self._exists(self._unique_values(records[index])))
                 case int(first):
-                    return first
+                    return [Receipt(key, "", first + n) for n in range(len(records))]
 
-    def _calls(self, records: Sequence[Record]) -> Iterator[tuple[str, list[int]]]:
+    def _calls(
+        self, records: Sequence[Record], once: str | None
+    ) -> Iterator[tuple[str, list[int]]]:
         """Shards, and which of the records go there in one call."""
         by_shard: dict[str, list[int]] = defaultdict(list)
-        anywhere = random.choice(self.shard_keys())
+        # A call that comes again has to find what the first one left.
+        anywhere = random.choice(self.shard_keys()) if once is None else self.shard_key_of(once)
         for i, record in enumerate(records):
             by_shard[self.shard_key_of(record.id) if record.id else anywhere].append(i)
         for key, indexes in by_shard.items():
@@ -211,11 +238,13 @@ class LogBuffer(Buffer):
     def _refuse_repeated(self, records: Sequence[Record]) -> None:
         seen: set[str] = set()
         for record in records:
-            if record.id in seen:
+            if self.unique and record.id in seen:
                 raise AlreadyExists(self._exists(self._unique_values(record)))
             seen.add(record.id)
 
     def _refuse_stored(self, records: Sequence[Record]) -> None:
+        if not self.unique:
+            return
         keys = [self._unique_values(record) for record in records]
         stored = stored_values(self.layout(), self._unique_columns(), keys)
         if stored is not None:

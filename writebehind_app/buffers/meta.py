@@ -84,14 +84,19 @@ class MetaBuffer(CoalescingBuffer):
         return {entity: values(rows.get(id)) for entity, id in ids.items()}
 
     def update_many(
-        self, updates: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]
+        self,
+        updates: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]],
+        *,
+        once: str | None = None,
     ) -> list[Receipt]:
-        """Write `(entity, values)` pairs in order and in few round trips.
+        """Write `(entity, values)` pairs in order and in few round trips. Of calls with the same
+        text as `once`, one is carried out.
 
         All are checked before the first is sent.
         """
         pairs = [as_pair(update) for update in updates]
-        return self._write([self._checked(self._id(as_dict(e)), values) for e, values in pairs])
+        writes = [self._checked(self._id(as_dict(e)), values) for e, values in pairs]
+        return self._write(writes, once)
 
     def _checked(self, id: str, values: Mapping[str, Any]) -> Write:
         return Write(id, self.entity_layout().texts(self._cleaned(values)))
@@ -205,9 +210,13 @@ class Metadata(MutableMapping[str, Any]):
 
     # Writing
 
-    def update(self, values: Any = (), /, **more: Any) -> Receipt:  # type: ignore[override]
-        """Write many meta keys in one step: values, or operations on what is there."""
-        return self._write(self._buffer._checked(self._id, {**as_dict(values), **more}))
+    def update(  # type: ignore[override]
+        self, values: Any = (), /, *, once: str | None = None, **more: Any
+    ) -> Receipt:
+        """Write many meta keys in one step: values, or operations on what is there. Of calls with
+        the same text as `once`, one is carried out; a meta key of that name goes into the
+        mapping."""
+        return self._write(self._buffer._checked(self._id, {**as_dict(values), **more}), once)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
@@ -254,12 +263,12 @@ class Metadata(MutableMapping[str, Any]):
     def __delitem__(self, key: str) -> None:
         self.pop(key)
 
-    def clear(self) -> None:
+    def clear(self, *, once: str | None = None) -> None:
         """Delete all there is of the entity."""
-        self._write(Write(self._id, {}, delete="1"))
+        self._write(Write(self._id, {}, delete="1"), once)
 
-    def _write(self, write: Write) -> Receipt:
-        return self._buffer._write([write])[0]
+    def _write(self, write: Write, once: str | None = None) -> Receipt:
+        return self._buffer._write([write], once)[0]
 
     # Acting
 

@@ -67,12 +67,16 @@ class RowBuffer(CoalescingBuffer):
 
     # Writing
 
-    def set(self, /, **values: Any) -> Receipt:
+    # Of calls with the same text as `once`, one is carried out; see once.py.
+
+    def set(self, /, *, once: str | None = None, **values: Any) -> Receipt:
         """Write fields of the row that the key fields name: values, or operations on what is
         there, as `Add(1)`."""
-        return self._write([self._checked(values)])[0]
+        return self._write([self._checked(values)], once)[0]
 
-    def set_many(self, rows: Iterable[Mapping[str, Any] | models.Model]) -> list[Receipt]:
+    def set_many(
+        self, rows: Iterable[Mapping[str, Any] | models.Model], *, once: str | None = None
+    ) -> list[Receipt]:
         """Write many rows in few round trips; an instance is written with all its loaded fields.
 
         All are checked before the first is sent.
@@ -82,10 +86,11 @@ class RowBuffer(CoalescingBuffer):
             [
                 self._checked(layout.values_of(row) if isinstance(row, models.Model) else row)
                 for row in rows
-            ]
+            ],
+            once,
         )
 
-    def create(self, /, **values: Any) -> Receipt:
+    def create(self, /, *, once: str | None = None, **values: Any) -> Receipt:
         """Write a new row; `AlreadyExists` where there is one, pending or stored. For buffers that
         make rows: with on_missing="insert"."""
         if not self.layout().insert:
@@ -95,12 +100,21 @@ class RowBuffer(CoalescingBuffer):
             )
         write = self._checked(values)
         self.layout().refuse_incomplete(write.texts)
-        receipt = self._write_if(write.id, lambda row: write if row is None else None, whole=True)
+        receipt = self._write_if(
+            write.id, lambda row: write if row is None else None, whole=True, once=once
+        )
         if receipt is None:
             raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
         return receipt
 
-    def set_if(self, expected: Mapping[str, Any] | Callable[[Any], bool], /, **values: Any) -> bool:
+    def set_if(
+        self,
+        expected: Mapping[str, Any] | Callable[[Any], bool],
+        /,
+        *,
+        once: str | None = None,
+        **values: Any,
+    ) -> bool:
         """Write to the row only while it is there and as expected; says whether it did. Nobody's
         write comes between the look and the write.
 
@@ -119,11 +133,11 @@ class RowBuffer(CoalescingBuffer):
         def write_for(row: Any | None) -> Write | None:
             return write if row is not None and is_expected(row) else None
 
-        return self._write_if(write.id, write_for) is not None
+        return self._write_if(write.id, write_for, once=once) is not None
 
-    def delete(self, /, **key: Any) -> Receipt:
+    def delete(self, /, *, once: str | None = None, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
-        return self._write([Write(self._id(key), {}, delete="1")])[0]
+        return self._write([Write(self._id(key), {}, delete="1")], once)[0]
 
     def _checked(self, values: Mapping[str, Any]) -> Write:
         return Write(*self.layout().split(self._cleaned(values)))

@@ -1,10 +1,11 @@
-"""What is not kept for ever: rows whose time has passed, dead letters, fences, the ledger."""
+"""What is not kept for ever: rows whose time has passed, dead letters, fences, keys of
+calls, the ledger."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from writebehind_app import fences
+from writebehind_app import fences, once
 from writebehind_app.flush import deadletters, ledger
 
 if TYPE_CHECKING:
@@ -17,5 +18,6 @@ def prune(buffer: Buffer, size: int) -> int:
     expired = buffer.expire(size)
     deadletters.expire(buffer)
     fences.expire(buffer)
+    once.expire(buffer)
     ledger.expire(buffer)
     return expired

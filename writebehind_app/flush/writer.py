@@ -14,7 +14,7 @@ from django.db import IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from writebehind_app import conf
+from writebehind_app import conf, once
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.fences import Fences, of_rows
@@ -103,6 +103,7 @@ def apply(
             deadletters.supersede(buffer, entries, batch.entries)
             rows, refused = write(layout, entries), []
         letters = deadletters.bury(buffer, shard, refused)
+        once.settle(buffer, batch.entries)
         reach("flush.buried")
         # By now the rows are locked: whoever writes to one directly comes before this, and has
         # left a fence, or after the end of the transaction.

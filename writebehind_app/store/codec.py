@@ -14,6 +14,7 @@ from typing import NamedTuple
 from writebehind_app import conf
 
 HEAD = "@"  # no field of a model can be called that
+ONCE = "*"  # what the name of a field begins with that stands for a call with a key, see once.py
 _TIME = 16  # digits of a time
 NOTHING = ""  # stands in a record without fields, as a stream takes none without
 
@@ -44,6 +45,7 @@ class Entry(NamedTuple):
     times: dict[str, str] = {}  # when each was written, in µs; see scripts/write.lua
     broken: str = ""  # why it is not to be understood
     gone: int = 0  # when the stored row goes
+    once: tuple[str, ...] = ()  # the keys, by their digests, of calls that are in it
 
 
 def entry(id: str, flat: Sequence[str]) -> Entry | None:
@@ -64,6 +66,7 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
     no, writes, since, at, row, gone, born, relative = found.groups()
     if max(int(since), int(at), int(gone or 0), int(born or 0)) >= _LAST:
         return _broken(id, head, f"its times are those of {head!r}", texts)
+    once = _once(texts)
     times = {name: text[:_TIME] for name, text in texts.items()}
     digits = "".join(times.values())
     if texts and not (len(digits) == _TIME * len(times) and digits.isascii() and digits.isdigit()):
@@ -82,6 +85,7 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         {name: text[_TIME:] for name, text in texts.items()},
         times,
         gone=int(gone or at),
+        once=once,
     )
 
 
@@ -102,7 +106,16 @@ def _record(id: str, texts: dict[str, str]) -> Entry:
         return _broken(id, None, "it has no head", texts)
     no = int(found[1])
     texts.pop(NOTHING, None)
-    return Entry(str(no), "", no, 1, no, no, no, False, True, False, texts)
+    once = _once(texts)
+    return Entry(str(no), "", no, 1, no, no, no, False, True, False, texts, once=once)
+
+
+def _once(texts: dict[str, str]) -> tuple[str, ...]:
+    """Takes the keys of calls out of the texts."""
+    names = [name for name in texts if name.startswith(ONCE)]
+    for name in names:
+        del texts[name]
+    return tuple(name.removeprefix(ONCE)[:40] for name in names)
 
 
 def _broken(id: str, head: str | None, why: str, texts: dict[str, str]) -> Entry:

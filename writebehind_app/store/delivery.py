@@ -22,6 +22,7 @@ from redis.exceptions import NoScriptError
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
 from writebehind_app.store import clock, lua
+from writebehind_app.store.connection import errors
 from writebehind_app.store.failures import reason
 
 PIPELINE = 1000  # calls in one round trip
@@ -51,15 +52,22 @@ class Limit(NamedTuple):
 
 
 def deliver(
-    client: redis.Redis, script: str, calls: Sequence[Call], limit: Limit | None = None
+    client: redis.Redis,
+    script: str,
+    calls: Sequence[Call],
+    limit: Limit | None = None,
+    *,
+    once: str = "",
 ) -> list[Outcome]:
     """Run `write` or `append` for each call, and say what became of it.
 
     Calls about the same thing run in their order. After one that was not taken, those about the
-    same are not sent, and after an outage none, unless it is a value that is out of range.
+    same are not sent, and after an outage none, unless it is a value that is out of range. With
+    `once`, a name for a single call, that is not carried out where one of the same name was.
     """
     if len(calls) == 1:
-        return _delivered(client, script, calls, limit)
+        return _delivered(client, script, calls, limit, once)
+    assert not once
     outcomes: list[Outcome] = []
     failed: dict[Call, Exception] = {}  # by what the call was about
     outage: Exception | None = None
@@ -94,14 +102,18 @@ def _not_sent(earlier: Exception) -> Exception:
 
 
 def _delivered(
-    client: redis.Redis, script: str, calls: Sequence[Call], limit: Limit | None
+    client: redis.Redis,
+    script: str,
+    calls: Sequence[Call],
+    limit: Limit | None,
+    once: str = "",
 ) -> list[Outcome]:
     """What became of calls whose order does not matter."""
     room = limit.share if limit else None
-    outcomes = _round(client, script, calls, room)
+    outcomes = _round(client, script, calls, room, once)
 
     def again(indexes: list[int], room: int | None) -> None:
-        found = _round(client, script, [calls[i] for i in indexes], room)
+        found = _round(client, script, [calls[i] for i in indexes], room, once)
         for i, outcome in zip(indexes, found, strict=True):
             outcomes[i] = outcome
 
@@ -135,15 +147,28 @@ def _held(client: redis.Redis, keys: Sequence[str]) -> int:
     return sum(pending + in_flight for pending, in_flight, _ in counts)
 
 
+def was_taken(client: redis.Redis, key: str, once: str) -> bool:
+    """Whether a call to the shard was carried out under that name."""
+    with errors:
+        known: Any = client.hget(f"{key}:w:{_Once(once).id}", "0")
+    return known is not None and not known.endswith(" 0")
+
+
 # One round of calls
 
 
 class _Session:
     """Has one round of calls under way at a time, and gives each of them a name."""
 
+    lasting = "-"
+
     def __init__(self) -> None:
         self.id = secrets.token_urlsafe(9)
         self.seq = 0
+
+    def next(self) -> int:
+        self.seq += 1
+        return self.seq
 
     def names(self, calls: Sequence[Call]) -> list[str]:
         """A name for each call, under which no other is carried out in this round."""
@@ -153,24 +178,35 @@ class _Session:
         return [f"{self.id} {next(numbers[call[0]])}" for call in calls]
 
 
+class _Once(_Session):
+    """Has one call, that may come again from anywhere."""
+
+    def __init__(self, name: str) -> None:
+        self.id = f"!{name}"
+        self.lasting = str(max(round(conf.settings().ONCE_DAYS * 86400), 1))
+
+    def next(self) -> int:
+        return clock.now()
+
+
 _idle: deque[_Session] = deque()  # those that have none under way
 os.register_at_fork(after_in_child=_idle.clear)
 
 
 def _round(
-    client: redis.Redis, script: str, calls: Sequence[Call], room: int | None
+    client: redis.Redis, script: str, calls: Sequence[Call], room: int | None, once: str = ""
 ) -> list[Outcome]:
     """Send calls, and once more those whose connection broke."""
     if not calls:
         return []
+    if once:
+        return _sent(client, script, calls, _Once(once), room)
     try:
         session = _idle.pop()
     except IndexError:
         session = _Session()
-    session.seq += 1
-    names = session.names(calls)
     try:
-        return _sent(client, script, calls, names, session.seq, room)
+        return _sent(client, script, calls, session, room)
     finally:
         _idle.append(session)
 
@@ -179,17 +215,19 @@ def _sent(
     client: redis.Redis,
     script: str,
     calls: Sequence[Call],
-    names: Sequence[str],
-    seq: int,
+    session: _Session,
     room: int | None,
 ) -> list[Outcome]:
     started = time.monotonic()
+    names = session.names(calls)
+    tail = f"{'-' if room is None else room} {session.lasting}"
     timeout = _timeout(client)
     try:
         if not clock.is_known():
             clock.saw(lua.now(client))
+        seq = session.next()
         until = clock.now() + int(timeout * 1e6)
-        named = _named(calls, names, f"{until} {seq:010} 0", room)
+        named = _named(calls, names, f"{until} {seq:016} 0", tail)
         replies, error = _exchange(client, script, named)
     except redis.RedisError as unsent:
         return [_unavailable(unsent)] * len(calls)
@@ -200,7 +238,7 @@ def _sent(
         lost = [i for i, reply in enumerate(replies) if reply is None]
         those, their_names = [calls[i] for i in lost], [names[i] for i in lost]
         with suppress(redis.RedisError):  # of which nothing was sent
-            named = _named(those, their_names, f"{until} {seq:010} 1", room)
+            named = _named(those, their_names, f"{until} {seq:016} 1", tail)
             found, error = _exchange(client, script, named, min(left, timeout))
             sent_again = lost
             for i, reply in zip(lost, found, strict=True):
@@ -211,10 +249,9 @@ def _sent(
     ]
 
 
-def _named(calls: Sequence[Call], names: Sequence[str], head: str, room: int | None) -> list[Call]:
-    limit = "-" if room is None else room
+def _named(calls: Sequence[Call], names: Sequence[str], head: str, tail: str) -> list[Call]:
     return [
-        (call[0], f"{head} {name} {limit}", *call[1:])
+        (call[0], f"{head} {name} {tail}", *call[1:])
         for call, name in zip(calls, names, strict=True)
     ]
 

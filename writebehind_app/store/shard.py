@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import redis
 
+from writebehind_app.exceptions import WriteUncertain
 from writebehind_app.store import codec, delivery, lua
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
@@ -218,6 +219,7 @@ def append(
     quiet: float,
     unique: int,
     limit: Limit | None = None,
+    once: str = "",
 ) -> int | Moved | Taken:
     """Append all or none; the number of the first, which the others follow.
 
@@ -226,15 +228,18 @@ def append(
     """
     args: list[str | int] = [guard, round(max_age * 1e6), round(quiet * 1e6), unique]
     for id, time, texts in records:
-        parts = [part for pair in texts.items() for part in pair] or [codec.NOTHING, ""]
+        parts = [part for pair in texts.items() for part in pair]
+        parts += [codec.ONCE + once, ""] if once else [] if parts else [codec.NOTHING, ""]
         args += [id, "" if time is None else time, len(parts), *parts]
-    match delivery.deliver(client, "append", [(key, *args)], limit)[0]:
+    match delivery.deliver(client, "append", [(key, *args)], limit, once=once)[0]:
         case Exception() as error:
             raise error
         case ["moved", now]:
             return Moved(now)
         case ["taken", n]:
             return Taken(n - 1)
+        case [0]:
+            raise WriteUncertain("A call under the same key is on its way to Redis: repeat this.")
         case [first]:
             number: int = first
             return number

@@ -26,6 +26,8 @@
 -- bounds; `null` is the outcome where the stored value is NULL, or no number of JSON. Every sequence
 -- of operations comes to such a form.
 --
+-- A name '*digest' says that the call with that key is in the entry.
+--
 -- In the entry, 16 digits go ahead of each text: the time in µs at which the field was set, or, of
 -- an operation that is kept, of the last one. By it a flusher tells what is older than a write that
 -- went around Redis.
@@ -294,7 +296,12 @@ end
 redis.call('HINCRBY', shard, 'accepted', 1)
 
 if ARGV[5] == '1' then
-  -- Nothing that was written before a delete matters after it.
+  -- Nothing that was written before a delete matters after it, but that calls were carried out.
+  for _, name in ipairs(pending and redis.call('HKEYS', entry) or {}) do
+    if string.byte(name) == 42 then -- *
+      fields[#fields + 1], fields[#fields + 2] = name, now
+    end
+  end
   redis.call('DEL', entry)
   row, relative = '2', '0'
 elseif row == '2' then

@@ -1,0 +1,95 @@
+"""Safeguards of calls around Redis: for each, a change that makes it void, and who must notice."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import mutant
+
+_ONCE = "tests/faults/test_once.py::"
+_FENCES = "tests/faults/test_fences.py::"
+
+
+def once(test: str, what: str) -> str:
+    return f"{_ONCE}{test}[sqlite-valkey-{what}]"
+
+
+MUTANTS = [
+    # Calls with a key
+    mutant(
+        "a flush does not note the calls that it stores",
+        "flush/writer.py",
+        "        once.settle(buffer, batch.entries)\n",
+        "",
+        once("test_a_call_comes_again", "emptied-set"),
+    ),
+    mutant(
+        "a delete forgets the calls before it",
+        "store/scripts/write.lua",
+        "if string.byte(name) == 42 then -- *",
+        "if false then",
+        f"{_ONCE}test_a_delete_does_not_forget_it",
+    ),
+    mutant(
+        "Redis knows a key for one round only",
+        "store/scripts/delivery.lua",
+        "(once ~= '-' and outcome_before ~= '0')",
+        "false",
+        once("test_a_call_comes_again", "nothing-set"),
+    ),
+    mutant(
+        "a call goes around Redis although another may be in there",
+        "once.py",
+        "            if calls > 1:\n",
+        "            if calls > 99:\n",
+        once("test_redis_may_have_taken_it_and_is_gone", "set"),
+    ),
+    mutant(
+        "a call that may be in Redis is no more counted",
+        "once.py",
+        "            if not may_be_in_redis:\n",
+        "            if True:\n",
+        once("test_redis_may_have_taken_it_and_is_gone", "set"),
+    ),
+    mutant(
+        "a call that went around Redis is not noted",
+        "once.py",
+        "            self._note.update(done=True)\n",
+        "            pass\n",
+        once("test_a_call_went_around_redis", "later-set"),
+    ),
+    mutant(
+        "a call that finds nothing to do does not ask whether it did it",
+        "once.py",
+        "return done if found is None and self._was_taken() else found",
+        "return found",
+        once("test_a_call_comes_again", "nothing-set_if"),
+    ),
+    # Fences
+    mutant(
+        "a direct write leaves no fence",
+        "direct.py",
+        "    fences.leave(buffer, [*rows, *deleted], now, whole=whole)\n",
+        "",
+        f"{_FENCES}test_rows",
+    ),
+    mutant(
+        "a flush does not look for fences",
+        "flush/writer.py",
+        "            if found := of_rows(buffer, ids):\n",
+        "            if False:\n",
+        f"{_FENCES}test_rows",
+    ),
+    mutant(
+        "a read does not look for fences",
+        "buffers/row.py",
+        "left = fences.left_of(layout.known(entry), row)",
+        "left = layout.known(entry)",
+        f"{_FENCES}test_rows",
+    ),
+    mutant(
+        "fences go although older values are pending",
+        "fences.py",
+        "        old = old.filter(at__lt=micros_of(first))\n",
+        "        pass\n",
+        "tests/integration/test_fallback.py::TestFences::test_old_ones_go_when_nothing_is_pending",
+    ),
+]
