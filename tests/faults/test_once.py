@@ -132,6 +132,7 @@ def test_a_call_comes_again(call, since, database, redis_server, configure):
         return
     again = run("key")
     assert type(again) is type(first)
+    assert again
     assert times() == 1
     if call not in ("create", "unique append", "unique extend", "set_if"):
         run("another key")

@@ -24,10 +24,10 @@ class TestBetweenTheTwoReads:
             module = reading if hasattr(reading, name) else row
             call, left = getattr(module, name), [act]
 
-            def called(*args):
+            def called(*args, **kwargs):
                 if left and first:
                     left.pop()()
-                result = call(*args)
+                result = call(*args, **kwargs)
                 if left:
                     left.pop()()
                 return result

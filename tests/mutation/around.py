@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutation.mutant import mutant
 
 _ONCE = "tests/faults/test_once.py::"
-_FENCES = "tests/faults/test_fences.py::"
+_FENCES = "tests/integration/test_fallback.py::TestFences"
 
 
 def once(test: str, what: str) -> str:
@@ -69,27 +69,27 @@ MUTANTS = [
         "direct.py",
         "    fences.leave(buffer, [*rows, *deleted], now, whole=whole)\n",
         "",
-        f"{_FENCES}test_rows",
+        _FENCES,
     ),
     mutant(
         "a flush does not look for fences",
         "flush/writer.py",
         "            if found := of_rows(buffer, ids):\n",
         "            if False:\n",
-        f"{_FENCES}test_rows",
+        _FENCES,
     ),
     mutant(
         "a read does not look for fences",
         "buffers/row.py",
         "left = fences.left_of(layout.known(entry), row)",
         "left = layout.known(entry)",
-        f"{_FENCES}test_rows",
+        _FENCES,
     ),
     mutant(
         "fences go although older values are pending",
         "fences.py",
         "        old = old.filter(at__lt=micros_of(first))\n",
         "        pass\n",
-        "tests/integration/test_fallback.py::TestFences::test_old_ones_go_when_nothing_is_pending",
+        f"{_FENCES}::test_they_go_when_nothing_older_can_be_there",
     ),
 ]
