@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.faults.test_fences import EXAMPLES, Flusher
 from tests.models import Item, Line, Note, Owner, Visit
+from tests.outages import wait_for_redis
 from writebehind_app import Add
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import (
@@ -142,6 +143,7 @@ def test_a_call_comes_again(call, since, database, redis_server, configure):
     assert not buffer.count_pending()
 
 
+@on_sqlite
 @every_call
 @pytest.mark.parametrize("back", ["later", "flushed before"])
 def test_a_call_went_around_redis(call, back, database, redis_server, configure):
@@ -152,6 +154,7 @@ def test_a_call_went_around_redis(call, back, database, redis_server, configure)
     run("key")
     run("key")
     redis_server.start()
+    wait_for_redis()
     if back == "flushed before":
         buffer.flush()
     run("key")
@@ -173,12 +176,14 @@ def test_redis_may_have_taken_it_and_is_gone(call, database, redis_server, confi
         run("key")
     configure(MODE="buffered")
     redis_server.start()
+    wait_for_redis()
     run("key")
     assert times() == 1
     buffer.flush()
     redis_server.stop()
     run("key")  # by now the database knows
     redis_server.start()
+    wait_for_redis()
     assert times() == 1
 
 
@@ -194,6 +199,7 @@ def test_redis_is_away_and_calls_are_to_raise(call, database, redis_server, conf
     configure(WHEN_DOWN="direct")
     run("key")  # none of those can be in Redis
     redis_server.start()
+    wait_for_redis()
     assert times() == 1
     assert not buffer.count_pending()
 
@@ -272,7 +278,7 @@ def test_keys_are_those_of_a_buffer(database, redis_server):
 
 def test_the_note_goes_with_a_transaction_that_is_rolled_back(database, redis_server):
     """The write is in Redis all the same, which knows the key; so does the flush."""
-    with transaction.atomic():
+    with transaction.atomic(using=database):
         Item.buffered.set(number=1, a=Add(1), once="key")
         transaction.set_rollback(True)
     assert not OnceKey.objects.exists()
