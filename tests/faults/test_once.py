@@ -280,7 +280,7 @@ def test_the_note_goes_with_a_transaction_that_is_rolled_back(database, redis_se
     """The write is in Redis all the same, which knows the key; so does the flush."""
     with transaction.atomic(using=database):
         Item.buffered.set(number=1, a=Add(1), once="key")
-        transaction.set_rollback(True)
+        transaction.set_rollback(True, using=database)
     assert not OnceKey.objects.exists()
     Item.buffered.set(number=1, a=Add(1), once="key")
     Item.buffered.flush()

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("writebehind", "0005_fences"),
+        ("writebehind", "0006_schedules"),
     ]
 
     operations = [
