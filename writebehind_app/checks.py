@@ -134,6 +134,13 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
                 f"Leave {field.name!r} out of `fields`; it gets the time of the write.",
                 buffer,
             )
+    if buffer.flush_when is not None and not callable(buffer.flush_when):
+        yield _error(
+            22,
+            f"flush_when is {buffer.flush_when!r}.",
+            "Set it to a function that takes a row and says whether to flush it at once.",
+            buffer,
+        )
     yield from _expires(buffer)
     if buffer.fields is None:
         written = [f for f in buffer.model._meta.concrete_fields if may_be_written(f)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import models, router
 from django.utils import timezone
 
-from writebehind_app.buffers import reading
+from writebehind_app.buffers import reading, urgency
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
 from writebehind_app.buffers.fallback import is_direct, otherwise
@@ -18,6 +18,7 @@ from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import as_dict, shown
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
+from writebehind_app.store.delivery import Outcome
 
 if TYPE_CHECKING:
     from writebehind_app.fences import Fences
@@ -31,6 +32,8 @@ class RowBuffer(CoalescingBuffer):
     not set by themselves. `on_missing` says what becomes of a write to a row that is not there:
     "insert" makes one, "discard" forgets the write (the default where the key is the primary key).
     `expires` names the date and time from which on a stored row is removed by the next flush.
+    `flush_when` says of a row, after a write to a field that it looks at first, whether the entry
+    is to be flushed at once.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class RowBuffer(CoalescingBuffer):
         fields: str | Iterable[str] | None = None,
         on_missing: str | None = None,
         expires: str | None = None,
+        flush_when: Callable[[Any], bool] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -48,6 +52,7 @@ class RowBuffer(CoalescingBuffer):
         self.fields = None if names is None else tuple(names)
         self.on_missing = on_missing or ("discard" if self.key == ("pk",) else "insert")
         self.expires = expires
+        self.flush_when = flush_when
 
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
@@ -138,6 +143,14 @@ class RowBuffer(CoalescingBuffer):
     def delete(self, /, *, once: str | None = None, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
         return self._write([Write(self._id(key), {}, delete="1")], once)[0]
+
+    def _send(self, writes: Sequence[Write], max_age: float) -> list[Outcome]:
+        outcomes = super()._send(writes, max_age)
+        if self.flush_when is not None:
+            sent = zip(writes, outcomes, strict=True)
+            taken = [write for write, outcome in sent if isinstance(outcome, list) and outcome[0]]
+            urgency.hasten(self, taken)
+        return outcomes
 
     def _checked(self, values: Mapping[str, Any]) -> Write:
         return Write(*self.layout().split(self._cleaned(values)))

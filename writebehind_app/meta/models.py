@@ -85,6 +85,13 @@ class LessonMeta(models.Model):
         return f"{self.lesson_id} {self.user_id} {self.meta_key}"
 
 
+RESOLVED = "resolved"  # the status of a ticket that is flushed at once
+
+
+def is_resolved(ticket: TicketMeta) -> bool:
+    return ticket.status == RESOLVED
+
+
 class TicketMeta(models.Model):
     """What a support desk changes about a ticket all the time."""
 
@@ -98,7 +105,7 @@ class TicketMeta(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
-    buffered = RowBuffer(key="ticket_id")
+    buffered = RowBuffer(key="ticket_id", flush_when=is_resolved)
 
     class Meta:
         verbose_name = _("ticket")

@@ -18,6 +18,7 @@ from writebehind_app import MetaBuffer, RowBuffer
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.flush.writer import check_outside_transaction
 from writebehind_app.meta.models import (
+    RESOLVED,
     AppointmentMeta,
     EventRegistration,
     LessonMeta,
@@ -28,8 +29,6 @@ from writebehind_app.meta.models import (
 
 if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
-
-RESOLVED = "resolved"  # the status of a ticket that is flushed at once
 
 
 def _flush(buffer: RowBuffer | MetaBuffer, **key: Any) -> None:

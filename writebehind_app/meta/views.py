@@ -15,6 +15,7 @@ from writebehind_app import conf
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
 from writebehind_app.meta import payload, services
 from writebehind_app.meta.models import (
+    RESOLVED,
     AppointmentMeta,
     EventRegistration,
     TicketMeta,
@@ -159,7 +160,7 @@ class TicketView(RowView):
 
     def patch(self, request: HttpRequest, ticket_id: int) -> JsonResponse:
         values = self.values(request, TicketMeta)
-        if values.get("status") == services.RESOLVED:
+        if values.get("status") == RESOLVED:
             services.resolve_ticket(ticket_id, **values)
             return JsonResponse({"pending": False})
         services.update_ticket(ticket_id, **values)

@@ -181,6 +181,15 @@ def count(client: redis.Redis, keys: Sequence[str]) -> dict[str, Counts]:
     return {key: Counts(*reply) for key, reply in zip(keys, replies, strict=True)}
 
 
+def hasten(client: redis.Redis, entries: Sequence[tuple[str, str]], *, silence: float) -> list[str]:
+    """Make pending entries due at once, by shard and id; the ids of those of which nobody was told
+    in the last seconds of `silence`."""
+    calls = [(key, id, round(silence * 1000)) for key, id in entries]
+    with errors:
+        replies = lua.run_many(client, "hasten", calls)
+    return [id for (_, id), reply in zip(entries, replies, strict=True) if reply]
+
+
 # Logs
 
 PAGE = 5000  # records that are read at a time

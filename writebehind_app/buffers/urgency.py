@@ -1,0 +1,95 @@
+"""Entries that are flushed at once, as the option `flush_when` says.
+
+The entry is made due in Redis before anybody is told: whoever flushes next takes it, whether the
+job that asks for it arrives or not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from django.db import models
+
+from writebehind_app import jobs
+from writebehind_app.buffers.operations import is_operation, merged_field
+from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.store import shard as store
+from writebehind_app.store.connection import client
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.coalescing import Write
+    from writebehind_app.buffers.row import RowBuffer
+
+logger = logging.getLogger("writebehind")
+
+_SILENCE = 2.0  # seconds in which nobody is told of an entry once more
+
+
+def hasten(buffer: RowBuffer, writes: Iterable[Write]) -> None:
+    """Of writes that Redis took, have those flushed at once whose rows are as `flush_when` says."""
+    ids = list(dict.fromkeys(write.id for write in writes if _is_urgent(buffer, write)))
+    if not ids:
+        return
+    try:
+        entries = [(buffer.shard_key_of(id), id) for id in ids]
+        new = store.hasten(client(), entries, silence=_SILENCE)
+    except BufferUnavailable as error:
+        logger.warning("%s: what is to be flushed at once waits for max_age: %s", buffer, error)
+        return
+    if len(new) == 1:
+        jobs.enqueue("flush_entry", buffer.label, *new)
+    elif new:
+        jobs.enqueue("flush_due", buffer.label)
+
+
+class _NotAsked(Exception):
+    """The write has nothing to do with what the predicate looks at."""
+
+
+def _is_urgent(buffer: RowBuffer, write: Write) -> bool:
+    if buffer.flush_when is None or write.delete:
+        return False
+    try:
+        return bool(buffer.flush_when(_row(buffer, write)))
+    except _NotAsked:
+        return False
+    except Exception:  # it is the project's; the write is taken already
+        logger.exception("%s: flush_when failed, and the entry waits for max_age", buffer)
+        return False
+
+
+def _row(buffer: RowBuffer, write: Write) -> models.Model:
+    """The row after the write, as far as somebody looks at it.
+
+    What the write sets is at hand. The rest is read where it is asked for; but not where the first
+    field that is asked for is none of the written ones: then nothing has changed by this write.
+    """
+    layout = buffer.layout()
+    touched = {merged_field(name) or name for name in write.texts}
+    is_asked = False
+
+    def fill(using: str | None = None, fields: Iterable[str] = (), **kwargs: Any) -> None:
+        nonlocal is_asked
+        (attname,) = fields  # of a field that somebody looks at
+        name = layout.model._meta.get_field(attname).name
+        is_asked = is_asked or name in touched
+        if not is_asked:
+            raise _NotAsked
+        text = write.texts.get(name)
+        if text is not None and not is_operation(text):
+            row.__dict__[attname] = layout.columns[name].decode(text)
+            return
+        found = buffer._rows([write.id]).get(write.id)
+        if found is None:  # it is not there by now
+            raise _NotAsked
+        row.__dict__.update({f.attname: getattr(found, f.attname) for f in fields_of_row})
+
+    fields_of_row = layout.model._meta.concrete_fields
+    # A field that was left out calls refresh_from_db(), but for the primary key.
+    key = {layout.model._meta.pk.attname: None, **layout.key_of(write.id)}
+    names = [f.attname for f in fields_of_row if f.attname in key]
+    row: models.Model = layout.model.from_db(layout.using, names, [key[n] for n in names])
+    vars(row)["refresh_from_db"] = fill
+    return row
