@@ -101,6 +101,9 @@ class CoalescingBuffer(Buffer):
         """What people call fields of a row."""
         return names
 
+    def took(self, writes: Sequence[Write]) -> None:
+        """Called with writes that Redis took."""
+
     def _write(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
         """Write what was checked, through Redis or around it."""
         from writebehind_app import direct  # which imports models, as buffers cannot
@@ -152,6 +155,8 @@ class CoalescingBuffer(Buffer):
         reach("write.sending")
         outcomes = self._send(writes, self.option("MAX_AGE") if max_age is None else max_age, once)
         reach("write.accepted")
+        sent = zip(writes, outcomes, strict=True)
+        self.took([write for write, outcome in sent if isinstance(outcome, list) and outcome[0]])
         receipts: dict[int, Receipt] = {}
         failures: list[Exception] = []
         left: list[int] = []

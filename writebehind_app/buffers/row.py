@@ -18,7 +18,6 @@ from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import as_dict, shown
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
-from writebehind_app.store.delivery import Outcome
 
 if TYPE_CHECKING:
     from writebehind_app.fences import Fences
@@ -144,13 +143,9 @@ class RowBuffer(CoalescingBuffer):
         """Delete the row, with what its deletion cascades to, when it is flushed."""
         return self._write([Write(self._id(key), {}, delete="1")], once)[0]
 
-    def _send(self, writes: Sequence[Write], max_age: float) -> list[Outcome]:
-        outcomes = super()._send(writes, max_age)
+    def took(self, writes: Sequence[Write]) -> None:
         if self.flush_when is not None:
-            sent = zip(writes, outcomes, strict=True)
-            taken = [write for write, outcome in sent if isinstance(outcome, list) and outcome[0]]
-            urgency.hasten(self, taken)
-        return outcomes
+            urgency.hasten(self, writes)
 
     def _checked(self, values: Mapping[str, Any]) -> Write:
         return Write(*self.layout().split(self._cleaned(values)))
