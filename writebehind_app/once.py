@@ -135,15 +135,16 @@ class Once:
         using = self._buffer.layout().using
         new = OnceKey(buffer=self._buffer.label, digest=self.digest, calls=1, at=_now())
         while not self._note.filter(done=False).update(calls=F("calls") + 1):
-            if self._note.filter(done=True).exists():
-                return False
             try:
                 with transaction.atomic(using=using):
                     new.save(using=using, force_insert=True)
                 return True
-            except IntegrityError:  # another call was quicker
-                if not self._note.exists():
-                    raise
+            except IntegrityError as error:
+                match list(self._note.values_list("done", flat=True)):
+                    case [True]:
+                        return False
+                    case []:  # it was refused for something else
+                        raise error from None
         return True
 
     def _was_taken(self) -> bool:

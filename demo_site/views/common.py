@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 from demo_site import figures
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.row import RowBuffer
-from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.exceptions import WritebehindError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +82,5 @@ def page(request: HttpRequest, section: str, template: str, **context: Any) -> H
 def live_figures(request: HttpRequest) -> JsonResponse:
     try:
         return JsonResponse(asdict(figures.read()))
-    except BufferUnavailable as error:
+    except WritebehindError as error:
         return JsonResponse({"error": str(error)}, status=503)

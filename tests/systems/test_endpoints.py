@@ -10,6 +10,7 @@ from django.http import UnreadablePostError
 from django.test import RequestFactory
 
 from tests.systems.conftest import Api
+from writebehind_app.exceptions import BufferFull, NotDurable, WriteUncertain
 from writebehind_app.meta import services
 from writebehind_app.meta.models import LessonMeta, TicketMeta
 from writebehind_app.meta.views import ProgressView
@@ -200,4 +201,53 @@ def test_while_redis_is_away(plain, user, api, method, path, body):
     plain.stop()
     response = api(method, path, body)
     assert (response.status_code, response["Retry-After"]) == (503, "5")
-    assert response.json() == {"error": "This cannot be done at the moment."}
+    assert response.json() == {"error": "This cannot be done at the moment. Try again later."}
+
+
+@pytest.mark.parametrize(
+    "error", [WriteUncertain("?"), NotDurable("It is in memory."), BufferFull("It is full.")]
+)
+def test_other_ways_for_a_write_to_fail(plain, api, monkeypatch, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(services, "record_progress", fail)
+    response = api("POST", LESSON, {"a": 1})
+    assert (response.status_code, response["Retry-After"]) == (503, "5")
+    may_be_done = "It may have been done all the same." in response.json()["error"]
+    assert may_be_done != isinstance(error, BufferFull)
+
+
+class TestIdempotencyKey:
+    def post(self, api, key="a key", path=LESSON, method="POST", body=None):
+        headers = {"X-CSRFToken": "x" * 32, "Idempotency-Key": key}
+        body = {"seconds": {"$add": 5}} if body is None else body
+        return api(method, path, body, headers=headers)
+
+    def test_a_call_that_comes_again_changes_nothing(self, database, redis_server, user, api):
+        for _ in range(3):
+            assert self.post(api).status_code == 202
+        LessonMeta.buffered.flush()
+        assert self.post(api).status_code == 202
+        assert services.progress(7, user) == {"seconds": 5}
+
+    def test_it_is_that_of_a_user_a_path_and_a_method(self, plain, user, api):
+        other = User.objects.create_user("bert")
+        self.post(api)
+        self.post(api, path="lessons/8/progress/")
+        self.post(Api(other))
+        assert services.progress(8, user) == services.progress(7, other) == {"seconds": 5}
+
+    def test_of_each_endpoint(self, plain, user, api):
+        User.objects.update(is_superuser=True)
+        services.open_ticket(5)
+        services.schedule(3)
+        for method, path, body in ENDPOINTS:
+            if method != "GET":
+                answers = [self.post(api, "k", path, method, body) for _ in range(2)]
+                assert [answer.status_code for answer in answers] in ([202, 202], [201, 201])
+
+    @pytest.mark.parametrize("key", ["", "x" * 256])
+    def test_one_that_is_none(self, plain, user, api, key):
+        assert self.post(api, key).status_code == 400
+        assert services.progress(7, user) == {}

@@ -1,8 +1,11 @@
 """What an application calls instead of the ORM: writes go through the buffers of the models, and
 reads show every accepted write, flushed or not.
 
-Each raises `BufferUnavailable` where Redis does not answer; `ValidationError` for a value that its
-field refuses, and `FieldError` for a field that is not there, name what would be right.
+While Redis is away they go straight to the database, or, with `WHEN_DOWN="raise"`, raise
+`BufferUnavailable`; `WriteUncertain` where nobody knows whether Redis took a write that cannot
+simply be repeated. Of writes with the same text as `once`, one is carried out. `ValidationError`
+for a value that its field refuses, and `FieldError` for a field that is not there, name what would
+be right.
 """
 
 from __future__ import annotations
@@ -39,14 +42,16 @@ def _flush(buffer: RowBuffer | MetaBuffer, **key: Any) -> None:
 # Posts
 
 
-def save_post_meta(post_id: int, /, *parts: Mapping[str, Any], **values: Any) -> Receipt:
+def save_post_meta(
+    post_id: int, /, *parts: Mapping[str, Any], once: str | None = None, **values: Any
+) -> Receipt:
     """Set metadata of a post in one step: values, or operations on what is there. A value may be
     all that JSON has.
 
     A mapping takes keys that cannot be names in Python.
     """
     joined = {key: value for part in (*parts, values) for key, value in part.items()}
-    return PostMeta.buffered.of(post_id=post_id).update(joined)
+    return PostMeta.buffered.of(post_id=post_id).update(joined, once=once)
 
 
 def post_meta(post_id: int) -> dict[str, Any]:
@@ -67,7 +72,12 @@ def delete_post_meta(post_id: int, *keys: str) -> None:
 
 
 def record_progress(
-    lesson_id: int, user: AbstractBaseUser, /, *steps: Mapping[str, Any], **values: Any
+    lesson_id: int,
+    user: AbstractBaseUser,
+    /,
+    *steps: Mapping[str, Any],
+    once: str | None = None,
+    **values: Any,
 ) -> Receipt:
     """Note how far a user is with a lesson: values, or operations on what is there, as
     `seconds=Add(15), position=Max(120.5)`. A value may be all that JSON has.
@@ -78,7 +88,7 @@ def record_progress(
     """
     entity = {"lesson_id": lesson_id, "user": user}
     written = [*steps, values] if values or not steps else steps
-    return LessonMeta.buffered.update_many([(entity, step) for step in written])[-1]
+    return LessonMeta.buffered.update_many([(entity, step) for step in written], once=once)[-1]
 
 
 def progress(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
@@ -102,12 +112,21 @@ def finalize_lesson(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
 
 
 def register(
-    event_id: int, email: str, *, name: str = "", details: Mapping[str, Any] | None = None
+    event_id: int,
+    email: str,
+    *,
+    name: str = "",
+    details: Mapping[str, Any] | None = None,
+    once: str | None = None,
 ) -> Receipt:
     """A registration for an event. `AlreadyExists` where this address is registered for it, pending
     or stored, in upper or lower case; `ValidationError` for what is no address."""
     return EventRegistration.buffered.append(
-        event_id=event_id, email=email, name=name, details={} if details is None else details
+        event_id=event_id,
+        email=email,
+        name=name,
+        details={} if details is None else details,
+        once=once,
     )
 
 
@@ -168,6 +187,7 @@ def schedule(
     status: str = "scheduled",
     extra: Mapping[str, Any] | None = None,
     expires_at: datetime | None = None,
+    once: str | None = None,
 ) -> Receipt:
     """An appointment; one that is there already is scheduled anew, with all that is given here and
     nothing else. From `expires_at` on it is not there any more."""
@@ -179,10 +199,13 @@ def schedule(
         status_at=timezone.now(),
         extra={} if extra is None else extra,
         expires_at=expires_at,
+        once=once,
     )
 
 
-def update_status(appointment_id: int, status: str, *, expected: str | None = None) -> bool:
+def update_status(
+    appointment_id: int, status: str, *, expected: str | None = None, once: str | None = None
+) -> bool:
     """Whether the status was changed, with its time: only of an appointment that is there, has not
     expired, and has the expected status, if one is given. Nobody's write comes in between."""
     return AppointmentMeta.buffered.set_if(
@@ -190,6 +213,7 @@ def update_status(appointment_id: int, status: str, *, expected: str | None = No
         appointment_id=appointment_id,
         status=status,
         status_at=timezone.now(),
+        once=once,
     )
 
 

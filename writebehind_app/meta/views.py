@@ -12,7 +12,13 @@ from django.http.response import HttpResponseBase
 from django.views import View
 
 from writebehind_app import conf
-from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
+from writebehind_app.exceptions import (
+    AlreadyExists,
+    BufferFull,
+    BufferUnavailable,
+    NotDurable,
+    WriteUncertain,
+)
 from writebehind_app.meta import payload, services
 from writebehind_app.meta.models import (
     RESOLVED,
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractUser
 
 RETRY_AFTER = 5  # seconds
+MAX_KEY = 255  # characters of an Idempotency-Key
 
 
 class JsonView(View):
@@ -60,8 +67,10 @@ class JsonView(View):
             response = _error(404, str(error))
         except AlreadyExists as error:
             response = _error(409, str(error))
-        except BufferUnavailable:
-            response = _error(503, "This cannot be done at the moment.")
+        except (BufferUnavailable, BufferFull, WriteUncertain, NotDurable) as error:
+            not_taken = isinstance(error, BufferUnavailable | BufferFull)
+            outcome = "Try again later." if not_taken else "It may have been done all the same."
+            response = _error(503, f"This cannot be done at the moment. {outcome}")
             response.headers["Retry-After"] = str(RETRY_AFTER)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -76,6 +85,16 @@ class JsonView(View):
         permission = self.permissions.get("GET" if method == "HEAD" else method)
         if permission and not self.user.has_perm(permission):
             raise Refused(403, f"This needs the permission {permission}.")
+        self.once = self._once(request)
+
+    def _once(self, request: HttpRequest) -> str | None:
+        """What makes a call that comes again change nothing: of this user, here."""
+        key = request.headers.get("Idempotency-Key")
+        if key is None or request.method not in ("POST", "PATCH"):
+            return None
+        if not 0 < len(key) <= MAX_KEY:
+            raise Refused(400, f"An Idempotency-Key has 1 to {MAX_KEY} characters.")
+        return f"{self.user.pk} {request.method} {request.path} {key}"
 
     def http_method_not_allowed(
         self, request: HttpRequest, *args: Any, **kwargs: Any
@@ -121,7 +140,8 @@ class ProgressView(JsonView):
         most = conf.settings().META_MAX_KEYS
         if not 0 < len(steps) <= most:
             raise Refused(400, f"A list has 1 to {most} objects, not {len(steps)}.")
-        services.record_progress(lesson_id, self.user, *map(payload.values, steps))
+        values = map(payload.values, steps)
+        services.record_progress(lesson_id, self.user, *values, once=self.once)
         return _accepted()
 
 
@@ -142,7 +162,7 @@ class RegistrationsView(JsonView):
         others = normalized_email(email) != normalized_email(own)
         if others and not self.user.has_perm(permission):
             raise Refused(403, f"To register others needs the permission {permission}.")
-        services.register(event_id, **values)
+        services.register(event_id, **values, once=self.once)
         return JsonResponse({"pending": True}, status=201)
 
 
@@ -161,9 +181,9 @@ class TicketView(RowView):
     def patch(self, request: HttpRequest, ticket_id: int) -> JsonResponse:
         values = self.values(request, TicketMeta)
         if values.get("status") == RESOLVED:
-            services.resolve_ticket(ticket_id, **values)
+            services.resolve_ticket(ticket_id, **values, once=self.once)
             return JsonResponse({"pending": False})
-        services.update_ticket(ticket_id, **values)
+        services.update_ticket(ticket_id, **values, once=self.once)
         return _accepted()
 
 
@@ -177,7 +197,7 @@ class AppointmentView(JsonView):
         values = payload.fields(payload.read(request), {"status": status, "expected": status})
         if "status" not in values:
             raise ValidationError({"status": "This is needed."})
-        if services.update_status(appointment_id, **values):
+        if services.update_status(appointment_id, **values, once=self.once):
             return _accepted()
         services.appointment(appointment_id)  # 404, if it is not there
         raise Refused(409, "The status is not the expected one.")
@@ -193,5 +213,5 @@ class ProfileView(RowView):
 
     def patch(self, request: HttpRequest) -> JsonResponse:
         values = self.values(request, UserProfile)
-        services.update_profile(self.user, **values)
+        services.update_profile(self.user, **values, once=self.once)
         return _accepted()
