@@ -206,8 +206,8 @@ class Buffer(ABC):
             raise TypeError(f"limit is a number of entries, not {shown(limit)}.")
         found: list[PendingEntry] = []
         nothing: tuple[int, list[Entry], list[Entry]] = (0, [], [])
-        for shard in self.shards():
-            attempts, in_flight, pending = if_there(partial(shard.pending, limit), nothing)
+        for shard in self.shards() if limit else ():  # Redis takes none for no limit
+            attempts, in_flight, pending = if_there(partial(shard.pending, int(limit)), nothing)
             found += [self._describe(entry, attempts, "in_flight") for entry in in_flight]
             found += [self._describe(entry, 0, "pending") for entry in pending]
         return sorted(found, key=lambda entry: entry.since)[:limit]

@@ -21,7 +21,7 @@ from django.db import connections, models
 
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.refusals import shown
-from writebehind_app.buffers.values import INT64, MICROSECOND
+from writebehind_app.buffers.values import INT64, MICROSECOND, refuse_immense
 
 _TIMES = (models.DateField, models.TimeField)  # compared as text
 
@@ -308,6 +308,7 @@ def _decimal(number: int, places: int) -> Decimal:
 
 
 def _amount(column: Column, amount: Any, scale: Scale) -> int:
+    refuse_immense(amount)
     try:
         value = None if isinstance(amount, float | bool) else column.field.to_python(amount)
     except (TypeError, ArithmeticError):
@@ -318,6 +319,7 @@ def _amount(column: Column, amount: Any, scale: Scale) -> int:
         else:
             needed = f"an exact number, not {shown(amount)}: a whole number, or a Decimal"
         raise ValidationError(f"Add needs {needed}.", code="invalid")
+    refuse_immense(value)
     number = scale.number(value)
     # The field rounds some of what it takes.
     if scale.value(number) != (amount if isinstance(amount, Number) else value):

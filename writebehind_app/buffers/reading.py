@@ -88,18 +88,9 @@ def _guard(reading: Reading, id: str) -> str:
 
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     """The rows of a queryset as they are with all accepted writes."""
-    if not isinstance(queryset, models.QuerySet):
-        raise TypeError(f"{buffer}: overlay() takes a queryset, not {shown(queryset)}.")
-    if not issubclass(queryset.model, buffer.model):
-        raise TypeError(
-            f"{buffer} overlays rows of {buffer.label}, not of {queryset.model._meta.label}."
-        )
     layout = buffer.layout()
     before = store.read(client(), {key: [] for key in buffer.shard_keys()})
-    stored = list(queryset.all())  # not those that it may have read before
-    if stored and not isinstance(stored[0], models.Model):
-        raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
-    stored = _with_keys(layout, stored)
+    stored = _with_keys(layout, matching(buffer, queryset))
     ids = [layout.id_of(row) for row in stored]  # the same twice where a join repeats a row
     after = _read(buffer, dict.fromkeys(ids))
     # A shard that moved a batch while the queryset ran may have brought values to the database
@@ -119,6 +110,20 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
                 if field.attname in row.__dict__:
                     setattr(row, field.attname, getattr(fresh[id], field.attname))
     return [row for id, row in zip(ids, stored, strict=True) if id not in gone]
+
+
+def matching(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
+    """The rows of a queryset as they are stored."""
+    if not isinstance(queryset, models.QuerySet):
+        raise TypeError(f"{buffer}: overlay() takes a queryset, not {shown(queryset)}.")
+    if not issubclass(queryset.model, buffer.model):
+        raise TypeError(
+            f"{buffer} overlays rows of {buffer.label}, not of {queryset.model._meta.label}."
+        )
+    stored = list(queryset.all())  # not those that it may have read before
+    if stored and not isinstance(stored[0], models.Model):
+        raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
+    return stored
 
 
 def _with_keys(layout: Layout, rows: list[Any]) -> list[Any]:

@@ -178,7 +178,9 @@ class RowBuffer(CoalescingBuffer):
         what the database says: a row that is not stored yet is not among them.
         """
         return otherwise(
-            self, lambda: reading.overlay(self, queryset), lambda: list(queryset.all())
+            self,
+            lambda: reading.overlay(self, queryset),
+            lambda: reading.matching(self, queryset),
         )
 
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:

@@ -109,28 +109,33 @@ def _file(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
 # Numbers
 
 
+def refuse_immense(value: Any) -> None:
+    """No field has so many digits, and int() takes minutes for Decimal("1e999999")."""
+    if isinstance(value, decimal.Decimal) and value.is_finite() and value.adjusted() > _DIGITS:
+        raise ValidationError(f"{shown(value, str)} is more than a field can hold.", code="range")
+
+
+_DIGITS = 2000
+
+
 def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
     least, most = INT64
     with suppress(KeyError):  # a type of the project's own
         low, high = connections[using].ops.integer_field_range(field.get_internal_type())
         least, most = max(least, low), min(most, high)
 
-    def check(value: Any) -> None:
+    def encode(value: Any) -> str:
+        if type(value) is not int:
+            refuse_immense(value)
+            whole = int(field.to_python(value))  # of a member of an enum, or a bool
+            if whole != value and isinstance(value, Number):
+                raise ValidationError(f"{value} is not a whole number.", code="invalid")
+            value = whole
         if not least <= value <= most:
             raise ValidationError(
                 f"Ensure this value is between {least} and {most} (it is {shown(value, str)}).",
                 code="range",
             )
-
-    def encode(value: Any) -> str:
-        if type(value) is not int:
-            if isinstance(value, decimal.Decimal):
-                check(value)  # int() takes minutes for Decimal("1e999999")
-            whole = int(field.to_python(value))  # of a member of an enum, or a bool
-            if whole != value and isinstance(value, Number):
-                raise ValidationError(f"{value} is not a whole number.", code="invalid")
-            value = whole
-        check(value)
         return str(value)
 
     return encode, int
@@ -171,6 +176,7 @@ def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
         value = decimal.Decimal(text[1:-1])
         if not value.is_finite():
             raise ValueError(f"{text} is not a number a database keeps")
+        refuse_immense(value)
         return value
 
     if digits is None or places is None:  # as many as the value has; from Django 6.1 on
