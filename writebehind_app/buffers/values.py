@@ -123,6 +123,7 @@ def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
     with suppress(KeyError):  # a type of the project's own
         low, high = connections[using].ops.integer_field_range(field.get_internal_type())
         least, most = max(least, low), min(most, high)
+    is_auto = isinstance(field, models.AutoField)
 
     def encode(value: Any) -> str:
         if type(value) is not int:
@@ -136,6 +137,8 @@ def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
                 f"Ensure this value is between {least} and {most} (it is {shown(value, str)}).",
                 code="range",
             )
+        if is_auto and value == 0:
+            connections[using].ops.validate_autopk_value(value)  # MariaDB's take none
         return str(value)
 
     return encode, int
