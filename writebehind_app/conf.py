@@ -25,6 +25,8 @@ class Settings:
     MODE: str = "buffered"  # "direct": every call goes straight to the database
     WHEN_DOWN: str = "direct"  # what calls do while Redis is away; or "raise"
     WHEN_FULL: str = "direct"  # what writes do that would make one entry too many; or "raise"
+    DURABILITY: str | int = "memory"  # a write is on disk: "fsync"; or on so many replicas
+    DURABILITY_TIMEOUT: float = 1.0  # wait so long for that
     MAX_PENDING: int = 1_000_000  # entries of one buffer in Redis, those in flight included
     MAX_AGE: float = 5.0  # flushed at the latest this long after the first unflushed write
     QUIET: float = 0.0  # flushed once no write came for so long; 0: only MAX_AGE counts
@@ -51,6 +53,7 @@ class Settings:
 
 # What a value must be: (type, least value, whether that value itself is allowed).
 _NUMBERS: dict[str, tuple[type, float, bool]] = {
+    "DURABILITY_TIMEOUT": (float, 0, False),
     "MAX_PENDING": (int, 1, True),
     "MAX_AGE": (float, 0, True),
     "QUIET": (float, 0, True),
@@ -87,6 +90,11 @@ def problem(name: str, value: Any) -> str | None:
     if name in _CHOICES:
         choices = " or ".join(map(repr, _CHOICES[name]))
         return None if value in _CHOICES[name] else f"{name} must be {choices}, not {value!r}."
+    if name == "DURABILITY":
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if is_number or value in ("memory", "fsync"):
+            return None
+        return f"{name} must be 'memory', 'fsync' or a number of replicas, not {value!r}."
     if name not in _NUMBERS:
         if not isinstance(value, str) or not value:
             return f"{name} must be a non-empty string, not {shown(value)}."

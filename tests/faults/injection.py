@@ -72,11 +72,11 @@ class Fault:
         def run_or_fail(client: redis.Redis, name: str, *args: Any) -> Any:
             return self._do(name, partial(run, client, name, *args))
 
-        def exchange_or_fail(client: redis.Redis, name: str, calls: Any, *timeout: Any) -> Any:
+        def exchange_or_fail(way: Any, calls: Any, *timeout: Any) -> Any:
             """Of writes, whose sender knows the error that was met before they were sent from the
             one after it."""
             try:
-                return self._do(name, partial(exchange, client, name, calls, *timeout))
+                return self._do(way.script, partial(exchange, way, calls, *timeout))
             except redis.TimeoutError as error:
                 if self.how == "raises":
                     raise

@@ -19,14 +19,16 @@ from writebehind_app.buffers import registry
 from writebehind_app.buffers.fallback import if_there
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
+from writebehind_app.exceptions import NotDurable
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.connection import client
-from writebehind_app.store.delivery import Limit
+from writebehind_app.store.delivery import Durability, Limit
 from writebehind_app.store.keys import shard_key, shard_number
 from writebehind_app.store.shard import Shard
 
 if TYPE_CHECKING:
+    from writebehind_app.buffers.receipt import Receipt
     from writebehind_app.flush.engine import FlushResult
 
 _Self = TypeVar("_Self")
@@ -77,6 +79,7 @@ class Buffer(ABC):
         quiet: float | None = None,
         batch_size: int | None = None,
         shards: int | None = None,
+        durability: str | int | None = None,
         max_pending: int | None = None,
         when_down: str | None = None,
         when_full: str | None = None,
@@ -88,6 +91,7 @@ class Buffer(ABC):
                 "QUIET": quiet,
                 "BATCH_SIZE": batch_size,
                 "SHARDS": shards,
+                "DURABILITY": durability,
                 "MAX_PENDING": max_pending,
                 "WHEN_DOWN": when_down,
                 "WHEN_FULL": when_full,
@@ -181,6 +185,11 @@ class Buffer(ABC):
         entry makes none, and is taken however many there are."""
         return Limit(self.shard_keys(), self.option("MAX_PENDING"), size)
 
+    def durability(self) -> Durability | None:
+        """What a write waits for, once Redis has it."""
+        level = self.option("DURABILITY")
+        return None if level == "memory" else Durability(level, conf.settings().DURABILITY_TIMEOUT)
+
     # Verbs
 
     def clean(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +201,16 @@ class Buffer(ABC):
         if not isinstance(found, dict):
             raise TypeError(f"{self}: clean() must return a dict of values, not {shown(found)}.")
         return found
+
+    def _durable(self, receipts: list[Receipt], missing: str) -> list[Receipt]:
+        """The receipts of writes that were taken; `NotDurable` for what is missing."""
+        if missing:
+            raise NotDurable(
+                "What was written was taken, and will be flushed: do not repeat it. But a crash of "
+                f"Redis before that may lose it: {missing}.",
+                receipts,
+            )
+        return receipts
 
     def count_pending(self) -> int:
         """How many entries are not in the database yet, those in flight included."""

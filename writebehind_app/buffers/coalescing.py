@@ -20,12 +20,12 @@ from writebehind_app.buffers.fallback import (
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import shown
-from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
+from writebehind_app.exceptions import BufferFull, BufferUnavailable, NotDurable, WriteUncertain
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import ONCE, Entry
 from writebehind_app.store.connection import client
-from writebehind_app.store.delivery import Outcome, deliver
+from writebehind_app.store.delivery import Fleeting, Outcome, deliver
 
 if TYPE_CHECKING:
     from writebehind_app.fences import Fences
@@ -109,10 +109,23 @@ class CoalescingBuffer(Buffer):
         from writebehind_app import direct  # which imports models, as buffers cannot
 
         if once is not None:
-            return [self._write_once(write, once, part) for part, write in enumerate(writes)]
+            return self._write_parts(writes, once)
         if is_direct():
             return direct.write(self, writes)
         return self._buffered(writes, around=direct.write)
+
+    def _write_parts(self, writes: Sequence[Write], key: str) -> list[Receipt]:
+        receipts: list[Receipt] = []
+        short: NotDurable | None = None
+        for part, write in enumerate(writes):
+            try:
+                receipts.append(self._write_once(write, key, part))
+            except NotDurable as taken:
+                short = taken
+                receipts += taken.receipts
+        if short:
+            raise NotDurable(str(short), receipts)
+        return receipts
 
     def _write_once(self, write: Write, key: str, part: int) -> Receipt:
         from writebehind_app import direct  # as above
@@ -155,6 +168,9 @@ class CoalescingBuffer(Buffer):
         reach("write.sending")
         outcomes = self._send(writes, self.option("MAX_AGE") if max_age is None else max_age, once)
         reach("write.accepted")
+        # What the durability of some leaves to be desired.
+        missing = next((str(outcome) for outcome in outcomes if isinstance(outcome, Fleeting)), "")
+        outcomes = [o.outcome if isinstance(o, Fleeting) else o for o in outcomes]
         sent = zip(writes, outcomes, strict=True)
         self.took([write for write, outcome in sent if isinstance(outcome, list) and outcome[0]])
         receipts: dict[int, Receipt] = {}
@@ -175,7 +191,7 @@ class CoalescingBuffer(Buffer):
             receipts |= zip(left, around(self, [writes[i] for i in left]), strict=True)
         if failures:
             self._raise(failures, len(writes))
-        return [receipts[i] for i in sorted(receipts)]
+        return self._durable([receipts[i] for i in sorted(receipts)], missing)
 
     def _send(
         self, writes: Sequence[Write], max_age: float, once: Once | None = None
@@ -190,7 +206,9 @@ class CoalescingBuffer(Buffer):
             calls.append((self.shard_key_of(id), id, age, quiet, delete, guard, *fields))
         try:
             named = once.digest if once else ""
-            return deliver(client(), "write", calls, self.limit(), once=named)
+            return deliver(
+                client(), "write", calls, self.limit(), durability=self.durability(), once=named
+            )
         except BufferUnavailable as error:
             return [error] * len(calls)
 

@@ -21,11 +21,12 @@ from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import shown
 from writebehind_app.buffers.window import Window
-from writebehind_app.exceptions import AlreadyExists, BufferFull, BufferUnavailable
+from writebehind_app.exceptions import AlreadyExists, BufferFull, BufferUnavailable, NotDurable
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
+from writebehind_app.store.delivery import Fleeting
 from writebehind_app.store.shard import Moved, Record, Taken
 
 if TYPE_CHECKING:
@@ -159,21 +160,27 @@ class LogBuffer(Buffer):
             if is_direct():
                 return self._direct(records)
         receipts: dict[int, Receipt] = {}
+        short: NotDurable | None = None
         reach("write.sending")
         for number, (key, indexes) in enumerate(self._calls(records, once)):
             part = [records[i] for i in indexes]
-            if once is not None:
-                found = self._append_once(key, part, guards[key], once, number)
-            else:
-                try:
+            try:
+                if once is not None:
+                    found = self._append_once(key, part, guards[key], once, number)
+                else:
                     found = self._send(key, part, guards[key])
-                except (BufferUnavailable, BufferFull) as error:
-                    if not goes_around(self, error):
-                        raise
-                    found = self._direct(part)
+            except NotDurable as taken:
+                short, found = taken, taken.receipts
+            except (BufferUnavailable, BufferFull) as error:
+                if once is not None or not goes_around(self, error):
+                    raise
+                found = self._direct(part)
             receipts |= zip(indexes, found, strict=True)
         reach("write.accepted")
-        return [receipts[i] for i in range(len(records))]
+        found = [receipts[i] for i in range(len(records))]
+        if short:
+            raise NotDurable(str(short), found)
+        return found
 
     def _append_once(
         self, key: str, records: Sequence[Record], guard: str, once: str, part: int
@@ -202,25 +209,32 @@ class LogBuffer(Buffer):
         self, key: str, records: Sequence[Record], guard: str, once: Once | None = None
     ) -> list[Receipt]:
         """Append records that are not stored as far as the guard knows."""
+        missing = ""  # what their durability leaves to be desired
         while True:
-            match store.append(
-                client(),
-                key,
-                records,
-                guard=guard if self.unique else "",
-                max_age=self.option("MAX_AGE"),
-                quiet=self.option("QUIET"),
-                unique=len(self.unique),
-                limit=self.limit(len(records)),
-                once=once.digest if once else "",
-            ):
+            try:
+                appended = store.append(
+                    client(),
+                    key,
+                    records,
+                    guard=guard if self.unique else "",
+                    max_age=self.option("MAX_AGE"),
+                    quiet=self.option("QUIET"),
+                    unique=len(self.unique),
+                    limit=self.limit(len(records)),
+                    durability=self.durability(),
+                    once=once.digest if once else "",
+                )
+            except Fleeting as short:
+                (appended,), missing = short.outcome, str(short)
+            match appended:
                 case Moved(guard):
                     self._guards[key] = guard
                     self._refuse_stored(records)
                 case Taken(index):
                     raise AlreadyExists(self._exists(self._unique_values(records[index])))
                 case int(first):
-                    return [Receipt(key, "", first + n) for n in range(len(records))]
+                    receipts = [Receipt(key, "", first + n) for n in range(len(records))]
+                    return self._durable(receipts, missing)
 
     def _calls(
         self, records: Sequence[Record], once: str | None

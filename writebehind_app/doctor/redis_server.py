@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django_redis import get_redis_connection
 
 from writebehind_app import conf
+from writebehind_app.buffers import registry
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.store import server
 
@@ -171,6 +172,52 @@ def persistence(examined: Examined) -> Iterator[Finding]:
         )
 
 
+def durability(examined: Examined) -> Iterator[Finding]:
+    """Whether buffers get what they wait for."""
+    levels = {buffer.option("DURABILITY") for buffer in registry.buffers().values()}
+    if "fsync" in levels:
+        yield from _fsync(examined)
+    wanted = max((level for level in levels if isinstance(level, int)), default=0)
+    if wanted and (replicas := examined.client.wait(wanted, 1000)) < wanted:
+        yield error(
+            115,
+            f"Redis has {replicas} replicas, and a buffer waits for {wanted}.",
+            "Each of its writes takes DURABILITY_TIMEOUT, and then raises NotDurable.",
+            "Start more replicas, or set `durability` to as many as there are.",
+        )
+
+
+def _fsync(examined: Examined) -> Iterator[Finding]:
+    do = "Set appendfsync always; or set `durability` to 'memory'."
+    try:
+        examined.client.execute_command("WAITAOF", 1, 0, 1)  # type: ignore[no-untyped-call]
+    except redis.ResponseError as refusal:
+        yield error(
+            114,
+            f"A buffer has the durability 'fsync', which Redis cannot give: {refusal}",
+            "Each of its writes raises ImproperlyConfigured.",
+            "Set appendonly yes, on a Redis of 7.2 or later or a Valkey; or set `durability` to "
+            "'memory'.",
+        )
+        return
+    policy = server.config(examined.client, "appendfsync")
+    if policy == "no":
+        yield error(
+            114,
+            "A buffer has the durability 'fsync', and Redis has appendfsync no.",
+            "Nobody forces its writes to disk: each of them raises NotDurable.",
+            do,
+        )
+    elif policy == "everysec":
+        yield warning(
+            111,
+            "A buffer has the durability 'fsync', and Redis has appendfsync everysec.",
+            "Its writes wait for up to a second; or they do not, and are not on disk, with servers "
+            "that say too early that they are, as Valkey 9.1 and the first releases of Redis 7.4.",
+            do,
+        )
+
+
 def memory(examined: Examined) -> Iterator[Finding]:
     info = examined.info
     used = float(info.get("used_memory", 0))
@@ -296,6 +343,7 @@ EXAMINATIONS = {
     "version": version,
     "eviction": eviction,
     "persistence": persistence,
+    "durability": durability,
     "memory": memory,
     "cluster": clustering,
     "clock": clock,

@@ -15,15 +15,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import redis
+from django.core.exceptions import ImproperlyConfigured
 from redis.exceptions import NoScriptError
 
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
 from writebehind_app.store import clock, lua
 from writebehind_app.store.connection import errors
-from writebehind_app.store.failures import reason
+from writebehind_app.store.failures import is_away, reason
 
 PIPELINE = 1000  # calls in one round trip
 
@@ -51,12 +53,55 @@ class Limit(NamedTuple):
         return max(self.most // len(self.keys), 1)
 
 
+class Durability(NamedTuple):
+    """What is waited for after a call was carried out."""
+
+    level: str | int  # 'fsync', or how many replicas have it
+    timeout: float
+
+    @property
+    def command(self) -> lua.Command:
+        """To be sent over the connection of the call, after it."""
+        ms = max(round(self.timeout * 1000), 1)  # 0 would be for ever
+        return ("WAITAOF", 1, 0, ms) if self.level == "fsync" else ("WAIT", self.level, ms)
+
+    def missing(self, reply: Any) -> str:
+        """What the reply to that leaves to be desired."""
+        match reply:
+            case Exception():
+                return reason(reply)
+            case None:
+                return "the answer was lost"
+            case [on_disk, _]:
+                return "" if on_disk else f"it was not on disk after {self.timeout:g} s"
+        if reply >= self.level:
+            return ""
+        return f"{reply} of {self.level} replicas had it after {self.timeout:g} s"
+
+
+class Fleeting(Exception):
+    """The call was carried out, and is not as durable as it should be."""
+
+    def __init__(self, outcome: list[Any], why: str) -> None:
+        super().__init__(why)
+        self.outcome = outcome
+
+
+class _Way(NamedTuple):
+    """How calls get to Redis."""
+
+    client: redis.Redis
+    script: str
+    durability: Durability | None
+
+
 def deliver(
     client: redis.Redis,
     script: str,
     calls: Sequence[Call],
     limit: Limit | None = None,
     *,
+    durability: Durability | None = None,
     once: str = "",
 ) -> list[Outcome]:
     """Run `write` or `append` for each call, and say what became of it.
@@ -65,15 +110,18 @@ def deliver(
     same are not sent, and after an outage none, unless it is a value that is out of range. With
     `once`, a name for a single call, that is not carried out where one of the same name was.
     """
+    way = _Way(client, script, durability)
+    if durability and durability.level == "fsync" and client not in _with_waitaof:
+        _look_for_waitaof(client)
     if len(calls) == 1:
-        return _delivered(client, script, calls, limit, once)
+        return _delivered(way, calls, limit, once)
     assert not once
     outcomes: list[Outcome] = []
     failed: dict[Call, Exception] = {}  # by what the call was about
     outage: Exception | None = None
     for part in _parts(calls):
         sent = [call for call in part if outage is None and call[:2] not in failed]
-        delivered = iter(_delivered(client, script, sent, limit))
+        delivered = iter(_delivered(way, sent, limit))
         for call in part:
             earlier = failed.get(call[:2], outage)
             outcome = next(delivered) if earlier is None else _not_sent(earlier)
@@ -101,19 +149,33 @@ def _not_sent(earlier: Exception) -> Exception:
     return kind(f"Not sent, as one before it was not taken: {earlier}")
 
 
+_with_waitaof: WeakSet[redis.Redis] = WeakSet()  # the clients whose server has it, and an AOF
+
+
+def _look_for_waitaof(client: redis.Redis) -> None:
+    """Nothing is written where there is no fsync to wait for."""
+    with suppress(redis.RedisError):  # of which the call will tell
+        replies, _ = lua.exchange(client, [("WAITAOF", 1, 0, 1)])
+        for reply in replies:
+            if isinstance(reply, Exception) and not is_away(reply):
+                raise ImproperlyConfigured(
+                    f"The durability 'fsync' is not to be had: Redis says {reason(reply)!r}. It "
+                    "takes `appendonly yes`, on a Redis of 7.2 or later or a Valkey. Else set "
+                    "DURABILITY to 'memory'."
+                )
+            if isinstance(reply, list):
+                _with_waitaof.add(client)
+
+
 def _delivered(
-    client: redis.Redis,
-    script: str,
-    calls: Sequence[Call],
-    limit: Limit | None,
-    once: str = "",
+    way: _Way, calls: Sequence[Call], limit: Limit | None, once: str = ""
 ) -> list[Outcome]:
     """What became of calls whose order does not matter."""
     room = limit.share if limit else None
-    outcomes = _round(client, script, calls, room, once)
+    outcomes = _round(way, calls, room, once)
 
     def again(indexes: list[int], room: int | None) -> None:
-        found = _round(client, script, [calls[i] for i in indexes], room, once)
+        found = _round(way, [calls[i] for i in indexes], room, once)
         for i, outcome in zip(indexes, found, strict=True):
             outcomes[i] = outcome
 
@@ -126,7 +188,7 @@ def _delivered(
     if limit and ["full"] in outcomes:
         full = [i for i, outcome in enumerate(outcomes) if outcome == ["full"]]
         try:
-            held = _held(client, limit.keys)
+            held = _held(way.client, limit.keys)
         except redis.RedisError as error:
             refusal: Exception = _unavailable(error)
             held = limit.most
@@ -193,53 +255,45 @@ _idle: deque[_Session] = deque()  # those that have none under way
 os.register_at_fork(after_in_child=_idle.clear)
 
 
-def _round(
-    client: redis.Redis, script: str, calls: Sequence[Call], room: int | None, once: str = ""
-) -> list[Outcome]:
+def _round(way: _Way, calls: Sequence[Call], room: int | None, once: str = "") -> list[Outcome]:
     """Send calls, and once more those whose connection broke."""
     if not calls:
         return []
     if once:
-        return _sent(client, script, calls, _Once(once), room)
+        return _sent(way, calls, _Once(once), room)
     try:
         session = _idle.pop()
     except IndexError:
         session = _Session()
     try:
-        return _sent(client, script, calls, session, room)
+        return _sent(way, calls, session, room)
     finally:
         _idle.append(session)
 
 
-def _sent(
-    client: redis.Redis,
-    script: str,
-    calls: Sequence[Call],
-    session: _Session,
-    room: int | None,
-) -> list[Outcome]:
+def _sent(way: _Way, calls: Sequence[Call], session: _Session, room: int | None) -> list[Outcome]:
     started = time.monotonic()
     names = session.names(calls)
     tail = f"{'-' if room is None else room} {session.lasting}"
-    timeout = _timeout(client)
+    timeout = _timeout(way.client)
     try:
         if not clock.is_known():
-            clock.saw(lua.now(client))
+            clock.saw(lua.now(way.client))
         seq = session.next()
         until = clock.now() + int(timeout * 1e6)
         named = _named(calls, names, f"{until} {seq:016} 0", tail)
-        replies, error = _exchange(client, script, named)
+        replies, error = _exchange(way, named)
     except redis.RedisError as unsent:
         return [_unavailable(unsent)] * len(calls)
     sent_again: list[int] = []
     left = conf.settings().CONNECT_TIMEOUT + timeout - (time.monotonic() - started)
-    if error and left > 0 and not isinstance(error, redis.TimeoutError):
+    lost = [i for i, reply in enumerate(replies) if reply is None]
+    if lost and left > 0 and not isinstance(error, redis.TimeoutError):
         until = clock.now() + int(min(left, timeout) * 1e6)
-        lost = [i for i, reply in enumerate(replies) if reply is None]
         those, their_names = [calls[i] for i in lost], [names[i] for i in lost]
         with suppress(redis.RedisError):  # of which nothing was sent
             named = _named(those, their_names, f"{until} {seq:016} 1", tail)
-            found, error = _exchange(client, script, named, min(left, timeout))
+            found, error = _exchange(way, named, min(left, timeout))
             sent_again = lost
             for i, reply in zip(lost, found, strict=True):
                 replies[i] = reply
@@ -257,6 +311,8 @@ def _named(calls: Sequence[Call], names: Sequence[str], head: str, tail: str) ->
 
 
 def _outcome(reply: Any, error: Exception | None, until: int, *, is_certain: bool) -> Outcome:
+    if isinstance(reply, Fleeting):
+        return reply
     if isinstance(reply, list):
         return OutOfRange(reply[2]) if reply[1] == "overflow" else reply[1:]
     if reply is not None and is_certain:
@@ -269,24 +325,35 @@ def _outcome(reply: Any, error: Exception | None, until: int, *, is_certain: boo
 _Replies = tuple[list[Any], Exception | None]
 
 
-def _exchange(
-    client: redis.Redis, script: str, calls: Sequence[Call], timeout: float | None = None
-) -> _Replies:
+def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) -> _Replies:
     """Raises what kept all of it from being sent."""
+    client, script, durability = way
+    wait = [durability.command] if durability else []
     replies: list[Any] = [None] * len(calls)
     left: Sequence[int] = range(len(calls))
     load: list[lua.Command] = []
     error: Exception | None = None
+    short: dict[int, str] = {}  # by call what its durability leaves to be desired
     while left and error is None:
-        commands = [*load, *(("EVALSHA", lua.digest(script), 1, *calls[i]) for i in left)]
+        commands = [*load, *(("EVALSHA", lua.digest(script), 1, *calls[i]) for i in left), *wait]
         try:
-            found, error = lua.exchange(client, commands, write=True, timeout=timeout)
+            found, error = lua.exchange(
+                client,
+                commands,
+                write=True,
+                timeout=timeout,
+                patience=durability.timeout if durability else 0,
+            )
         except redis.RedisError:
             if not load:
                 raise
             break  # it was not sent again: that the script is not there is the answer
         for i, reply in zip(left, found[len(load) :], strict=False):
             replies[i] = reply
+        if durability:
+            waited = found[-1] if len(found) == len(commands) else error
+            if missing := durability.missing(waited):
+                short |= dict.fromkeys(left, missing)
         if load and found and isinstance(found[0], Exception):
             break  # the script is not let in
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
@@ -298,6 +365,10 @@ def _exchange(
     for call, reply in zip(calls, replies, strict=True):
         if isinstance(reply, Exception):
             lua.mend(client, str(call[0]), reply)
+    for i, why in short.items():
+        match replies[i]:
+            case [_, int(outcome)] if outcome:  # it was carried out
+                replies[i] = Fleeting([outcome], why)
     return replies, error
 
 

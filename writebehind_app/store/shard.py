@@ -14,7 +14,7 @@ from writebehind_app.exceptions import WriteUncertain
 from writebehind_app.store import codec, delivery, lua
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
-from writebehind_app.store.delivery import Limit
+from writebehind_app.store.delivery import Durability, Limit
 
 _TOKEN = re.compile("[0-9A-Za-z]{1,32}")  # as in claim.lua
 _TIME = re.compile("[0-9]{1,16}")
@@ -229,18 +229,22 @@ def append(
     unique: int,
     limit: Limit | None = None,
     once: str = "",
+    durability: Durability | None = None,
 ) -> int | Moved | Taken:
     """Append all or none; the number of the first, which the others follow.
 
     With a `guard` only while the shard looks like that. `unique` is how many fields make up the
-    unique id.
+    unique id. Raises `Fleeting` for those that are not as durable as they should be.
     """
     args: list[str | int] = [guard, round(max_age * 1e6), round(quiet * 1e6), unique]
     for id, time, texts in records:
         parts = [part for pair in texts.items() for part in pair]
         parts += [codec.ONCE + once, ""] if once else [] if parts else [codec.NOTHING, ""]
         args += [id, "" if time is None else time, len(parts), *parts]
-    match delivery.deliver(client, "append", [(key, *args)], limit, once=once)[0]:
+    [outcome] = delivery.deliver(
+        client, "append", [(key, *args)], limit, durability=durability, once=once
+    )
+    match outcome:
         case Exception() as error:
             raise error
         case ["moved", now]:

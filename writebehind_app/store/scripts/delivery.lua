@@ -39,6 +39,8 @@ if type(known) == 'table' or (known and not string.find(known, remembered)) then
 end
 local outcome_before = known and string.sub(known, 35)
 if known and (seq <= string.sub(known, 1, 16) or (once ~= '-' and outcome_before ~= '0')) then
+  -- What waits for disk or replicas waits for what its connection wrote.
+  redis.call('EXPIRE', memory, seconds)
   return {now, tonumber(outcome_before)}
 end
 
