@@ -36,7 +36,7 @@ from writebehind_app.buffers.operations import (
 )
 from writebehind_app.models import Fence
 from writebehind_app.store import shard as store
-from writebehind_app.store.codec import Entry
+from writebehind_app.store.codec import APART, Entry
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
@@ -83,11 +83,14 @@ class Marks:
     def left_of(self, layout: Layout, entry: Entry, stored: models.Model | None) -> Entry | None:
         """What is to be done of an entry of the row; None for nothing. `stored` is the row as it
         is, with what was written directly."""
-        texts = {
-            name: self._outcome(layout, name, text, at)
-            for name, text in entry.texts.items()
-            if not self._is_void(name, text, at := int(entry.times.get(name) or entry.at))
-        }
+        texts, relative = {}, entry.relative
+        for name, text in entry.texts.items():
+            at = int(entry.times.get(name) or entry.at)
+            if not self._is_void(name, text, at):
+                texts[name] = self._outcome(layout, name, text, at)
+            elif int(entry.times.get(APART + name, 0)) > self.value_at(name):
+                # Who carried them out on the value did not know that it is void.
+                texts[name], relative = entry.apart[name], True
         delete, at = entry.delete, max(entry.at, self.at)
         if delete:
             if self.at > entry.gone and stored is not None:
@@ -95,12 +98,14 @@ class Marks:
                 newer = {n for n, marks in self.fields.items() if marks[-1][0] > entry.gone}
                 fields = {merged_field(name) or name for name in newer}
                 texts |= self._anew(layout, fields, stored, entry.gone, texts)
-                return entry._replace(texts=texts, keep=True, born=self.at, at=at)
+                return entry._replace(
+                    texts=texts, keep=True, born=self.at, at=at, relative=relative
+                )
             delete = self.row < entry.gone
         keep = entry.keep and (bool(texts) or entry.at > self.at)
         if not delete and not keep:
             return None
-        return entry._replace(texts=texts, delete=delete, keep=keep, at=at)
+        return entry._replace(texts=texts, delete=delete, keep=keep, at=at, relative=relative)
 
     def _is_void(self, name: str, text: str, at: int) -> bool:
         merged_into = merged_field(name)

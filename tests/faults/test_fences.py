@@ -10,17 +10,20 @@ Redis still held comes back. A nightly run:
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import secrets
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.test_one_by_one import in_python
 from tests.models import Counter, Note, Owner
 from writebehind_app import Add, Max, Merge, Min
+from writebehind_app.buffers import fallback
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.flush import engine
 from writebehind_app.store.shard import Batch
@@ -119,6 +122,60 @@ def test_rows(story, database, redis_server, go):
         assert (found and {field: getattr(found, field) for field in FIELDS}) == model, verb
     flusher.act("flush")
     assert Counter.objects.filter(name=name).values(*FIELDS).first() == model
+
+
+STEPS = ("buffered 7", "direct 50", "buffered +1", "direct +100", "flush")
+
+
+def is_told_apart(story: tuple[str, ...]) -> bool:
+    """Whether no pending sum has amounts of before and of after a value that was written directly:
+    it has one time, that of the last."""
+    before = void = False
+    for step in story:
+        if step in ("buffered 7", "flush"):
+            before = void = False
+        elif step == "direct 50":
+            void = before
+        elif step == "buffered +1":
+            if void:
+                return False
+            before = True
+    return True
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["row", "metadata"])
+def test_a_process_that_knows_of_no_outage(database, redis_server, go, monkeypatch, kind):
+    """It adds to what is pending, which is void since another one wrote to the database."""
+    monkeypatch.setattr(fallback, "_away_at", -float("inf"))
+    owner = Owner.objects.create(name="owner")
+    for story in filter(is_told_apart, itertools.product(STEPS, repeat=3)):
+        name, model = secrets.token_hex(8), 0
+        for step in story:
+            if step == "flush":
+                go("buffered")
+                flush = Counter.buffered.flush if kind == "row" else Note.buffered.flush
+                assert flush().dead_letters == 0
+                continue
+            where, what = step.split()
+            amount = int(what)
+            go(where)
+            value = Add(amount) if what[0] == "+" else amount
+            model = model + amount if what[0] == "+" else amount
+            if kind == "row":
+                Counter.buffered.set(name=name, small=value)
+            else:
+                Note.buffered.of(page=name, owner=owner).update(n=value)
+        go("buffered")
+        if kind == "row":
+            found = Counter.buffered.get_many([name]).get(name)
+            assert (found.small if found else 0) == model, story
+            Counter.buffered.flush()
+            assert sum(Counter.objects.filter(name=name).values_list("small", flat=True)) == model
+        else:
+            assert Note.buffered.of(page=name, owner=owner).get("n", 0) == model, story
+            Note.buffered.flush()
+            assert sum(Note.objects.filter(page=name).values_list("value", flat=True)) == model
 
 
 @stories

@@ -86,6 +86,13 @@ MUTANTS = [
         _FENCES,
     ),
     mutant(
+        "operations on a pending value are void with it",
+        "fences.py",
+        "                texts[name], relative = entry.apart[name], True\n",
+        "                pass\n",
+        "tests/faults/test_fences.py::test_a_process_that_knows_of_no_outage",
+    ),
+    mutant(
         "fences go although older values are pending",
         "fences.py",
         "        old = old.filter(at__lt=micros_of(first))\n",

@@ -15,7 +15,7 @@ from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import Layout, parts_of
 from writebehind_app.buffers.operations import Operation, is_kept_operation, operation_texts
 from writebehind_app.buffers.refusals import REFUSALS, refusal, shown
-from writebehind_app.store.codec import Entry
+from writebehind_app.store.codec import APART, Entry
 
 if TYPE_CHECKING:
     from writebehind_app.fences import Fences
@@ -99,6 +99,7 @@ class EntityLayout:
         and those that are stored if all of them go."""
         texts: dict[str, dict[str, str]] = defaultdict(dict)
         times: dict[str, dict[str, str]] = defaultdict(dict)
+        apart: dict[str, dict[str, str]] = defaultdict(dict)
         stamps = {}
         for name, text in entry.texts.items():
             if name[0] == "@":
@@ -110,11 +111,14 @@ class EntityLayout:
                 field = f"&{field}:{key}"
             texts[quoted][field] = text
             times[quoted][field] = entry.times.get(name, "")
+            if name in entry.apart:
+                apart[quoted][field] = entry.apart[name]
+                times[quoted][APART + field] = entry.times[APART + name]
         if not stamps.keys() <= texts.keys():
             raise ValueError("it has times of meta keys that it does not write")
         named = {
             (key := json.loads(quoted)): self._row_entry(
-                entry, key, found, times[quoted], stamps.get(quoted, "!")
+                entry, key, found, times[quoted], stamps.get(quoted, "!"), apart[quoted]
             )
             for quoted, found in texts.items()
         }
@@ -122,7 +126,13 @@ class EntityLayout:
         return named | {key: self._deletion(entry, key) for key in others}
 
     def _row_entry(
-        self, entry: Entry, key: str, texts: dict[str, str], times: dict[str, str], stamp: str
+        self,
+        entry: Entry,
+        key: str,
+        texts: dict[str, str],
+        times: dict[str, str],
+        stamp: str,
+        apart: dict[str, str],
     ) -> Entry:
         text = texts.get(self._value.name, "")
         deleted = text.startswith("!")
@@ -141,6 +151,7 @@ class EntityLayout:
             relative=len(texts) > 1 or self._value.name not in texts or is_kept_operation(text),
             texts=texts,
             times=times,
+            apart=apart,
         )
 
     def row_ids(self, id: str, texts: Iterable[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from writebehind_app import conf
 
 HEAD = "@"  # no field of a model can be called that
+APART = "+"  # what the name of a field has before it, for operations on its pending value
 ONCE = "*"  # what the name of a field begins with that stands for a call with a key, see once.py
 _TIME = 16  # digits of a time
 NOTHING = ""  # stands in a record without fields, as a stream takes none without
@@ -46,6 +47,7 @@ class Entry(NamedTuple):
     broken: str = ""  # why it is not to be understood
     gone: int = 0  # when the stored row goes
     once: tuple[str, ...] = ()  # the keys, by their digests, of calls that are in it
+    apart: dict[str, str] = {}  # operations that were carried out on the texts, by name
 
 
 def entry(id: str, flat: Sequence[str]) -> Entry | None:
@@ -82,10 +84,11 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         row != "1",
         row != "2",
         relative == "1",
-        {name: text[_TIME:] for name, text in texts.items()},
+        {name: text[_TIME:] for name, text in texts.items() if name[:1] != APART},
         times,
         gone=int(gone or at),
         once=once,
+        apart={name[1:]: text[_TIME:] for name, text in texts.items() if name[:1] == APART},
     )
 
 

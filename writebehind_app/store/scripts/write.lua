@@ -26,6 +26,9 @@
 -- bounds; `null` is the outcome where the stored value is NULL, or no number of JSON. Every sequence
 -- of operations comes to such a form.
 --
+-- Operations on a pending value are kept too, under '+' and the name, with the time of the last: in
+-- case the value is void by then.
+--
 -- A name '*digest' says that the call with that key is in the entry.
 --
 -- In the entry, 16 digits go ahead of each text: the time in µs at which the field was set, or, of
@@ -258,8 +261,14 @@ for i = 7, #ARGV, 2 do
     if relative == '1' and redis.call('HEXISTS', entry, '&' .. name .. ':') == 1 then
       old, replaced['&' .. name .. ':'] = '[{}]', true -- an object, whatever is merged into it
     end
+    local apart = '+' .. name
     if not old or string.find(old, '^[#$~%%]') then
-      at = now -- else the outcome stands and falls with the value
+      at = now
+      replaced[apart] = true
+    else -- the outcome stands and falls with the value
+      local others = redis.call('HGET', entry, apart)
+      fields[#fields + 1] = apart
+      fields[#fields + 1] = now .. operated(text, others and string.sub(others, 17))
     end
     text = operated(text, old)
     relative = '1'
@@ -271,7 +280,7 @@ for i = 7, #ARGV, 2 do
     if sign == 38 then -- &
       relative = '1'
     elseif relative == '1' then
-      replaced['&' .. name .. ':'] = true
+      replaced['&' .. name .. ':'], replaced['+' .. name] = true, true
     end
   end
   fields[#fields + 1], fields[#fields + 2] = name, at .. (text == '!' and text or gone .. text)
@@ -309,7 +318,7 @@ elseif row == '2' then
 end
 if next(replaced) then
   for _, name in ipairs(redis.call('HKEYS', entry)) do
-    if replaced[string.match(name, '^&[^:]*:')] then
+    if replaced[string.match(name, '^&[^:]*:') or name] then
       redis.call('HDEL', entry, name)
     end
   end
