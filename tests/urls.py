@@ -5,5 +5,6 @@ from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("health/", include("writebehind_app.health")),
     path("meta/", include("writebehind_app.meta.urls")),
 ]

@@ -46,6 +46,9 @@ class Settings:
     ONCE_DAYS: float = 1.0  # a key given as `once` is remembered for so long
     CONNECT_TIMEOUT: float = 0.5  # for a connection to Redis
     SOCKET_TIMEOUT: float = 1.0  # for an answer of Redis to a read or a write
+    HEALTH_OLDEST: float = 300.0  # the health view fails once an entry has waited for so long
+    HEALTH_PENDING: int = 0  # and once more entries of a buffer wait; 0: however many
+    HEALTH_DEAD_LETTERS: int = 0  # and once a buffer has more of them; 0: however many
     META_MAX_KEYS: int = 64  # in an object that the endpoints take, and objects in a list
     META_MAX_KEY_LENGTH: int = 64  # characters of such a key
     META_MAX_BODY: int = 65536  # bytes of a request
@@ -73,6 +76,9 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "ONCE_DAYS": (float, 0, False),
     "CONNECT_TIMEOUT": (float, 0, False),
     "SOCKET_TIMEOUT": (float, 0, False),
+    "HEALTH_OLDEST": (float, 0, False),
+    "HEALTH_PENDING": (int, 0, True),
+    "HEALTH_DEAD_LETTERS": (int, 0, True),
     "META_MAX_KEYS": (int, 1, True),
     "META_MAX_KEY_LENGTH": (int, 1, True),
     "META_MAX_BODY": (int, 1, True),

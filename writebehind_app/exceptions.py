@@ -21,6 +21,10 @@ class BufferUnavailable(WritebehindError):
     """Redis did not take or answer the call. A write that raises it was not taken."""
 
 
+class BufferPaused(WritebehindError):
+    """What was to be flushed is paused, by `writebehind_pause`; it stays pending."""
+
+
 class BufferFull(WritebehindError):
     """The buffer holds as many entries as it may; the write was not taken."""
 

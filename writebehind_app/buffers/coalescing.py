@@ -16,6 +16,7 @@ from writebehind_app.buffers.fallback import (
     is_cautious,
     is_direct,
     otherwise,
+    report,
 )
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
@@ -172,7 +173,9 @@ class CoalescingBuffer(Buffer):
         missing = next((str(outcome) for outcome in outcomes if isinstance(outcome, Fleeting)), "")
         outcomes = [o.outcome if isinstance(o, Fleeting) else o for o in outcomes]
         sent = zip(writes, outcomes, strict=True)
-        self.took([write for write, outcome in sent if isinstance(outcome, list) and outcome[0]])
+        if taken := [write for write, outcome in sent if isinstance(outcome, list) and outcome[0]]:
+            self.took(taken)
+            report(self)
         receipts: dict[int, Receipt] = {}
         failures: list[Exception] = []
         left: list[int] = []

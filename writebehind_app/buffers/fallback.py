@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
+from writebehind_app.store import shard as store
+from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
@@ -20,6 +23,7 @@ _CAUTIOUS = 60  # seconds: by then, what was pending before Redis was away is fl
 _away_at = -float("inf")  # on the clock of time.monotonic(), as are the next
 _told: dict[str, float] = {}  # by the buffer, when it was last said that it is full
 _SILENCE = 60  # seconds until that is said again
+_around: Counter[str] = Counter()  # by the buffer, calls that Redis does not know of yet
 
 
 def is_direct() -> bool:
@@ -37,8 +41,18 @@ def goes_around(buffer: Buffer, error: Exception, *, again: bool = False) -> boo
         _tell(buffer, error)
     if (is_full or is_down) and buffer.option("WHEN_FULL" if is_full else "WHEN_DOWN") == "direct":
         _away_at = time.monotonic()
+        _around[buffer.label] += 1
         return True
     return False
+
+
+def report(buffer: Buffer) -> None:
+    """Count in Redis the calls that went around it, now that it is back."""
+    if calls := _around.pop(buffer.label, 0):
+        try:
+            store.count_up(client(), buffer.shard_keys()[0], "fallbacks", calls)
+        except BufferUnavailable:
+            _around[buffer.label] += calls
 
 
 def _tell(buffer: Buffer, error: Exception) -> None:

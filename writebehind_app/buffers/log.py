@@ -14,7 +14,7 @@ from django.db import IntegrityError, models, router
 
 from writebehind_app.buffers.base import Buffer, asynchronous
 from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.fallback import goes_around, is_direct
+from writebehind_app.buffers.fallback import goes_around, is_direct, report
 from writebehind_app.buffers.keyed import stored_values
 from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
 from writebehind_app.buffers.operations import Operation
@@ -233,6 +233,7 @@ class LogBuffer(Buffer):
                 case Taken(index):
                     raise AlreadyExists(self._exists(self._unique_values(records[index])))
                 case int(first):
+                    report(self)
                     receipts = [Receipt(key, "", first + n) for n in range(len(records))]
                     return self._durable(receipts, missing)
 

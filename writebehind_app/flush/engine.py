@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from django.db import Error, connections
 
 from writebehind_app import conf
-from writebehind_app.exceptions import WritebehindError
+from writebehind_app.exceptions import BufferPaused, WritebehindError
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import Kind, kind
 from writebehind_app.flush.garbage import paused
@@ -106,6 +106,7 @@ def flush(
     result = FlushResult()
     failures: list[Exception] = []
     letters: list[DeadLetter] = []
+    is_paused = False
     size = batch_size or buffer.option("BATCH_SIZE")
 
     def over() -> bool:
@@ -166,6 +167,8 @@ def flush(
             match batch:
                 case None:
                     work.left = 0
+                case Wait(reason="paused"):
+                    is_paused = True
                 case Wait(reason="busy") if wait:
                     time.sleep(min(_POLL, batch.seconds))
                     queue.append(work)
@@ -198,6 +201,8 @@ def flush(
     result.seconds = time.monotonic() - started
     if raise_errors and failures:
         raise failures[0]
+    if raise_errors and is_paused:
+        raise BufferPaused(f"{buffer} is paused: what is pending waits for writebehind_resume.")
     return result
 
 
@@ -264,13 +269,32 @@ def _flush_batch(
         _give_back(buffer, number, shard, batch, error)
         return error
     reach("flush.committed")
-    shard.ack(batch.token)
+    dead, seconds = len(applied.dead_letters), applied.seconds
+    shard.ack(batch.token, rows=applied.rows, dead_letters=dead, seconds=seconds)
     reach("flush.acked")
+    _log(buffer, number, batch, applied)
     if letters := applied.dead_letters:
         logger.error("%s: the database refused %d entries: %s", buffer, len(letters), letters[0])
         dead_lettered.send_robust(buffer.model, buffer=buffer, shard=number, letters=letters)
     flushed.send_robust(buffer.model, buffer=buffer, shard=number, applied=applied)
     return applied
+
+
+def _log(buffer: Buffer, number: int, batch: Batch, applied: Applied) -> None:
+    """One line for a batch, for people and for machines."""
+    found = {
+        "buffer": buffer.label,
+        "shard": number,
+        "token": batch.token,
+        "entries": len(batch.entries),
+        "rows": applied.rows,
+        "dead_letters": len(applied.dead_letters),
+        "statements": applied.statements,
+        "seconds": round(applied.seconds, 4),
+        "attempts": batch.attempts,
+    }
+    line = " ".join(f"{name}={value}" for name, value in found.items())
+    logger.info("batch %s", line, extra={"writebehind": found})
 
 
 def _give_back(buffer: Buffer, number: int, shard: Shard, batch: Batch, error: Exception) -> None:

@@ -15,6 +15,7 @@ from writebehind_app import conf
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
+    BufferPaused,
     BufferUnavailable,
     NotDurable,
     WriteUncertain,
@@ -67,7 +68,7 @@ class JsonView(View):
             response = _error(404, str(error))
         except AlreadyExists as error:
             response = _error(409, str(error))
-        except (BufferUnavailable, BufferFull, WriteUncertain, NotDurable) as error:
+        except (BufferUnavailable, BufferFull, BufferPaused, WriteUncertain, NotDurable) as error:
             not_taken = isinstance(error, BufferUnavailable | BufferFull)
             outcome = "Try again later." if not_taken else "It may have been done all the same."
             response = _error(503, f"This cannot be done at the moment. {outcome}")

@@ -34,7 +34,7 @@ class Batch:
 class Wait:
     """Why there is no batch although there is something to flush."""
 
-    reason: Literal["busy", "backoff"]
+    reason: Literal["busy", "backoff", "paused"]
     seconds: float
 
 
@@ -97,6 +97,8 @@ class Shard:
                 return Batch(token, attempts, [entry for entry in found if entry])
             case [("busy" | "backoff") as reason, micros]:
                 return Wait(reason, micros / 1e6)
+            case ["paused"]:
+                return Wait("paused", 0)
             case _:
                 return None
 
@@ -105,10 +107,14 @@ class Shard:
         with errors:
             lua.run(self.client, "renew", self.key, token, round(lease * 1e6))
 
-    def ack(self, token: str) -> bool:
-        """Drop the batch in flight; False where it is another one by now."""
+    def ack(
+        self, token: str, *, rows: int = 0, dead_letters: int = 0, seconds: float = 0.0
+    ) -> bool:
+        """Drop the batch in flight, and count what it came to; False where it is another one by
+        now."""
+        args = (token, rows, dead_letters, round(seconds * 1e6))
         with errors:
-            return bool(lua.run(self.client, "ack", self.key, token))
+            return bool(lua.run(self.client, "ack", self.key, *args))
 
     def release(self, token: str, *, retry_in: float, error: str) -> None:
         """Give the batch back, to be tried again."""
@@ -179,6 +185,74 @@ def count(client: redis.Redis, keys: Sequence[str]) -> dict[str, Counts]:
     with errors:
         replies = lua.run_many(client, "count", [(key,) for key in keys])
     return {key: Counts(*reply) for key, reply in zip(keys, replies, strict=True)}
+
+
+# What a shard counts, from its first day.
+COUNTERS = ("accepted", "flushed", "rows", "batches", "retries", "buried", "fallbacks")
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """How a shard is doing."""
+
+    pending: int
+    in_flight: int
+    oldest: float  # seconds that its oldest entry has waited; 0 where there is none
+    paused: bool
+    took: float  # seconds of its last batch
+    counters: dict[str, int]
+
+
+def overview(client: redis.Redis, keys: Sequence[str]) -> dict[str, Overview]:
+    """How the shards are doing, in a few round trips."""
+    counts = count(client, keys)
+    names = ("paused", "took", *COUNTERS)
+    with errors:
+        firsts = lua.run_many(client, "pending", [(key, 1) for key in keys])
+        states, error = lua.exchange(client, [("HMGET", key, *names) for key in keys])
+        if error:
+            raise error
+        now = lua.now(client)
+    found = {}
+    for key, (_, _, *pairs), state in zip(keys, firsts, states, strict=True):
+        entries = [entry for id, flat in pairs if (entry := codec.entry(id, flat))]
+        since = min((entry.since for entry in entries if entry.since), default=now)
+        # Anything may be there where somebody else has written.
+        paused, took, *numbers = state if isinstance(state, list) else [None] * len(names)
+        found[key] = Overview(
+            counts[key].pending,
+            counts[key].in_flight,
+            max(now - since, 0) / 1e6,
+            paused is not None,
+            _whole(took) / 1e6,
+            dict(zip(COUNTERS, map(_whole, numbers), strict=True)),
+        )
+    return found
+
+
+def _whole(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 0
+
+
+def pause(client: redis.Redis, keys: Sequence[str]) -> None:
+    """Let nobody claim anything of these shards."""
+    _set(client, [("HSET", key, "paused", 1) for key in keys])
+
+
+def resume(client: redis.Redis, keys: Sequence[str]) -> None:
+    _set(client, [("HDEL", key, "paused") for key in keys])
+
+
+def count_up(client: redis.Redis, key: str, counter: str, by: int) -> None:
+    _set(client, [("HINCRBY", key, counter, by)])
+
+
+def _set(client: redis.Redis, commands: Sequence[lua.Command]) -> None:
+    with errors:
+        replies, error = lua.exchange(client, commands, write=True)
+        for problem in (error, *replies):
+            if isinstance(problem, Exception):
+                raise problem
 
 
 def hasten(client: redis.Redis, entries: Sequence[tuple[str, str]], *, silence: float) -> list[str]:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import signal
+import logging
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
-from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import FlushResult, flush, logger
-from writebehind_app.flush.parents import parents_first
-from writebehind_app.management.arguments import positive
+from writebehind_app.management.arguments import Stop, buffers_of, positive, stop_on_signal
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
@@ -32,7 +29,7 @@ class Command(BaseCommand):
     help = (
         "Flushes pending writes to the database. Exits with 0 when what was due is in the "
         "database, with 1 when something is left or was refused, with 2 for bad arguments. "
-        "SIGTERM ends it after the batch at hand."
+        "SIGTERM ends it after the batch at hand; with --loop, after what is pending was flushed."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -42,6 +39,13 @@ class Command(BaseCommand):
         add("--loop", action="store_true", help="go on until SIGTERM, or --max-time")
         add("--interval", type=positive(float), default=1.0, help="seconds between two passes")
         add("--max-time", type=positive(float), metavar="S", help="end after so many seconds")
+        add(
+            "--drain-time",
+            type=positive(float),
+            metavar="S",
+            default=20.0,
+            help="seconds that --loop goes on after SIGTERM, to flush what is pending [20]",
+        )
         add("--batch-size", type=positive(int), metavar="N", help="entries in one transaction")
         add("--limit", type=positive(int), metavar="N", help="flush at most so many entries")
         add("--dry-run", action="store_true", help="only say what would be flushed")
@@ -51,26 +55,27 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["dry_run"] and options["loop"]:
             raise CommandError("--dry-run and --loop exclude each other.", returncode=2)
-        buffers = _buffers(options["labels"])
+        buffers = buffers_of(options["labels"])
         try:
             if options["dry_run"]:
                 self._dry_run(buffers, options)
                 return
-            with _stop_on_signal() as stop:
+            with stop_on_signal() as stop, _logging(options["loop"]):
                 result = self._run(buffers, options, stop)
         except BufferUnavailable as error:
             raise CommandError(f"Nothing more can be flushed: {error}") from None
         self._report(result, options)
-        if result.errors or result.dead_letters or (result.remaining and not stop.is_set()):
+        is_wished = stop.is_urgent if options["loop"] else stop.is_set()
+        if result.errors or result.dead_letters or (result.remaining and not is_wished):
             sys.exit(1)
 
-    def _run(
-        self, buffers: list[Buffer], options: dict[str, Any], stop: threading.Event
-    ) -> FlushResult:
+    def _run(self, buffers: list[Buffer], options: dict[str, Any], stop: Stop) -> FlushResult:
         deadline = options["max_time"] and time.monotonic() + options["max_time"]
         started = time.monotonic()
         total = FlushResult()
         limit = options["limit"]
+        if options["loop"]:
+            logger.info("flushing %s", ", ".join(buffer.label for buffer in buffers))
         while True:
             with self._progress(buffers, options) as progress:
                 flushed = 0
@@ -89,6 +94,9 @@ class Command(BaseCommand):
                             batch_size=options["batch_size"],
                             limit=None if limit is None else max(limit - flushed, 0),
                             deadline=deadline,
+                            # What another one is at is not waited for where there is a next pass:
+                            # he may be dead, and there are other shards.
+                            wait=not options["loop"],
                             stop=stop.is_set,
                             progress=count,
                         )
@@ -108,7 +116,25 @@ class Command(BaseCommand):
                 break
             close_old_connections()
             stop.wait(options["interval"])
+        if options["loop"] and stop.is_set() and limit is None:
+            drained = self._drain(buffers, options, stop)
+            total.remaining = total.errors = 0
+            total.add(drained)
         total.seconds = time.monotonic() - started
+        return total
+
+    def _drain(self, buffers: list[Buffer], options: dict[str, Any], stop: Stop) -> FlushResult:
+        """Flush what is pending at the end of a service, due or not."""
+        deadline = time.monotonic() + options["drain_time"]
+        total = FlushResult()
+        for buffer in buffers:
+            try:
+                size = options["batch_size"]
+                urgent = partial(getattr, stop, "is_urgent")
+                total.add(flush(buffer, batch_size=size, deadline=deadline, stop=urgent))
+            except BufferUnavailable as error:
+                logger.error("%s: what is pending stays in Redis: %s", buffer, error)
+                total.errors += 1
         return total
 
     def _dry_run(self, buffers: list[Buffer], options: dict[str, Any]) -> None:
@@ -168,34 +194,18 @@ class Command(BaseCommand):
             self.stderr.write("")
 
 
-def _buffers(labels: list[str]) -> list[Buffer]:
-    known = registry.buffers()
-    by_name = {label.lower(): buffer for label, buffer in known.items()}
-    for label in labels:
-        if label.lower() not in by_name:
-            near = get_close_matches(label.lower(), by_name, n=1)
-            hint = f" Did you mean {by_name[near[0]].label}?" if near else ""
-            names = ", ".join(known) or "none"
-            raise CommandError(
-                f"No buffer is called {label!r}.{hint} There are: {names}.", returncode=2
-            )
-    wanted = [by_name[label.lower()] for label in labels] if labels else list(known.values())
-    return parents_first(wanted)
-
-
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that the batch at hand is finished first."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
+def _logging(wanted: bool) -> Iterator[None]:
+    """Write the log of a service to standard error, where the project does nothing with it."""
+    if not wanted or logger.hasHandlers():
+        yield
         return
-    before = {
-        number: signal.signal(number, lambda *args: stop.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    handler, level = logging.StreamHandler(), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        yield stop
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        logger.removeHandler(handler)
+        logger.setLevel(level)

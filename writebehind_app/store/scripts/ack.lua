@@ -1,7 +1,7 @@
 -- Drops the batch in flight: the database has it.
 --
 -- KEYS[1]  the shard
--- ARGV     token
+-- ARGV     token, rows that were written, dead letters, µs that it took
 -- Returns  1, or 0 where another batch, or none, is in flight by now
 
 local shard = KEYS[1]
@@ -55,4 +55,7 @@ redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error', 'to
 redis.call('HINCRBY', shard, 'moves', 1)
 redis.call('HINCRBY', shard, 'batches', 1)
 redis.call('HINCRBY', shard, 'flushed', flushed)
+redis.call('HINCRBY', shard, 'rows', ARGV[2])
+redis.call('HINCRBY', shard, 'buried', ARGV[3])
+redis.call('HSET', shard, 'took', ARGV[4])
 return 1

@@ -6,6 +6,7 @@
 -- Returns  {'batch', token, attempts, {id, {name, text, ...}}, ...}
 --          {'busy', µs until the lease ends}     another flusher has the batch
 --          {'backoff', µs until the next try}    the batch failed a moment ago
+--          {'paused'}                            somebody said that nothing is to be flushed
 --          {'empty'}                             nothing to flush
 --
 -- RENAME freezes an entry: a write that comes now starts a new pending one. A log is frozen up to
@@ -37,7 +38,11 @@ local function texts_of(entry)
   return texts
 end
 
-local state = redis.call('HMGET', shard, 'token', 'lease', 'attempts', 'retry_at', 'to', 'no')
+local state = redis.call('HMGET', shard, 'token', 'lease', 'attempts', 'retry_at', 'to', 'no',
+  'paused')
+if state[7] then
+  return {'paused'}
+end
 local newest = tonumber(state[6])
 local function record_of(found) -- one of a number that no append has given is somebody else's
   if newest and tonumber(string.match(found[1], '%d+')) > newest then

@@ -27,7 +27,8 @@ local function is_number(text) -- as HINCRBY takes one
 end
 
 for _, name in ipairs({'no', 'first', 'forgot', 'moves', 'batches', 'accepted', 'flushed', 'discarded',
-  'lease', 'attempts', 'retry_at', 'flying', 'max_age', 'quiet', 'unique'}) do
+  'lease', 'attempts', 'retry_at', 'flying', 'max_age', 'quiet', 'unique', 'rows', 'buried', 'took',
+  'retries', 'fallbacks'}) do
   if not is_number(redis.call('HGET', shard, name)) then
     redis.call('HDEL', shard, name)
   end

@@ -13,5 +13,6 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 redis.call('HDEL', shard, 'error') -- first, as in claim.lua, for a Redis that is full
 redis.call('HINCRBY', shard, 'attempts', 1)
+redis.call('HINCRBY', shard, 'retries', 1)
 redis.call('HSET', shard, 'lease', 0, 'retry_at', now + tonumber(ARGV[2]), 'error', ARGV[3])
 return 1

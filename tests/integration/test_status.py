@@ -1,0 +1,365 @@
+"""How the buffers are doing, for people, for monitors and for load balancers; and their pauses."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command, execute_from_command_line
+from django.db import DatabaseError, connections
+from django.test import Client
+
+from tests.child import process
+from tests.integration.test_doctor import age_entries, without_table
+from tests.keeper import keeper
+from tests.models import Item, Visit
+from writebehind_app import Add, status, tasks
+from writebehind_app.buffers import fallback
+from writebehind_app.exceptions import BufferPaused
+from writebehind_app.meta.models import TicketMeta
+from writebehind_app.meta.services import open_ticket
+from writebehind_app.models import AppliedBatch, DeadLetter
+from writebehind_app.store.connection import client
+
+LABELS = ["tests.Item", "tests.Visit"]
+
+
+def run(command: str, *args: str) -> str:
+    out = io.StringIO()
+    call_command(command, *args, stdout=out, no_color=True)
+    return out.getvalue()
+
+
+def report(*labels: str) -> dict[str, Any]:
+    return json.loads(run("writebehind_status", "--json", *labels))
+
+
+def of_item() -> dict[str, Any]:
+    (found,) = report("tests.Item")["buffers"]
+    return found
+
+
+class TestStatus:
+    def test_has_the_keys_that_monitors_read(self, database, redis_server):
+        found = report()
+        assert found.keys() == {"buffers", "redis"}
+        assert {tuple(one) for one in found["buffers"]} == {
+            ("label", "pending", "in_flight", "oldest_seconds", "dead_letters", "paused")
+        }
+        assert [one["label"] for one in found["buffers"] if one["label"] in LABELS] == LABELS
+        assert found["redis"]["used_memory"] > 0
+
+    def test_says_what_waits(self, database, redis_server, configure):
+        configure(SHARDS=2)
+        assert of_item() == {
+            "label": "tests.Item",
+            "pending": 0,
+            "in_flight": 0,
+            "oldest_seconds": 0,
+            "dead_letters": 0,
+            "paused": False,
+        }
+        Item.buffered.set_many({"number": n} for n in range(5))
+        age_entries(Item, 100)
+        shard = next(s for s in Item.buffered.shards() if s.pending(1)[2])
+        shard.claim("other", lease=60, size=1, due_only=False)
+        found = of_item()
+        assert (found["pending"], found["in_flight"]) == (4, 1)
+        assert 100 <= found["oldest_seconds"] < 110
+
+    def test_of_a_log(self, plain):
+        Visit.buffered.append(event=1, email="a")
+        time.sleep(0.01)
+        (found,) = report("tests.visit")["buffers"]
+        assert found["pending"] == 1
+        assert 0 < found["oldest_seconds"] < 10
+
+    def test_says_what_was_refused(self, database, redis_server):
+        Visit.buffered.append(event=1, email="a", owner=404)
+        Visit.buffered.flush()
+        (found,) = report("tests.Visit")["buffers"]
+        assert found["dead_letters"] == 1
+
+    def test_without_its_tables(self, plain):
+        with without_table("default", DeadLetter):
+            assert of_item()["dead_letters"] is None
+
+    def test_redis_is_away(self, plain):
+        plain.stop()
+        with pytest.raises(CommandError, match="Redis does not answer"):
+            report()
+
+    def test_tells_no_password(self, plain, configure):
+        with plain.client() as redis:
+            redis.config_set("requirepass", "secret-one")
+        try:
+            configure(REDIS=plain.url.replace("//", "//:secret-one@"))
+            assert "secret-one" not in run("writebehind_status", "--json")
+        finally:
+            with plain.client(password="secret-one") as redis:
+                redis.config_set("requirepass", "")
+
+    def test_for_people(self, plain):
+        Item.buffered.set_many({"number": n} for n in range(1500))
+        head, line = run("writebehind_status", "tests.Item").splitlines()
+        assert head.split("  ")[-1].strip() == "dead letters"
+        assert line.split()[:3] == ["tests.Item", "1,500", "0"]
+
+    def test_what_somebody_else_wrote_does_no_harm(self, plain, configure):
+        configure(SHARDS=1)
+        Item.buffered.set(number=1)
+        client().hset(Item.buffered.shard_keys()[0], "flushed", "many")
+        assert of_item()["pending"] == 1
+
+
+def watch(*args: str) -> None:
+    """In a child."""
+    execute_from_command_line(["manage.py", "writebehind_status", "--watch", *args])
+
+
+class TestWatch:
+    def test_is_drawn_anew_until_a_signal(self, plain):
+        ours, theirs = pty.openpty()
+        child = process(watch, ["tests.Item", "--interval", "0.2"], stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        drawn = b""
+        while drawn.count(b"\x1b[H\x1b[J") < 2:
+            drawn += os.read(ours, 10_000)
+        Item.buffered.set(number=1)
+        while b"  1 " not in drawn:
+            drawn += os.read(ours, 10_000)
+        child.send_signal(signal.SIGINT)
+        with suppress(OSError):
+            while os.read(ours, 10_000):
+                pass
+        os.close(ours)
+        assert child.wait(10) == 0
+        keeper().end(child)
+
+    def test_is_a_line_of_json_each_time_elsewhere(self, plain, start_child):
+        child = start_child(watch, "--json", "--interval", "0.1", "tests.Item")
+        lines = [json.loads(child.stdout.readline()) for _ in range(3)]
+        assert {line["buffers"][0]["label"] for line in lines} == {"tests.Item"}
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(10) == 0
+
+
+class TestCounters:
+    def test_of_what_was_done(self, database, redis_server, configure):
+        configure(SHARDS=1)
+        for n in range(4):
+            Item.buffered.set(number=1, a=Add(n))
+        Item.buffered.set(number=2)
+        Item.buffered.flush()
+        with without_table(database, AppliedBatch):
+            Item.buffered.set(number=3)
+            with pytest.raises(DatabaseError):
+                Item.buffered.flush()
+        connections[database].close_if_unusable_or_obsolete()
+        Item.buffered.flush()
+        Item.buffered.set(number=4)
+        client().hset(f"{Item.buffered.shard_keys()[0]}:e:4", "a", "0000000000000000[]")
+        Item.buffered.flush()
+        (found,) = status.read(client(), [Item.buffered])
+        assert found.counters == {
+            "accepted": 7,
+            "flushed": 4,
+            "rows": 3,
+            "batches": 3,
+            "retries": 1,
+            "buried": 1,
+            "fallbacks": 0,
+        }
+        assert found.seconds > 0
+
+    def test_of_what_went_around_redis(self, plain, configure):
+        configure(WHEN_DOWN="direct", SHARDS=1)
+        fallback._around.clear()
+        plain.stop()
+        for n in range(3):
+            Item.buffered.set(number=n)
+        plain.start()
+
+        def is_buffered() -> bool:
+            return not Item.buffered.set(number=9).direct
+
+        deadline = time.monotonic() + 20
+        while not is_buffered():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (found,) = status.read(client(), [Item.buffered])
+        assert found.counters["fallbacks"] >= 3
+
+    def test_cost_no_round_trip(self, plain, configure):
+        configure(SHARDS=1)
+        Item.buffered.set(number=1)
+        before = client().info("commandstats")["cmdstat_evalsha"]["calls"]
+        Item.buffered.set(number=1)
+        after = client().info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert after - before == 1
+
+
+class TestPause:
+    def test_writes_go_on_and_nothing_is_flushed(self, database, redis_server, configure):
+        configure(MAX_AGE=0)
+        Item.buffered.set(number=1)
+        assert "tests.Item: paused; 1 entries are pending, 0 in flight" in run(
+            "writebehind_pause", "tests.item"
+        )
+        Item.buffered.set(number=2)
+        Visit.buffered.append(event=1, email="a")
+        assert tasks.flush_due()["rows"] == 1  # of the other buffer
+        with pytest.raises(SystemExit) as exit:
+            call_command("flush_writebehind", "--all", verbosity=0)
+        assert exit.value.code == 1
+        assert [of_item()["paused"], of_item()["pending"]] == [True, 2]
+        assert Item.buffered.get(number=2).number == 2
+        assert not Item.objects.exists()
+
+        assert "tests.Item: flushed again" in run("writebehind_resume", "tests.Item")
+        assert tasks.flush_due()["rows"] == 2
+        assert not of_item()["paused"]
+
+    def test_of_all(self, plain):
+        run("writebehind_pause")
+        assert {one["paused"] for one in report()["buffers"]} == {True}
+        run("writebehind_resume")
+        assert {one["paused"] for one in report()["buffers"]} == {False}
+
+    def test_a_flush_on_demand_says_that_it_cannot_be(self, database, redis_server):
+        Item.buffered.set(number=1)
+        run("writebehind_pause", "tests.Item")
+        for key in ({}, {"number": 1}):
+            with pytest.raises(BufferPaused, match=r"tests\.Item\.buffered is paused"):
+                Item.buffered.flush(**key)
+        assert Item.buffered.count_pending() == 1
+        run("writebehind_resume", "tests.Item")
+        assert Item.buffered.flush().rows == 1
+
+    def test_a_batch_in_flight_comes_to_its_end(self, plain, configure):
+        configure(SHARDS=1)
+        Item.buffered.set(number=1)
+        (shard,) = Item.buffered.shards()
+        batch = shard.claim("a" * 32, lease=60, size=1, due_only=False)
+        run("writebehind_pause", "tests.Item")
+        assert shard.ack(batch.token)
+        assert Item.buffered.count_pending() == 0
+
+    def test_one_that_a_dead_flusher_left_waits(self, plain, configure):
+        configure(SHARDS=1, LEASE=0.05)
+        Item.buffered.set(number=1)
+        Item.buffered.shards()[0].claim("a" * 32, lease=0.05, size=1, due_only=False)
+        run("writebehind_pause", "tests.Item")
+        time.sleep(0.1)
+        assert tasks.flush_due()["batches"] == 0
+        run("writebehind_resume", "tests.Item")
+        assert tasks.flush_due()["rows"] == 1
+
+    def test_an_endpoint_that_has_to_flush_comes_later(self, plain, admin_client_of_all):
+        open_ticket(5)
+        run("writebehind_pause")
+        response = admin_client_of_all.patch(
+            "/meta/tickets/5/", {"status": "resolved"}, "application/json"
+        )
+        assert response.status_code == 503
+        run("writebehind_resume")
+        TicketMeta.buffered.flush()
+        assert TicketMeta.objects.get().status == "resolved"
+
+    def test_redis_is_away(self, plain):
+        plain.stop()
+        for command in ("writebehind_pause", "writebehind_resume"):
+            with pytest.raises(CommandError, match="Redis does not answer"):
+                run(command)
+
+    def test_an_unknown_buffer(self, plain):
+        with pytest.raises(CommandError, match=r"Did you mean tests\.Item"):
+            run("writebehind_pause", "tests.Itme")
+
+
+@pytest.fixture
+def admin_client_of_all(plain: Any) -> Client:
+    from django.contrib.auth.models import User
+
+    browser = Client()
+    browser.force_login(User.objects.create_superuser("root"))
+    return browser
+
+
+class TestHealth:
+    @pytest.fixture
+    def get(self) -> Callable[[], tuple[int, dict[str, Any]]]:
+        def get() -> tuple[int, dict[str, Any]]:
+            response = Client().get("/health/")
+            assert "no-store" in response["Cache-Control"]
+            return response.status_code, response.json()
+
+        return get
+
+    def test_all_is_well(self, database, redis_server, get):
+        Item.buffered.set(number=1)
+        code, found = get()
+        assert (code, found["status"], found["problems"]) == (200, "ok", [])
+        (item,) = [one for one in found["buffers"] if one["label"] == "tests.Item"]
+        assert (item["pending"], item["counters"]["accepted"]) == (1, 1)
+
+    def test_an_old_entry(self, plain, configure, get):
+        Item.buffered.set(number=1)
+        age_entries(Item, 400)
+        code, found = get()
+        assert (code, found["status"]) == (503, "failing")
+        assert found["problems"] == ["tests.Item: the oldest entry has waited for 400 s."]
+        configure(HEALTH_OLDEST=500)
+        assert get()[0] == 200
+        configure(HEALTH_OLDEST=300)
+        run("writebehind_pause", "tests.Item")  # somebody wants it so
+        assert get()[0] == 200
+
+    def test_many_entries(self, plain, configure, get):
+        Item.buffered.set_many({"number": n} for n in range(3))
+        configure(HEALTH_PENDING=3)
+        assert get()[0] == 200
+        configure(HEALTH_PENDING=2)
+        code, found = get()
+        assert code == 503
+        assert found["problems"] == ["tests.Item: 3 entries wait."]
+
+    def test_dead_letters(self, plain, configure, get):
+        for email in ("a", "b"):
+            Visit.buffered.append(event=1, email=email, owner=404)
+        Visit.buffered.flush()
+        assert get()[0] == 200
+        configure(HEALTH_DEAD_LETTERS=1)
+        assert get()[1]["problems"] == ["tests.Visit: there are 2 dead letters."]
+
+    def test_redis_is_away(self, plain, configure, get):
+        plain.stop()
+        assert get() == (
+            503,
+            {"status": "failing", "problems": ["Redis does not answer."], "buffers": []},
+        )
+        configure(MODE="direct")
+        assert get()[0] == 200
+
+    def test_the_database_is_away(self, plain, get):
+        with without_table("default", DeadLetter):
+            code, found = get()
+        assert code == 503
+        assert "tests.Item: its database does not answer." in found["problems"]
+
+    def test_nothing_in_it_is_secret(self, plain, configure, get):
+        Item.buffered.set(number=1, b="very private")
+        text = json.dumps(get())
+        assert "private" not in text
+        assert str(plain.port) not in text
+
+    def test_is_only_read(self, plain):
+        assert Client().post("/health/").status_code == 405

@@ -1,0 +1,38 @@
+"""What `writebehind_pause` and `writebehind_resume` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.management.arguments import buffers_of
+from writebehind_app.store import shard as store
+from writebehind_app.store.connection import client
+
+
+class PausingCommand(BaseCommand):
+    """Does something to all shards of buffers, and says what that comes to."""
+
+    act: Callable[[redis.Redis, Sequence[str]], None]
+    outcome: str
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("labels", nargs="*", metavar="app.Model", help="buffers (default: all)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for buffer in buffers_of(options["labels"]):
+            try:
+                type(self).act(client(), buffer.shard_keys())
+                counts = store.count(client(), buffer.shard_keys()).values()
+            except BufferUnavailable as error:
+                raise CommandError(f"Redis does not answer: {error}") from None
+            pending = sum(count.pending for count in counts)
+            in_flight = sum(count.in_flight for count in counts)
+            self.stdout.write(
+                f"{buffer.label}: {self.outcome}; {pending} entries are pending, {in_flight} in "
+                "flight"
+            )
