@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 
 help:
 	@echo "make demo | test | mutants | bench | lint | format | clean     (ARGS=... is passed to the first four)"
-	@echo "make soak MINUTES=20 DATABASE=postgresql SEED=1     (by default a minute on each database)"
+	@echo "make soak MINUTES=20 DATABASE=postgresql WHEN_DOWN=direct SEED=1     (by default a minute on each database)"
 
 # exec: the program takes the shell's place, so that Ctrl-C and the exit code are its own.
 demo: $(STAMP)
@@ -21,10 +21,11 @@ test: $(STAMP)
 
 MINUTES ?= 1
 DATABASE ?= sqlite postgresql mariadb
+WHEN_DOWN ?= raise
 soak: $(STAMP)
 	@for database in $(DATABASE); do \
 		$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --database $$database \
-			$(if $(SEED),--seed $(SEED)) || exit $$?; \
+			--when-down $(WHEN_DOWN) $(if $(SEED),--seed $(SEED)) || exit $$?; \
 	done
 
 # Breaks each safeguard in turn, in a copy of the project: the tests have to notice.

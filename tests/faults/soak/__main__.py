@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--database", choices=["sqlite", *engines], default="sqlite")
     parser.add_argument("--redis", choices=RedisServer.KINDS, default="valkey")
+    parser.add_argument("--when-down", choices=["raise", "direct"], default="raise")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     print(f"soak of {options.minutes:g} minutes on {options.database}, SEED={options.seed}")
@@ -51,6 +52,7 @@ def main() -> int:
         print(reason)
         return ABSENT
     redis.start()
+    OPTIONS["WHEN_DOWN"] = options.when_down
     _set_up(options.database, redis, database)
     return _soak(options, redis, database)
 
@@ -126,7 +128,7 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
         print((directory / "log").read_text()[-5000:])
         print(
             f"Again: make soak MINUTES={options.minutes:g} DATABASE={options.database} "
-            f"SEED={options.seed}"
+            f"WHEN_DOWN={options.when_down} SEED={options.seed}"
         )
     return 1 if problems else 0
 

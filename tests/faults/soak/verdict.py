@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.faults.soak.facts import Facts, calls_in, problems_in
 from tests.faults.soak.workers import LABELS
 from tests.models import Counter, Line, Note
+from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.models import AppliedBatch, DeadLetter
 
@@ -52,8 +53,10 @@ def _stored() -> dict[str, int]:
 
 
 def _lines(facts: Facts) -> list[str]:
-    """Each line once, and those of a writer in the order in which it wrote them."""
-    texts = list(Line.objects.order_by("pk").values_list("text", flat=True))
+    """Each line once, and those of a writer in the order in which it wrote them: by their times, as
+    what goes around Redis gets its primary key at once."""
+    order = "at" if conf.settings().WHEN_DOWN == "direct" else "pk"
+    texts = list(Line.objects.order_by(order).values_list("text", flat=True))
     times = Tally(texts)
     problems = [f"doubled: line {text} is there {n} times" for text, n in times.items() if n > 1]
     for text, outcome in facts.appended.items():

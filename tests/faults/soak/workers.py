@@ -18,9 +18,9 @@ from django.core.management import call_command
 
 from tests.faults.soak.facts import Effect, Facts, Journal, Outcome
 from tests.models import Counter, Line, Note, Owner
-from writebehind_app import Add, steps
+from writebehind_app import Add, conf, steps
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WriteUncertain
-from writebehind_app.store.connection import client
+from writebehind_app.store.connection import breaker, client
 
 OUTAGES = (BufferUnavailable, db.Error)
 SHARED = [f"s{n}" for n in range(4)]
@@ -65,11 +65,37 @@ def _until_told(step: Callable[[], None]) -> None:
         step()
 
 
+class Sight:
+    """Notes what is wrong with what was seen, while Redis was there: without it, what is pending is
+    not to be seen."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._before = -1
+        self._problems: list[str] = []
+
+    def problem(self, problem: str) -> None:
+        self._problems.append(problem)
+
+    def begin(self) -> None:
+        self._before = breaker().failures
+        self._problems.clear()
+
+    def end(self) -> bool:
+        """Says whether Redis was there all the time."""
+        was_there = self._before == breaker().failures and not breaker().is_open
+        if was_there:
+            for problem in self._problems:
+                self._journal.problem(problem)
+        return was_there
+
+
 class Writer:
     """Writes to places of its own, and to some that all writers add to."""
 
     def __init__(self, directory: Path, number: int, seed: int, life: int) -> None:
         self.journal = Journal(directory / f"writer-{number}-{life}")
+        self.sight = Sight(self.journal)
         self.facts = Facts()
         self.choose = random.Random(f"{seed} {number} {life}")
         self.me = f"{number}.{life}"
@@ -91,24 +117,30 @@ class Writer:
         effects, call = self.choose.choice(kinds)(self.calls)
         outcome: Outcome = "acknowledged"
         self.journal.begin(effects)
+        self.sight.begin()
         try:
             call()
-        except (BufferUnavailable, WriteUncertain):
+        except WriteUncertain:
             outcome = "unsure"
-        except db.Error:  # met before anything was sent
-            outcome = "refused"
+        except BufferUnavailable:  # of several writes, some may have been taken
+            outcome = "unsure" if len({e.where for e in effects}) > 2 else "refused"
+        except db.Error:  # met before anything was sent, unless it is a direct write that ended so
+            outcome = "unsure" if conf.settings().WHEN_DOWN == "direct" else "refused"
         except AlreadyExists as error:  # create() is called where there is no row for sure
             outcome = "refused"
-            self.journal.problem(f"backwards: {error}")
+            self.sight.problem(f"backwards: {error}")
+        self.sight.end()
         self.journal.end(outcome)
         self.facts.take(effects, outcome)
         if outcome != "acknowledged":
             _recover()
         elif self.choose.random() < 0.15:
+            self.sight.begin()
             try:
                 self.read_own()
             except OUTAGES:
                 _recover()
+            self.sight.end()
         time.sleep(self.choose.expovariate(200))
 
     # Calls, and what they do
@@ -175,29 +207,31 @@ class Writer:
 
     def check(self, where: str, found: int | None) -> None:
         if problem := self.facts.problem(where, found):
-            self.journal.problem(f"{problem} (read by the writer itself)")
+            self.sight.problem(f"{problem} (read by the writer itself)")
 
     def read_lines(self) -> None:
         since = time.time() - 1
         at = datetime.datetime.fromtimestamp(since, datetime.UTC)
         texts = [line.text for line in Line.buffered.window(at)]
         if len(set(texts)) < len(texts):
-            self.journal.problem("doubled: a line, in a window")
+            self.sight.problem("doubled: a line, in a window")
         for sent, text in self.lines:
             acknowledged = self.facts.appended.get(text) == "acknowledged"
             if sent > since and acknowledged and text not in texts:
-                self.journal.problem(f"lost: line {text}, in a window")
+                self.sight.problem(f"lost: line {text}, in a window")
 
 
 class Reader:
     """Sees sums that only grow, through the buffer and in the database."""
 
     def __init__(self, directory: Path, number: int, life: int) -> None:
-        self.journal = Journal(directory / f"reader-{number}-{life}")
+        self.sight = Sight(Journal(directory / f"reader-{number}-{life}"))
         self.buffered: dict[str, int] = {}
         self.stored: dict[str, int] = {}
 
     def step(self) -> None:
+        before = self.buffered.copy()
+        self.sight.begin()
         try:
             latest = Counter.objects.filter(name__startswith="w").order_by("-pk")[:20]
             shared = Counter.objects.filter(name__in=SHARED)
@@ -211,6 +245,8 @@ class Reader:
             self.see(self.buffered, notes, "metadata")
         except OUTAGES:
             _recover()
+        if not self.sight.end():
+            self.buffered = before
         time.sleep(0.02)
 
     def see(self, before: dict[str, int], now: dict[str, int], how: str) -> None:
@@ -218,7 +254,7 @@ class Reader:
             # What is stored was pending before.
             least = max(before.get(where, 0), self.stored.get(where, 0))
             if value < least:
-                self.journal.problem(f"backwards: {where} was {least}, then {value} ({how})")
+                self.sight.problem(f"backwards: {where} was {least}, then {value} ({how})")
             before[where] = value
 
 
@@ -228,12 +264,15 @@ def _places(rows: Iterable[Counter]) -> dict[str, int]:
 
 
 def _recover() -> None:
-    """Wait for Redis, and leave a broken connection to the database behind."""
+    """Wait for Redis, if nothing is done without it, and leave a broken connection to the database
+    behind."""
     for connection in db.connections.all(initialized_only=True):
         connection.close_if_unusable_or_obsolete()
-    while True:
+    while conf.settings().WHEN_DOWN == "raise":
         try:
-            client().ping()
-            return
+            if not breaker().is_open:
+                client().ping()
+                return
         except redis.RedisError:
-            time.sleep(0.05)
+            pass
+        time.sleep(0.05)
