@@ -20,7 +20,7 @@ from hashlib import sha1
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from django.db import models
+from django.db import InterfaceError, OperationalError, models
 from django.utils import timezone
 
 from writebehind_app import conf
@@ -251,7 +251,12 @@ def told(buffer: CoalescingBuffer, writes: Sequence[Write]) -> list[Write]:
         for write in writes
     ]
     ids = [id for places in operations for id, _ in places.values()]
-    fences = of_rows(buffer, ids) if ids else None
+    try:
+        fences = of_rows(buffer, ids) if ids else None
+    except (OperationalError, InterfaceError):
+        # Redis takes writes while the database is away. What it carries out on something older it
+        # keeps apart, too.
+        fences = None
     if fences is None:
         return [*writes]
     told = []

@@ -130,7 +130,7 @@ def test_after_a_write_that_was_not_taken_none_to_its_row_is_sent(proxy):
 
 @pytest.mark.parametrize("seconds", [-3600, -5, 5, 3600])
 def test_a_clock_that_is_wrong(seconds, proxy):
-    clock.saw(clock.now() + seconds * 1_000_000)
+    clock.saw(clock.now() + seconds * 1_000_000, clock.ticks())
     assert Item.buffered.set(number=1, a=Add(1))
     assert Item.buffered.get(number=1).a == 1
     assert abs(clock.now() / 1e6 - time.time()) < 1

@@ -9,13 +9,21 @@ from django.core.signals import setting_changed
 
 from writebehind_app import conf
 
-_ahead: int | None = None  # so many µs is Redis' clock ahead of our monotonic one
+_ahead: int | None = None  # so many µs is Redis' clock ahead of our monotonic one, at least
 
 
-def saw(micros: int) -> None:
-    """Redis said so just now."""
+def ticks() -> int:
+    """µs of a clock of ours that nobody puts forward or back."""
+    return time.monotonic_ns() // 1000
+
+
+def saw(micros: int, asked: int) -> None:
+    """Redis said so, when it was asked after so many ticks. The answer may have been on its way for
+    long, or nobody there to read it; so the quickest of all answers tells best."""
     global _ahead
-    _ahead = micros - _monotonic()
+    least, most = micros - ticks(), micros - asked
+    if _ahead is None or not least <= _ahead <= most:
+        _ahead = least if _ahead is None or _ahead < least else most  # or its clock was put back
 
 
 def is_known() -> bool:
@@ -23,13 +31,9 @@ def is_known() -> bool:
 
 
 def now() -> int:
-    """µs since 1970 by Redis' clock, as far as its last answer tells: late by the time which that
+    """µs since 1970 by Redis' clock, as far as its answers tell: late by the time that the quickest
     was on its way. Before the first answer it is this machine's."""
-    return time.time_ns() // 1000 if _ahead is None else _monotonic() + _ahead
-
-
-def _monotonic() -> int:
-    return time.monotonic_ns() // 1000
+    return time.time_ns() // 1000 if _ahead is None else ticks() + _ahead
 
 
 def _reset(*, setting: str, **kwargs: Any) -> None:

@@ -278,7 +278,8 @@ def _sent(way: _Way, calls: Sequence[Call], session: _Session, room: int | None)
     timeout = _timeout(way.client)
     try:
         if not clock.is_known():
-            clock.saw(lua.now(way.client))
+            asked = clock.ticks()
+            clock.saw(lua.now(way.client), asked)
         seq = session.next()
         until = clock.now() + int(timeout * 1e6)
         named = _named(calls, names, f"{until} {seq:016} 0", tail)
@@ -333,6 +334,7 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
     left: Sequence[int] = range(len(calls))
     load: list[lua.Command] = []
     error: Exception | None = None
+    asked = clock.ticks()
     short: dict[int, str] = {}  # by call what its durability leaves to be desired
     while left and error is None:
         commands = [*load, *(("EVALSHA", lua.digest(script), 1, *calls[i]) for i in left), *wait]
@@ -360,7 +362,7 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
         load = [("SCRIPT", "LOAD", lua.source(script))]
     for reply in reversed(replies):
         if isinstance(reply, list):
-            clock.saw(int(reply[0]))
+            clock.saw(int(reply[0]), asked)
             break
     for call, reply in zip(calls, replies, strict=True):
         if isinstance(reply, Exception):
