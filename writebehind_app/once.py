@@ -27,7 +27,7 @@ from django.utils import timezone
 from writebehind_app import conf
 from writebehind_app.buffers.fallback import goes_around, is_direct
 from writebehind_app.buffers.layout import micros_of
-from writebehind_app.buffers.refusals import shown
+from writebehind_app.buffers.refusals import refuse_nameless
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
@@ -54,8 +54,7 @@ class Once:
     """One write, or one part of those, of a call with a key."""
 
     def __init__(self, buffer: Buffer, key: str, part: int, shard: str) -> None:
-        if not isinstance(key, str) or not key:
-            raise TypeError(f"once= takes a text that names the call, not {shown(key)}.")
+        refuse_nameless(key)
         self.digest = sha1(f"{part} {key}".encode(), usedforsecurity=False).hexdigest()
         self._buffer = buffer
         self._shard = shard

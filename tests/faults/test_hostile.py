@@ -426,7 +426,21 @@ NAMES: list[Any] = [
     *("number", "a", "b", "c", "d", "e", "f", "key", "owner", "owner_id", "page", "event", "email"),
     *("details", "registered_at", "char", "json", "decimal", "datetime", "binary", "uuid", "ip"),
     *("file", "point", "tier", "duration", "boolean", "float", "time", "date", "integer", "extra"),
-    *("id", "pk", "", "@", "&a:", "no", "__class__", "self", "limit", "x" * 1000, "\ud800", "\0"),
+    *(
+        "id",
+        "pk",
+        "once",
+        "",
+        "@",
+        "&a:",
+        "no",
+        "__class__",
+        "self",
+        "limit",
+        "x" * 1000,
+        "\ud800",
+        "\0",
+    ),
 ]
 
 

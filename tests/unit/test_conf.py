@@ -10,6 +10,7 @@ from writebehind_app import conf
 
 class TestDefaults:
     def test_without_the_setting(self, settings):
+        settings.WRITEBEHIND = {}  # tells of it, which `del` does not
         del settings.WRITEBEHIND
         assert conf.settings() == conf.Settings()
 

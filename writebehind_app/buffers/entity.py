@@ -14,7 +14,7 @@ from django.core.exceptions import ValidationError
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import Layout, parts_of
 from writebehind_app.buffers.operations import Operation, is_kept_operation, operation_texts
-from writebehind_app.buffers.refusals import REFUSALS, refusal, shown
+from writebehind_app.buffers.refusals import REFUSALS, refusal, refuse_oversized, shown
 from writebehind_app.store.codec import APART, Entry
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class EntityLayout:
                 raise ValidationError({key: refusal(self._value.field, value, error)}) from error
             if self._is_stamped:
                 texts[f"@{quoted}"] = "^"
+        refuse_oversized(texts, lambda name: json.loads(name.lstrip("&").partition(":")[0]))
         return texts
 
     def deletions(self, keys: Iterable[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@ from writebehind_app.buffers.operations import (
     operated,
     operation_texts,
 )
-from writebehind_app.buffers.refusals import REFUSALS, refusal, shown
+from writebehind_app.buffers.refusals import REFUSALS, refusal, refuse_oversized, shown
 from writebehind_app.store.codec import Entry
 
 _JSON = json.JSONDecoder()
@@ -61,6 +61,7 @@ class Layout:
                 texts.update(self._operation(column, value))
             else:
                 texts[column.name] = encoded(column, value)
+        refuse_oversized(texts, lambda name: merged_field(name) or name)
         try:
             return ",".join([texts.pop(name) for name in self._key_names]), texts
         except KeyError as missing:

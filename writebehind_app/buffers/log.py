@@ -19,7 +19,7 @@ from writebehind_app.buffers.keyed import stored_values
 from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.refusals import shown
+from writebehind_app.buffers.refusals import refuse_nameless, shown
 from writebehind_app.buffers.window import Window
 from writebehind_app.exceptions import AlreadyExists, BufferFull, BufferUnavailable, NotDurable
 from writebehind_app.steps import reach
@@ -242,6 +242,8 @@ class LogBuffer(Buffer):
     ) -> Iterator[tuple[str, list[int]]]:
         """Shards, and which of the records go there in one call."""
         by_shard: dict[str, list[int]] = defaultdict(list)
+        if once is not None:
+            refuse_nameless(once)
         # A call that comes again has to find what the first one left.
         anywhere = random.choice(self.shard_keys()) if once is None else self.shard_key_of(once)
         for i, record in enumerate(records):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from django.core.exceptions import ValidationError
 from django.db import connections, models
+
+from writebehind_app import conf
 
 NUL_ERROR = "PostgreSQL keeps no NUL characters."
 
@@ -79,6 +82,69 @@ def text_check(field: models.Field[Any, Any], using: str) -> Callable[[str], Non
                 raise ValidationError(f"This text is not valid Unicode: {error}.") from None
 
     return check
+
+
+def refuse_oversized(texts: Mapping[str, str], named: Callable[[str], str]) -> None:
+    """Refuses a write of too many texts, or too long ones; `named` says of a name in Redis what
+    the caller calls that."""
+    settings = conf.settings()
+    if len(texts) > settings.MAX_KEYS:
+        keys = sum(name[:1] != "@" for name in texts)  # without the times of meta keys
+        if keys > settings.MAX_KEYS:
+            raise ValidationError(
+                f"Ensure that one write has at most {settings.MAX_KEYS} keys (it has {keys}): see "
+                f"MAX_KEYS in the setting {conf.NAME}.",
+                code="max_keys",
+            )
+    total = 0
+    for name, text in texts.items():
+        size = len(text) if text.isascii() else len(text.encode())
+        total += size
+        if size > settings.MAX_VALUE_BYTES:
+            raise ValidationError(
+                {
+                    named(name): ValidationError(
+                        f"Ensure that this value has at most {settings.MAX_VALUE_BYTES} bytes as "
+                        f"JSON (it has {size}): see MAX_VALUE_BYTES in the setting {conf.NAME}.",
+                        code="max_value_bytes",
+                    )
+                }
+            )
+    if total > settings.MAX_ENTRY_BYTES:
+        raise ValidationError(
+            f"Ensure that one write has at most {settings.MAX_ENTRY_BYTES} bytes as JSON (it has "
+            f"{total}): see MAX_ENTRY_BYTES in the setting {conf.NAME}.",
+            code="max_entry_bytes",
+        )
+
+
+def refuse_nameless(once: Any) -> None:
+    if not isinstance(once, str) or not once:
+        raise TypeError(f"once= takes a text that names the call, not {shown(once)}.")
+    try:
+        once.encode()
+    except UnicodeEncodeError as error:
+        raise TypeError(f"once= takes a text of valid Unicode: {error}.") from None
+
+
+def refuse_deep(text: str) -> None:
+    """Refuses JSON, within a list, of more levels than are allowed."""
+    most = conf.settings().MAX_DEPTH
+    if text.count("[") + text.count("{") <= most + 1:
+        return
+    level = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        level += 1 if bracket in "[{" else -1
+        if level > most + 1:
+            raise ValidationError(
+                f"Ensure that at most {most} lists and objects are in each other: see MAX_DEPTH in "
+                f"the setting {conf.NAME}.",
+                code="max_depth",
+            )
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[][{}]")
 
 
 def as_dict(values: Any) -> dict[Any, Any]:

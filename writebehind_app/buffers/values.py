@@ -26,6 +26,7 @@ from django.utils import timezone
 
 from writebehind_app.buffers.refusals import (
     NUL_ERROR,
+    refuse_deep,
     refuse_expression,
     refuse_null,
     shown,
@@ -315,7 +316,9 @@ def _json(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode, De
             ) from None
         if refuse_nul and "\\u0000" in text and _NUL_IN_JSON.search(text):
             raise ValidationError(NUL_ERROR, code="nul")
-        return f"[{text}]"
+        text = f"[{text}]"
+        refuse_deep(text)
+        return text
 
     def decode(text: str) -> Any:
         return json.loads(text[1:-1], cls=field.decoder)
