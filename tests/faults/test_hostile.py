@@ -274,6 +274,23 @@ def test_a_write_does_not_die_with_a_planted_entry(plain, head):
     assert Item.objects.values_list("a", "b").get() == (0, "mine")
 
 
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        *(("json", "\\[]x"), ("json", "(1)"), ("json", "["), ("decimal", "x1.5x")),
+        *(("datetime", "x2026-01-01 00:00:00x"), ("date", "x2026-01-01x"), ("time", "x10:00x")),
+        *(("uuid", "x" + "0" * 32 + "x"), ("binary", "xYQ==x")),
+    ],
+)
+def test_texts_without_their_ends_are_no_values(plain, field, text):
+    Everything.buffered.set(key="0" * 32, char="x")
+    with plain.client() as client:
+        (key,) = client.keys("*:e:*")
+        client.hset(key, field, b"1" * hostile.TIME + text.encode())
+    assert Everything.buffered.flush().dead_letters == 1
+    assert not Everything.objects.exists()
+
+
 @pytest.mark.parametrize("suffix", ["", ":due", ":times", ":log"])
 def test_a_call_that_fails_for_what_somebody_wrote_was_not_taken(plain, configure, suffix):
     """It is sure to say so: the caller may repeat it, or goes around Redis."""

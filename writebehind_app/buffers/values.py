@@ -107,6 +107,13 @@ def _file(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
     return encode_name, decode
 
 
+def _within(text: str, ends: str = '""') -> str:
+    """What is between the ends, which somebody else may not have written."""
+    if len(text) < 2 or text[0] + text[-1] != ends:
+        raise ValueError(f"{text[:100]!r} is not between {ends[0]} and {ends[1]}")
+    return text[1:-1]
+
+
 # Numbers
 
 
@@ -177,7 +184,7 @@ def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
     digits, places = field.max_digits, field.decimal_places
 
     def decode(text: str) -> decimal.Decimal:
-        value = decimal.Decimal(text[1:-1])
+        value = decimal.Decimal(_within(text))
         if not value.is_finite():
             raise ValueError(f"{text} is not a number a database keeps")
         refuse_immense(value)
@@ -234,13 +241,13 @@ def _datetime(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
         # Always as long, so that texts are in the order of the times.
         return f'"{value.isoformat(timespec="microseconds")}"'
 
-    return encode, lambda text: datetime.datetime.fromisoformat(text[1:-1])
+    return encode, lambda text: datetime.datetime.fromisoformat(_within(text))
 
 
 def _date(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
     return (
         lambda value: f'"{field.to_python(value).isoformat()}"',
-        lambda text: datetime.date.fromisoformat(text[1:-1]),
+        lambda text: datetime.date.fromisoformat(_within(text)),
     )
 
 
@@ -251,7 +258,7 @@ def _time(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
             raise ValidationError(f"{value} has a time zone; the field has none.", code="aware")
         return f'"{value.isoformat(timespec="microseconds")}"'
 
-    return encode, lambda text: datetime.time.fromisoformat(text[1:-1])
+    return encode, lambda text: datetime.time.fromisoformat(_within(text))
 
 
 MICROSECOND = datetime.timedelta(microseconds=1)
@@ -273,7 +280,7 @@ def _duration(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
 def _uuid(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
     return (
         lambda value: f'"{field.to_python(value)}"',
-        lambda text: uuid.UUID(text[1:-1]),
+        lambda text: uuid.UUID(_within(text)),
     )
 
 
@@ -283,7 +290,7 @@ def _binary(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
             raise ValidationError(f"{shown(value)} is not bytes.", code="invalid")
         return f'"{base64.b64encode(value).decode()}"'
 
-    return encode, lambda text: base64.b64decode(text[1:-1], validate=True)
+    return encode, lambda text: base64.b64decode(_within(text), validate=True)
 
 
 BYTES = (bytes, bytearray, memoryview)
@@ -321,7 +328,7 @@ def _json(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode, De
         return text
 
     def decode(text: str) -> Any:
-        return json.loads(text[1:-1], cls=field.decoder)
+        return json.loads(_within(text, "[]"), cls=field.decoder)
 
     def prepare(text: str) -> Any:
         return json_null if text == "[null]" else decode(text)
