@@ -1,4 +1,4 @@
-"""The background flusher: what is due goes to the database while the demo runs."""
+"""Flushing without a cluster: all the time for the comparison of `--once`, and at an end."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _PAUSE = 0.2  # seconds between two looks at what is due
 
 
 class Flusher(threading.Thread):
-    """Flushes until `end()`. Only what is due, or, with `eager`, whatever there is."""
+    """Flushes whatever there is until `end()`."""
 
-    def __init__(self, *, eager: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(name="flusher", daemon=True)
         self.result = FlushResult()
-        self._eager = eager
         self._ending = threading.Event()
 
     def run(self) -> None:
@@ -42,9 +41,7 @@ class Flusher(threading.Thread):
             try:
                 # Without waiting: a batch that a killed demo left in flight holds up its shard
                 # until its lease ends, and no other.
-                self.result.add(
-                    flush(buffer, due_only=not self._eager, wait=False, stop=self._ending.is_set)
-                )
+                self.result.add(flush(buffer, wait=False, stop=self._ending.is_set))
             except WritebehindError as error:
                 logger.error("The flusher goes on after: %s", error)
                 self._ending.wait(1)

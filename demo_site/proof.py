@@ -70,7 +70,7 @@ def plan(system: System, writes: int) -> list[Plan]:
 def run_buffered(system: System, plans: list[Plan]) -> Run:
     """The writes through the buffer; whatever the flusher has not got to is flushed at the end."""
     begun, started = timezone.now(), time.monotonic()
-    flusher = Flusher(eager=True)
+    flusher = Flusher()
     flusher.start()
     try:
         counted = _in_threads(system.write, plans)

@@ -20,7 +20,8 @@ FLUSHES = max(WRITES // 250_000, 1)
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_redis_holds_in_the_end_what_it_held_at_the_start(database, redis_server):
+def test_redis_holds_in_the_end_what_it_held_at_the_start(database, redis_server, configure):
+    configure(SOCKET_TIMEOUT=30)  # the machine may be busy
     with redis_server.client() as redis:
         Item.buffered.set_many({"number": n, "a": Add(1)} for n in range(CALL))
         Item.buffered.flush()  # and connections and scripts are there

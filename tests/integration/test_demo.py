@@ -150,6 +150,7 @@ class TestSite:
             "SELECT subject, status, assigned_to FROM writebehind_meta_ticketmeta"
             " WHERE ticket_id = 1",
         ) == [("By hand", "closed", "dora")]
+        assert "processing" in (demo.data / "cluster.log").read_text()  # nobody else flushes
         figures = json.loads(page("figures.json"))
         assert figures["accepted"] > figures["flushed"] > 0
 

@@ -1,4 +1,4 @@
-"""The demo: a site, its load, its flusher and its Valkey in one process that ends cleanly."""
+"""The demo: a site, its load, its cluster and its Valkey, which all end with one process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError
 
 from demo_site import figures, proof
+from demo_site.cluster import Cluster
 from demo_site.figures import Figures
-from demo_site.flusher import Flusher, drain
+from demo_site.flusher import drain
 from demo_site.load import Load
 from demo_site.locks import Lock
 from demo_site.server import ServerError, Valkey
@@ -35,8 +36,8 @@ _LEFT = "What is not in the database is kept, and flushed when the demo is start
 
 class Command(BaseCommand):
     help = (
-        "Run the demo site with a Valkey of its own, simulated load and a background flusher, "
-        "until Ctrl-C. With --once: a bounded run, and the proof that nothing was lost."
+        "Run the demo site with a Valkey of its own, simulated load and a cluster of Django-Q2 "
+        "that flushes, until Ctrl-C. With --once: a bounded run, and the proof that nothing was lost."
     )
     requires_system_checks = ()  # once Valkey is there, which some may ask
 
@@ -134,8 +135,8 @@ class Command(BaseCommand):
     # Until Ctrl-C
 
     def _run(self, site: Site) -> None:
-        flusher, load = Flusher(), Load()
-        flusher.start()
+        cluster, load = Cluster(settings.DATA_DIR / "cluster.log"), Load()
+        cluster.start()
         try:
             for system in SYSTEMS:
                 system.prepare()
@@ -148,11 +149,11 @@ class Command(BaseCommand):
                 f"  Login        {LOGIN}, password {LOGIN}\n\n"
                 "Ctrl-C ends the demo.\n"
             )
-            self._show_until_the_end()
+            self._show_until_the_end(cluster)
         finally:
             load.end()
             site.end()
-            flusher.end()
+            cluster.end()
         self._say("\nFlushing the rest …")
         drain()
         last = figures.read()
@@ -161,13 +162,15 @@ class Command(BaseCommand):
             f"{last.flushed:,} entries flushed, {last.pending:,} are pending."
         )
 
-    def _show_until_the_end(self) -> None:
+    def _show_until_the_end(self, cluster: Cluster) -> None:
         """One line that changes on a terminal, a line now and then elsewhere."""
         tty = self.stdout.isatty()
         every, next_line = 0.5 if tty else 3.0, 0.0
         while not self.ending.is_set():
             if died := self._valkey_died():
                 raise CommandError(died)
+            if not cluster.running:
+                raise CommandError(f"The cluster has ended by itself; its log is {cluster.log}.")
             if time.monotonic() >= next_line:
                 line = _line(figures.read())
                 if tty:
