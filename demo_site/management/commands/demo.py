@@ -37,7 +37,8 @@ _LEFT = "What is not in the database is kept, and flushed when the demo is start
 class Command(BaseCommand):
     help = (
         "Run the demo site with a Valkey of its own, simulated load and a cluster of Django-Q2 "
-        "that flushes, until Ctrl-C. With --once: a bounded run, and the proof that nothing was lost."
+        "that flushes, until Ctrl-C. With --once: a bounded run, and the proof that nothing was "
+        "lost."
     )
     requires_system_checks = ()  # once Valkey is there, which some may ask
 
