@@ -12,7 +12,7 @@ from typing import Literal
 from tests.servers.process import LOCALHOST
 from tests.servers.redis import RedisServer
 
-Fault = Literal["lose the reply", "cut", "keep"]
+Fault = Literal["lose the reply", "cut", "keep", "hold"]
 _WRITE = re.compile(rb"\d{16} \d{16} [01] ")  # as in scripts/delivery.lua
 
 
@@ -24,6 +24,7 @@ class Proxy:
     lose the reply  the server gets it, and when it answers, both connections are cut
     cut             both are cut instead of sending it on
     keep            the client's connection is cut; `deliver()` sends on what was kept
+    hold            likewise, and the client's connection stays
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -96,9 +97,10 @@ class Proxy:
                     way.fault = self.faults.pop(0)
                 if way.fault == "cut":
                     break
-                if way.fault == "keep":
+                if way.fault in ("keep", "hold"):
                     self._kept.append((way, piece))
-                    _cut(way.client)
+                    if way.fault == "keep":
+                        _cut(way.client)
                     return
                 way.upstream.sendall(piece)
         _cut(way.client)
