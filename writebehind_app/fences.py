@@ -91,17 +91,13 @@ class Marks:
             elif int(entry.times.get(APART + name, 0)) > self.value_at(name):
                 # Who carried them out on the value did not know that it is void.
                 texts[name], relative = entry.apart[name], True
-        delete, at = entry.delete, max(entry.at, self.at)
-        if delete:
-            if self.at > entry.gone and stored is not None:
-                # The row goes, and what was written directly makes a new one.
-                newer = {n for n, marks in self.fields.items() if marks[-1][0] > entry.gone}
-                fields = {merged_field(name) or name for name in newer}
-                texts |= self._anew(layout, fields, stored, entry.gone, texts)
-                return entry._replace(
-                    texts=texts, keep=True, born=self.at, at=at, relative=relative
-                )
-            delete = self.row < entry.gone
+        delete, at = entry.delete and self.row < entry.gone, max(entry.at, self.at)
+        if delete and self.at > entry.gone and stored is not None:
+            # The row goes, and what was written directly makes a new one.
+            newer = {n for n, marks in self.fields.items() if marks[-1][0] > entry.gone}
+            fields = {merged_field(name) or name for name in newer}
+            texts |= self._anew(layout, fields, stored, entry.gone, texts)
+            return entry._replace(texts=texts, keep=True, born=self.at, at=at, relative=relative)
         keep = entry.keep and (bool(texts) or entry.at > self.at)
         if not delete and not keep:
             return None

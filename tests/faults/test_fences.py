@@ -25,6 +25,7 @@ from tests.models import Counter, Note, Owner
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.buffers import fallback
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.flush import engine
 from writebehind_app.store.shard import Batch
 
@@ -52,6 +53,7 @@ FLUSHES = st.sampled_from(["claim", "apply", "flush"])
 ROW_STORIES = st.lists(
     st.tuples(st.just("set"), WHERE, WRITES)
     | st.tuples(st.just("set"), WHERE, WRITES)
+    | st.tuples(st.just("create"), WHERE, WRITES)
     | st.tuples(st.just("delete"), WHERE)
     | st.tuples(FLUSHES),
     max_size=14,
@@ -102,9 +104,16 @@ def test_rows(story, database, redis_server, go):
     flusher = Flusher(Counter.buffered)
     for verb, *details in story:
         match verb, *details:
-            case "set", where, written:
+            case ("set" | "create") as verb, where, written:
                 go(where)
-                Counter.buffered.set(name=name, **written)
+                try:
+                    getattr(Counter.buffered, verb)(name=name, **written)
+                except AlreadyExists:  # directly, what is stored decides
+                    assert model is not None or where == "direct"
+                    continue
+                if verb == "create":
+                    assert model is None or where == "direct"
+                    model = None
                 row = model or dict.fromkeys(FIELDS) | {"small": 0}
                 model = row | {
                     field: in_python(row[field], value, json=field == "extra")

@@ -341,6 +341,16 @@ class TestFences:
         Setting.buffered.flush()
         assert dict(Setting.objects.values_list("key", "value")) == expected
 
+    def test_a_row_that_is_new_since_a_delete(self, outage):
+        Item.objects.create(number=1, a=1)
+        Item.buffered.delete(number=1)
+        with outage:
+            Item.buffered.delete(number=1)
+            Item.buffered.create(number=1, a=5)
+        assert Item.buffered.get(number=1).a == 5
+        Item.buffered.flush()
+        assert Item.objects.get().a == 5
+
     def test_they_go_when_nothing_older_can_be_there(self, outage, configure):
         Item.buffered.set(number=1, a=1)
         with outage:

@@ -86,6 +86,13 @@ MUTANTS = [
         _FENCES,
     ),
     mutant(
+        "an earlier delete takes a row that was made directly",
+        "fences.py",
+        "entry.delete and self.row < entry.gone",
+        "entry.delete",
+        f"{_FENCES}::test_a_row_that_is_new_since_a_delete",
+    ),
+    mutant(
         "operations on a pending value are void with it",
         "fences.py",
         "                texts[name], relative = entry.apart[name], True\n",
