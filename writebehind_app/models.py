@@ -140,3 +140,27 @@ class MadeSchedule(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Dashboard(models.Model):
+    """Has no table: it stands for the buffers in the admin, and carries what people may do there.
+
+    `user.has_perm("writebehind.flush")`, and so on.
+    """
+
+    class Meta:
+        managed = False
+        default_permissions = ()
+        permissions = [
+            ("view", "Can see what is pending, dead letters and the history of the flushes"),
+            ("flush", "Can flush pending entries"),
+            ("discard", "Can discard pending entries and dead letters"),
+            ("retry", "Can correct and retry dead letters"),
+            ("pause", "Can pause and resume flushing"),
+            ("reveal", "Can see sensitive values"),
+        ]
+        verbose_name = _("dashboard")
+        verbose_name_plural = _("dashboard")
+
+    def __str__(self) -> str:
+        return "Write-behind"

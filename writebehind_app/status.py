@@ -35,7 +35,7 @@ class Status:
 def read(client: redis.Redis, buffers: Sequence[Buffer]) -> list[Status]:
     """How the buffers are doing; `BufferUnavailable` where Redis does not answer."""
     shards = store.overview(client, [key for buffer in buffers for key in buffer.shard_keys()])
-    letters = _dead_letters(buffers)
+    letters = dead_letters(buffers)
     found = []
     for buffer in buffers:
         own = [shards[key] for key in buffer.shard_keys()]
@@ -68,7 +68,7 @@ def of_redis(client: redis.Redis) -> dict[str, Any]:
     return {"address": server.address(client), **known}
 
 
-def _dead_letters(buffers: Sequence[Buffer]) -> dict[str, int | None]:
+def dead_letters(buffers: Sequence[Buffer]) -> dict[str, int | None]:
     by_database: dict[str, list[str]] = {}
     for buffer in buffers:
         by_database.setdefault(buffer.layout().using, []).append(buffer.label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial, wraps
@@ -66,7 +66,8 @@ def asynchronous(
 class Buffer(ABC):
     """A declaration, and the verbs that all kinds of buffers have.
 
-    Options that are not given are those of `WRITEBEHIND`.
+    Options that are not given are those of `WRITEBEHIND`. `sensitive` names fields, of a meta
+    buffer meta keys, whose values the admin shows to those alone who may see them.
     """
 
     model: type[models.Model]
@@ -83,7 +84,9 @@ class Buffer(ABC):
         max_pending: int | None = None,
         when_down: str | None = None,
         when_full: str | None = None,
+        sensitive: str | Iterable[str] = (),
     ) -> None:
+        self.sensitive = (sensitive,) if isinstance(sensitive, str) else tuple(sensitive)
         self.options = {
             name: value
             for name, value in {

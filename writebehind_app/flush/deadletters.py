@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha1
 from typing import Any
 
 from django.core.exceptions import FieldError
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models, transaction
 from django.utils import timezone
 
@@ -174,6 +176,20 @@ def discard(buffer: Buffer, ids: Iterable[int]) -> int:
     return count
 
 
+def discard_all(letters: Iterable[DeadLetter]) -> int:
+    """Throw away letters of any buffers; says how many went."""
+    count = 0
+    by_buffer: dict[str, list[DeadLetter]] = defaultdict(list)
+    for letter in letters:
+        by_buffer[letter.buffer].append(letter)
+    for label, found in by_buffer.items():
+        if buffer := registry.buffers().get(label):
+            count += discard(buffer, [letter.pk for letter in found])
+        else:  # nobody has a receipt of it any more
+            count += sum(letter.delete()[0] for letter in found)
+    return count
+
+
 def is_discarded(buffer: Buffer, shard: int, number: int, ids: Sequence[str] = ()) -> bool:
     """Whether a letter of that entry was discarded: one of these ids, if there are any."""
     discarded = _discarded_of(buffer).filter(shard=shard, number=number)
@@ -244,6 +260,16 @@ def described(letter: DeadLetter) -> dict[str, Any]:
         "first_seen": letter.first_seen,
         "last_seen": letter.last_seen,
     }
+
+
+class Encoder(DjangoJSONEncoder):
+    """Writes operations, and what else JSON does not know, as people read it."""
+
+    def default(self, value: Any) -> Any:
+        try:
+            return super().default(value)
+        except TypeError:
+            return repr(value)
 
 
 def _digest(id: str) -> str:

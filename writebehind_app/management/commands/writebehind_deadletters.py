@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.core.serializers.json import DjangoJSONEncoder
 
 from writebehind_app.buffers import registry
 from writebehind_app.flush import deadletters
@@ -70,15 +68,7 @@ class Command(BaseCommand):
             self._print({**deadletters.described(letter), "entry": json.loads(letter.entry)})
 
     def _discard(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
-        discarded = 0
-        by_buffer: dict[str, list[DeadLetter]] = defaultdict(list)
-        for letter in letters:
-            by_buffer[letter.buffer].append(letter)
-        for label, found in by_buffer.items():
-            if buffer := registry.buffers().get(label):
-                discarded += deadletters.discard(buffer, [letter.pk for letter in found])
-            else:  # nobody has a receipt of it any more
-                discarded += sum(letter.delete()[0] for letter in found)
+        discarded = deadletters.discard_all(letters)
         if as_json:
             self._print({"discarded": discarded})
         else:
@@ -108,7 +98,7 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _print(self, value: Any) -> None:
-        self.stdout.write(json.dumps(value, cls=_Encoder, ensure_ascii=False))
+        self.stdout.write(json.dumps(value, cls=deadletters.Encoder, ensure_ascii=False))
 
 
 def _letters(options: dict[str, Any]) -> list[DeadLetter]:
@@ -157,13 +147,3 @@ def _inline(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}={each!r}" for name, each in value.items())
     return str(value)
-
-
-class _Encoder(DjangoJSONEncoder):
-    """Writes operations and what else JSON does not know as people read it."""
-
-    def default(self, value: Any) -> Any:
-        try:
-            return super().default(value)
-        except TypeError:
-            return repr(value)

@@ -1,0 +1,302 @@
+"""Dead letters in the admin: read, corrected, retried, discarded and exported."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from io import StringIO
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+
+from tests.admin import LETTERS, client, messages, page
+from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue
+from tests.servers import wanted_databases
+from writebehind_app import Add
+from writebehind_app.buffers import registry
+from writebehind_app.flush import deadletters
+from writebehind_app.models import DeadLetter
+
+UUID = "00000000-0000-0000-0000-000000000001"
+
+
+@pytest.fixture
+def admin(plain) -> Client:
+    return client(superuser=True)
+
+
+@pytest.fixture
+def letters(admin) -> list[DeadLetter]:
+    """Two letters, for two reasons."""
+    owner = Owner.objects.create(name="anna")
+    Pair.objects.create(owner=owner, name="other", note="taken")
+    Pair.buffered.set(owner=owner, name="x", note="taken", value=Add(2))
+    Pair.buffered.flush()
+    Pair.buffered.set(owner=404, name="y", value=3)
+    Pair.buffered.flush()
+    return list(DeadLetter.objects.order_by("pk"))
+
+
+def change(letter: DeadLetter) -> str:
+    return f"{LETTERS}{letter.pk}/change/"
+
+
+def form_of(admin: Client, letter: DeadLetter) -> dict[str, str]:
+    """What a browser would send back unchanged."""
+    form = admin.get(change(letter)).context["form"]
+    values = {bound.name: bound.value() for bound in form}
+    return {name: "" if value is None else value for name, value in values.items()}
+
+
+def sent(admin: Client, letter: DeadLetter, button: str = "_retry", **values: object) -> list[str]:
+    data = {**form_of(admin, letter), **values, button: ""}
+    return messages(admin.post(change(letter), data, follow=True))
+
+
+def acted(admin: Client, action: str, *letters: DeadLetter, **data: object) -> list[str]:
+    ids = [letter.pk for letter in letters]
+    response = admin.post(LETTERS, {"action": action, "_selected_action": ids, **data}, follow=True)
+    return messages(response)
+
+
+def test_the_list_and_its_filters(admin, letters):
+    text = page(admin, LETTERS)
+    assert "name=x" in text
+    assert "owner: there is no tests.Owner 404." in text
+    found = re.findall(r"<p class=\"paginator\">\s*(\d+)", text)
+    assert found == ["2"]
+    assert "name=y" not in page(admin, LETTERS, q="UNIQUE")
+    assert "name=x" in page(admin, LETTERS, buffer="tests.Pair")
+    assert "name=x" in page(admin, LETTERS, error="IntegrityError")
+    assert "name=x" not in page(admin, LETTERS, buffer="tests.Item")
+    assert "name=x" in page(admin, LETTERS, last_seen__gte="2020-01-01 00:00:00+00:00")
+
+
+def test_a_letter_says_what_was_refused_and_why(admin, letters):
+    text = page(admin, change(letters[0]))
+    assert "UNIQUE constraint failed" in text
+    assert "Add(amount=2)" in text
+    assert "taken" in text
+    assert "Refused 1 time" in text
+    response = admin.get(f"{LETTERS}99999999/change/", follow=True)
+    assert messages(response) == ["This dead letter has gone: stored, or discarded."]
+    assert admin.get(f"{LETTERS}x/change/", follow=True).status_code == 200
+
+
+def test_a_foreign_key_is_corrected_and_the_letter_stored(admin):
+    """As somebody on call would: see the letter, correct it, retry it, see the row."""
+    Everything.buffered.set(key=UUID, owner=404, text="kept", boolean=True)
+    Everything.buffered.flush()
+    letter = DeadLetter.objects.get()
+    assert "there is no tests.Owner 404" in page(admin, change(letter))
+
+    (message,) = sent(admin, letter)  # as it is
+    assert message == "1 refused again: see why below."
+    assert DeadLetter.objects.get().attempts == 2
+    owner = Owner.objects.create(name="anna")
+    assert sent(admin, letter, "_save", owner=owner.pk) == [
+        "The values are kept for the next retry."
+    ]
+    assert f"owner</th><td>{owner.pk}</td>" in page(admin, change(letter))
+    assert sent(admin, letter) == ["1 stored."]
+    row = Everything.objects.get()
+    assert (row.owner_id, row.text, row.boolean) == (owner.pk, "kept", True)
+    done = list(LogEntry.objects.order_by("pk").values_list("change_message", flat=True))
+    assert done == ["Retried: refused.", "Corrected: owner.", "Retried: stored."]
+
+
+def test_a_missing_value_is_added(admin):
+    Venue.objects.create(slug="here")
+    Place.buffered.set(number=1)
+    Place.buffered.flush()
+    letter = DeadLetter.objects.get()
+    assert sent(admin, letter, venue="here") == ["1 stored."]
+    assert Place.objects.get().venue_id == "here"
+
+
+def test_an_operation_stays_or_is_replaced(admin, letters):
+    assert "Now: Add(amount=2)" in page(admin, change(letters[0]))
+    assert sent(admin, letters[0], note="free") == ["1 stored."]
+    assert Pair.objects.get(name="x").value == 2
+    Owner.objects.create(pk=404, name="bert")
+    assert sent(admin, letters[1], value="7") == ["1 stored."]
+    assert Pair.objects.get(name="y").value == 7
+
+
+def test_a_wrong_value_is_refused_with_the_field(admin, letters):
+    for value, message in (("x", "Enter a whole number"), ("", "cannot be null")):
+        data = {**form_of(admin, letters[1]), "value": value, "_retry": ""}
+        assert message in admin.post(change(letters[1]), data).content.decode()
+    assert DeadLetter.objects.get(pk=letters[1].pk).attempts == 1
+    Everything.buffered.set(key=UUID, owner=404)
+    Everything.buffered.flush()
+    letter = DeadLetter.objects.latest("pk")
+    data = {**form_of(admin, letter), "owner": "999999", "_retry": ""}
+    assert "Select a valid choice" in admin.post(change(letter), data).content.decode()
+
+
+def test_every_kind_of_field_is_in_the_form_and_unchanged_if_sent_back(admin):
+    Everything.buffered.set(
+        key=UUID,
+        owner=404,
+        boolean=False,
+        datetime="2026-01-02T03:04:05.678901+00:00",
+        time="01:02:03.000004",
+        duration="1 00:00:01",
+        decimal="1.5",
+        json={"a": [1, None]},
+        color="red",
+        level=2,
+        binary=b"x",
+        file="a/b.txt",
+        float=0.1,
+    )
+    Everything.buffered.flush()
+    letter = DeadLetter.objects.get()
+    before = letter.entry
+    assert sent(admin, letter, "_save") == ["The values are kept for the next retry."]
+    assert DeadLetter.objects.get().entry == before
+    named = set(admin.get(change(letter)).context["form"].fields)
+    assert {c.name for c in Everything.buffered.layout().columns.values()} - named == {"binary"}
+    sent(
+        admin,
+        letter,
+        "_save",
+        boolean="true",
+        color="blue",
+        level="1",
+        json='{"b": 2}',
+        date="2026-05-06",
+        file="c.txt",
+        owner="",
+    )
+    values = deadletters.described(DeadLetter.objects.get())["values"]
+    assert values["boolean"] is True
+    assert (values["color"], values["level"], values["file"]) == ("blue", 1, "c.txt")
+    assert values["json"] == {"b": 2}
+    assert values["owner"] is None
+    assert str(values["datetime"]) == "2026-01-02 03:04:05.678901+00:00"
+
+
+def test_letters_of_meta_keys_and_of_logs(admin):
+    Note.buffered.of(page="p", owner=404)["color"] = "red"
+    Note.buffered.flush()
+    letter = DeadLetter.objects.get()
+    assert "page=p, owner_id=404, key=color" in page(admin, change(letter))
+    Owner.objects.create(pk=404, name="anna")
+    assert sent(admin, letter, value='"blue"') == ["1 stored."]
+    assert Note.objects.get().value == "blue"
+    receipt = Seat.buffered.append(number=1)
+    Seat.objects.create(number=1, at="2026-01-01T00:00:00Z")
+    Seat.buffered.flush()
+    letter = DeadLetter.objects.get()
+    assert not receipt.persisted
+    assert sent(admin, letter, number="2") == ["1 stored."]
+    assert Seat.objects.filter(number=2).exists()
+
+
+def test_retry_in_bulk(admin, letters):
+    Owner.objects.create(pk=404, name="bert")
+    (message,) = acted(admin, "retry", *letters)
+    assert message == "1 refused again: see why below, 1 stored."
+    assert DeadLetter.objects.get().pk == letters[0].pk
+    assert LogEntry.objects.count() == 2
+
+
+def test_a_letter_of_a_model_that_is_gone(admin, letters, monkeypatch):
+    DeadLetter.objects.update(buffer="gone.Model")
+    assert "gone.Model" in page(admin, LETTERS)
+    assert "Save and retry" not in page(admin, change(letters[0]))
+    assert admin.post(change(letters[0]), {"_retry": ""}).status_code == 403
+    (message,) = acted(admin, "retry", *letters)
+    assert message == "2 are of a model without a buffer: export, then discard them."
+    assert acted(admin, "discard", *letters, confirmation="2") == ["2 dead letters discarded."]
+
+
+def test_a_letter_of_a_model_that_was_changed(admin, letters):
+    entry = json.loads(letters[0].entry)
+    entry[10] = {"gone": "1"}
+    DeadLetter.objects.filter(pk=letters[0].pk).update(entry=json.dumps(entry))
+    assert "gone" in page(admin, change(letters[0]))
+    page(admin, LETTERS)
+    assert len(acted(admin, "retry", letters[0])) == 1
+
+
+def test_discard_in_bulk_is_confirmed_by_their_number(admin, letters):
+    response = admin.post(
+        LETTERS, {"action": "discard", "_selected_action": [letters[0].pk, letters[1].pk]}
+    )
+    text = response.content.decode()
+    assert "2 entries would be lost" in text
+    assert "there is no" not in text
+    assert "value=3" in text
+    acted(admin, "discard", *letters, confirmation="3")
+    assert DeadLetter.objects.count() == 2
+    assert acted(admin, "discard", *letters, confirmation="2") == ["2 dead letters discarded."]
+    assert not DeadLetter.objects.exists()
+    assert LogEntry.objects.count() == 2
+
+
+def test_export(admin, letters):
+    data = {"_selected_action": [x.pk for x in letters]}
+    exported = admin.post(LETTERS, {"action": "export_json", **data})
+    first, second = json.loads(exported.content)
+    assert first["key"]["name"] == "x"
+    assert first["values"] == {"note": "taken", "value": "Add(amount=2)"}
+    assert second["reason"] == "owner: there is no tests.Owner 404."
+    assert "dead_letters.json" in exported["Content-Disposition"]
+    exported = admin.post(LETTERS, {"action": "export_csv", **data})
+    lines = list(csv.DictReader(StringIO(exported.content.decode())))
+    assert [int(line["id"]) for line in lines] == [x.pk for x in letters]
+    assert json.loads(lines[0]["values"]) == first["values"]
+
+
+def test_an_export_has_no_formulas(admin, letters):
+    DeadLetter.objects.update(reason='=HYPERLINK("evil")')
+    exported = admin.post(
+        LETTERS, {"action": "export_csv", "_selected_action": [letters[0].pk]}
+    ).content.decode()
+    assert next(csv.DictReader(StringIO(exported)))["reason"].startswith("'=HYPER")
+
+
+def test_what_is_in_a_letter_is_text_and_not_a_part_of_the_page(admin):
+    Owner.objects.create(pk=7, name="anna")
+    evil = "<script>alert(1)</script>"
+    Pair.objects.create(owner_id=7, name="other", note=evil)
+    Pair.buffered.set(owner=7, name=evil, note=evil)
+    Pair.buffered.flush()
+    letter = DeadLetter.objects.get()
+    DeadLetter.objects.update(reason=evil)
+    for path in (LETTERS, change(letter)):
+        assert evil not in admin.get(path).content.decode()
+    data = {"action": "discard", "_selected_action": letter.pk}
+    assert evil not in admin.post(LETTERS, data).content.decode()
+
+
+@pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+@pytest.mark.parametrize("database", sorted({*wanted_databases()} - {"sqlite"}), indirect=True)
+def test_letters_in_two_databases(database, redis_server, monkeypatch):
+    """SQLite is the other one, in which the admin has its own tables here."""
+    from tests.router import CurrentDatabase
+
+    admin = client(superuser=True)
+    Pair.buffered.set(owner=404, name="there")
+    Pair.buffered.flush()
+    letter = DeadLetter.objects.get()
+    here = CurrentDatabase.db_for_write
+    monkeypatch.setattr(
+        CurrentDatabase,
+        "db_for_write",
+        lambda self, model, **hints: "default" if model is Item else here(self, model, **hints),
+    )
+    assert len({buffer.layout().using for buffer in registry.buffers().values()}) == 2
+    assert "name=there" in page(admin, LETTERS, database=database)
+    assert "name=there" not in page(admin, LETTERS, database="default")
+    text = page(admin, LETTERS, database=database)
+    path = re.search(rf'href="({re.escape(change(letter))}[^"]*)"', text)[1]
+    Owner.objects.create(pk=404, name="anna")
+    data = {"value": "3", "note": "", "_retry": ""}
+    assert messages(admin.post(path, data, follow=True)) == ["1 stored."]
+    assert not DeadLetter.objects.exists()

@@ -1,0 +1,183 @@
+"""What was flushed over time, drawn from the ledger as bars: nothing else has to be kept for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db import Error
+from django.db.models import Count, DurationField, ExpressionWrapper, F, Max, Sum
+from django.db.models.functions import TruncHour, TruncMinute
+from django.utils import formats, timezone
+from django.utils.functional import Promise
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from writebehind_app.admin.shown import duration
+from writebehind_app.buffers import registry
+from writebehind_app.models import AppliedBatch
+
+WIDTH, HEIGHT = 320, 130  # of the whole, in units of the SVG
+_LEFT, _TOP, _BOTTOM = 46, 8, 18  # what the labels take of it
+
+
+class _Span(NamedTuple):
+    name: Promise
+    step: timedelta
+    steps: int
+    truncated: Any
+
+
+SPANS = {
+    "hour": _Span(gettext_lazy("the last hour"), timedelta(minutes=1), 60, TruncMinute),
+    "day": _Span(gettext_lazy("the last day"), timedelta(hours=1), 24, TruncHour),
+}
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What was flushed in a step of time."""
+
+    rows: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    oldest: float = 0.0
+
+    def add(self, found: Mapping[str, Any]) -> None:
+        self.rows += found["sum_rows"] or 0
+        self.batches += found["batches"]
+        self.seconds += _seconds(found["took"])
+        self.oldest = max(self.oldest, _seconds(found["age"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Texts, as a number would be written as the language does it."""
+
+    x: str
+    y: str
+    width: str
+    height: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    name: str
+    summary: str
+    bars: list[Bar]
+    top: str  # what the upper end of the axis is
+    first: str  # when the time axis begins
+    last: str
+
+
+@dataclass(frozen=True, slots=True)
+class Charts:
+    """Some charts of one span of time."""
+
+    span: str
+    charts: list[Chart]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = _LEFT
+    top: int = _TOP
+    bottom: int = HEIGHT - _BOTTOM
+
+    @property
+    def spans(self) -> list[tuple[str, Promise]]:
+        return [(key, span.name) for key, span in SPANS.items()]
+
+
+def drawn(span: str) -> Charts:
+    """The charts of a span of time."""
+    span = span if span in SPANS else "hour"
+    steps = dict(_steps(SPANS[span]))
+    per = _("per minute") if span == "hour" else _("per hour")
+
+    def number(value: float) -> str:
+        return formats.number_format(round(value), use_l10n=True, force_grouping=True)
+
+    def mean(sums: _Sums) -> float:
+        return sums.seconds / sums.batches if sums.batches else 0.0
+
+    return Charts(
+        span,
+        [
+            _chart(_("Rows stored, %s") % per, steps, lambda sums: sums.rows, number),
+            _chart(_("Batches, %s") % per, steps, lambda sums: sums.batches, number),
+            _chart(_("Time for a batch, mean"), steps, mean, duration),
+            _chart(_("Oldest write when flushed"), steps, lambda sums: sums.oldest, duration),
+        ],
+    )
+
+
+def _steps(span: _Span) -> Iterator[tuple[datetime, _Sums]]:
+    """What was flushed in each step, oldest first."""
+    now = timezone.now()
+    last = now.replace(second=0, microsecond=0)
+    if span.step >= timedelta(hours=1):
+        last = last.replace(minute=0)
+    first = last - span.step * (span.steps - 1)
+    sums: dict[datetime, _Sums] = {}
+    for using in {buffer.layout().using for buffer in registry.buffers().values()}:
+        batches = AppliedBatch.objects.using(using).filter(
+            applied_at__gte=first, duration__isnull=False
+        )
+        age = ExpressionWrapper(F("applied_at") - F("oldest_at"), output_field=DurationField())
+        by_step = (
+            batches.annotate(step=span.truncated("applied_at", tzinfo=UTC))
+            .order_by()
+            .values("step")
+            .annotate(sum_rows=Sum("rows"), batches=Count("pk"), took=Sum("duration"), age=Max(age))
+        )
+        try:
+            for found in by_step:
+                sums.setdefault(found["step"], _Sums()).add(found)
+        except Error:  # the health says what is wrong with the database
+            continue
+    for number in range(span.steps):
+        at = first + span.step * number
+        yield at, sums.get(at, _Sums())
+
+
+def _chart(
+    name: str,
+    steps: Mapping[datetime, _Sums],
+    value: Callable[[_Sums], float],
+    text: Callable[[float], str],
+) -> Chart:
+    values = {at: float(value(sums)) for at, sums in steps.items()}
+    greatest = max(values.values())
+    width = (WIDTH - _LEFT) / len(values)
+    bars = []
+    for number, (at, found) in enumerate(values.items()):
+        if found:
+            height = max(found / greatest * (HEIGHT - _TOP - _BOTTOM), 1)
+            bars.append(
+                Bar(
+                    x=f"{_LEFT + number * width:.1f}",
+                    y=f"{HEIGHT - _BOTTOM - height:.1f}",
+                    width=f"{width * 0.8:.1f}",
+                    height=f"{height:.1f}",
+                    title=f"{_clock(at)}: {text(found)}",
+                )
+            )
+    first, *_others, last = values
+    return Chart(
+        name=name,
+        summary=_("%(name)s; at most %(top)s") % {"name": name, "top": text(greatest)},
+        bars=bars,
+        top=text(greatest) if greatest else "",
+        first=_clock(first),
+        last=_clock(last),
+    )
+
+
+def _clock(at: datetime) -> str:
+    return formats.time_format(timezone.localtime(at) if timezone.is_aware(at) else at, "H:i")
+
+
+def _seconds(found: timedelta | None) -> float:
+    return max(found.total_seconds(), 0.0) if found else 0.0

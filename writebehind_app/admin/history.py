@@ -1,0 +1,71 @@
+"""The history of the flushes: the ledger, as the admin lists it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from writebehind_app.admin.access import Guarded
+from writebehind_app.admin.filters import BufferFilter, DatabaseFilter, using_of
+from writebehind_app.admin.shown import duration
+from writebehind_app.models import AppliedBatch
+
+
+class DeadLettersFilter(admin.SimpleListFilter):
+    title = gettext_lazy("dead letters")
+    parameter_name = "letters"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("some", gettext_lazy("some")), ("none", gettext_lazy("none"))]
+
+    def queryset(
+        self, request: HttpRequest, queryset: models.QuerySet[Any]
+    ) -> models.QuerySet[Any]:
+        match self.value():
+            case "some":
+                return queryset.filter(dead_letters__gt=0)
+            case "none":
+                return queryset.filter(dead_letters=0)
+        return queryset
+
+
+class AppliedBatchAdmin(Guarded):
+    list_display = (
+        "applied_at",
+        "buffer",
+        "shard",
+        "entries",
+        "rows",
+        "dead_letters",
+        "statements",
+        "took",
+        "waited",
+    )
+    list_display_links = None
+    list_filter = (DatabaseFilter, BufferFilter, "applied_at", DeadLettersFilter)
+    list_per_page = 50
+    show_full_result_count = False
+    actions = None
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[AppliedBatch]:
+        # Without a duration it is no batch, but the token of one that was discarded.
+        batches = AppliedBatch.objects.using(using_of(request))
+        return batches.filter(duration__isnull=False).order_by("-applied_at")
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().changelist_view(request, {"title": _("History"), **(extra_context or {})})
+
+    @admin.display(description=gettext_lazy("took"), ordering="duration")
+    def took(self, batch: AppliedBatch) -> str:
+        return duration(batch.duration.total_seconds()) if batch.duration else ""
+
+    @admin.display(description=gettext_lazy("oldest write had waited"))
+    def waited(self, batch: AppliedBatch) -> str:
+        return duration(max((batch.applied_at - batch.oldest_at).total_seconds(), 0))

@@ -1,0 +1,61 @@
+"""Values as people read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.utils import formats, timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+LONGEST = 300  # characters of a value
+
+
+def shown(value: Any, longest: int = LONGEST) -> str:
+    """A value in a page, as far as it fits there."""
+    text = _text(value)
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case bool():
+            return _("yes") if value else _("no")
+        case str() | int() | float():
+            return str(value)
+        case datetime():
+            local = timezone.localtime(value) if timezone.is_aware(value) else value
+            return formats.date_format(local, "DATETIME_FORMAT")
+        case date():
+            return formats.date_format(value)
+        case time():
+            return formats.time_format(value)
+        case bytes() | memoryview():
+            return ngettext("%d byte", "%d bytes", len(value)) % len(value)
+        case dict() | list():
+            return json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, default=repr)
+    return str(value)
+
+
+def inline(values: Mapping[str, Any]) -> str:
+    """Names with their values, on a line."""
+    return ", ".join(f"{name}={shown(value, 80)}" for name, value in values.items())
+
+
+def duration(seconds: float) -> str:
+    """How long that is, as a number and a unit."""
+    if seconds < 1:
+        return _("%d ms") % (seconds * 1000)
+    if seconds < 120:
+        return _("%d s") % seconds
+    if seconds < 7200:
+        return _("%d min") % (seconds / 60)
+    if seconds < 172_800:
+        return _("%d h") % (seconds / 3600)
+    return _("%d days") % (seconds / 86400)

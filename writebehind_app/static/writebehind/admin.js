@@ -1,0 +1,57 @@
+// What the pages do beyond plain HTML: they work without it.
+"use strict";
+
+// One fragment is fetched again and again, unless the reader stopped it or looks elsewhere.
+for (const part of document.querySelectorAll("[data-live]")) {
+  let paused = false;
+  const button = document.querySelector(`[data-pause="${part.id}"]`);
+  if (button) {
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      paused = !paused;
+      [button.textContent, button.dataset.other] = [button.dataset.other, button.textContent];
+    });
+  }
+  const update = async () => {
+    const idle = paused || document.hidden || part.contains(document.activeElement);
+    if (!idle) {
+      try {
+        const response = await fetch(part.dataset.live);
+        if (response.ok && !response.redirected) part.innerHTML = await response.text();
+      } catch {
+        // The next one may come through.
+      }
+    }
+    setTimeout(update, 1000 * part.dataset.seconds);
+  };
+  setTimeout(update, 1000 * part.dataset.seconds);
+}
+
+// A flush goes on step by step.
+for (const form of document.querySelectorAll("[data-steps]")) {
+  const progress = document.getElementById("wb-progress");
+  const done = document.getElementById("wb-done");
+  form.querySelector("button").hidden = true;
+  const step = async () => {
+    const response = await fetch(form.action, {
+      method: "POST",
+      body: new FormData(form),
+      headers: { Accept: "application/json" },
+    });
+    if (!response.ok || response.redirected) return location.reload();
+    const job = await response.json();
+    if (job.over || job.over === undefined) return location.reload();
+    progress.value = job.done;
+    done.textContent = `${job.done} / ${job.total}`;
+    return step();
+  };
+  step().catch(() => { form.querySelector("button").hidden = false; });
+}
+
+for (const all of document.querySelectorAll("[data-all]")) {
+  all.addEventListener("change", () => {
+    for (const box of document.querySelectorAll(`[name="${all.dataset.all}"][type=checkbox]`)) {
+      box.checked = all.checked;
+    }
+  });
+}

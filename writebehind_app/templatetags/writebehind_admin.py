@@ -1,0 +1,11 @@
+"""Values as the admin shows them."""
+
+from __future__ import annotations
+
+from django import template
+
+from writebehind_app.admin.shown import inline, shown
+
+register = template.Library()
+register.filter("shown", shown)
+register.filter("inline", inline)
