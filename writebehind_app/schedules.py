@@ -52,8 +52,15 @@ def remove() -> list[str]:
 
 
 def is_on() -> bool:
-    """Whether a schedule flushes."""
-    return jobs.is_installed() and any(map(flushes, _all().exclude(repeats=0)))
+    """Whether there is a schedule of ticks that this cluster carries out."""
+    if not jobs.is_installed():
+        return False
+    conf = jobs.conf()
+    own = models.Q(cluster=conf.CLUSTER_NAME)
+    if conf.CLUSTER_NAME == conf.PREFIX:  # the one for schedules that name none
+        own |= models.Q(cluster=None)
+    ticks = _all().filter(own, func=FLUSH_DUE, kwargs__contains="fan_out")
+    return ticks.exclude(repeats=0).exists()
 
 
 def flushes(schedule: Any) -> bool:

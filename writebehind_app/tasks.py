@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from multiprocessing import parent_process
 from typing import Any
 
 from django.db import close_old_connections
@@ -95,6 +96,8 @@ def prune() -> int:
 def tick_at_once(**kwargs: Any) -> None:
     """When a worker of Django-Q2 starts: it may be the first one, or come in place of one that died
     in the middle. The clock would take half a minute to start anything."""
+    if parent_process() is None:
+        return  # no worker: a task runs in the very process that asks for it
     try:
         wanted = schedules.is_on() and places.hold(
             client(), place_key(conf.prefix(), "start"), secrets.token_hex(8), 1

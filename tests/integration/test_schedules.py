@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django_q.conf import Conf
 from django_q.models import Schedule
 
 from writebehind_app import jobs, schedules
@@ -132,11 +133,23 @@ class TestOn:
         Schedule.objects.filter(name=NAMES[0]).update(repeats=0)
         assert not schedules.is_on()
 
-    def test_a_command_that_is_scheduled_counts(self, plain):
-        Schedule.objects.create(
+    def test_not_for_what_a_project_schedules_by_itself(self, plain):
+        own = Schedule.objects.create(
             func="django.core.management.call_command", args="'flush_writebehind'"
         )
+        assert not schedules.is_on()
+        assert schedules.flushes(own)  # as the doctor asks
+        Schedule.objects.create(func="writebehind_app.tasks.flush_due", kwargs="seconds=5")
+        assert not schedules.is_on()
+
+    def test_in_the_cluster_that_carries_it_out(self, plain, monkeypatch):
+        command()
+        monkeypatch.setattr(Conf, "CLUSTER_NAME", "other")
+        assert not schedules.is_on()
+        Schedule.objects.filter(name=NAMES[0]).update(cluster="other")
         assert schedules.is_on()
+        monkeypatch.undo()
+        assert not schedules.is_on()
 
 
 class TestWithoutDjangoQ:

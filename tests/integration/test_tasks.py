@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from django.utils import timezone
 from django_q.conf import Conf
+from django_q.exceptions import TimeoutException
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
+from django_q.tasks import async_task
 
 from tests.models import Item, Stamp, Visit
-from writebehind_app import conf, jobs, schedules, tasks
+from writebehind_app import Add, conf, jobs, schedules, steps, tasks
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.meta.models import AppointmentMeta
 from writebehind_app.models import AppliedBatch
@@ -163,7 +165,8 @@ class TestTick:
         tasks.flush_due(seconds=20, fan_out=True)
         assert time.monotonic() - started < 2
 
-    def test_begins_when_a_worker_starts(self, plain):
+    def test_begins_when_a_worker_starts(self, plain, monkeypatch):
+        monkeypatch.setattr(tasks, "parent_process", lambda: "a cluster")
         tasks.tick_at_once()
         assert asked_for() == []
         schedules.make()
@@ -171,7 +174,15 @@ class TestTick:
         tasks.tick_at_once()  # the second worker
         assert asked_for() == [("flush_due", (), schedules.TICK)]
 
-    def test_a_worker_starts_whatever_is_away(self, plain, caplog):
+    def test_is_not_begun_by_a_task_that_runs_at_once(self, plain):
+        schedules.make()
+        started = time.monotonic()
+        async_task("math.floor", 1.5, sync=True)
+        assert time.monotonic() - started < 3
+        assert asked_for() == []
+
+    def test_a_worker_starts_whatever_is_away(self, plain, caplog, monkeypatch):
+        monkeypatch.setattr(tasks, "parent_process", lambda: "a cluster")
         plain.stop()
         schedules.make()
         tasks.tick_at_once()
@@ -197,6 +208,30 @@ class TestTick:
         Visit.buffered.append(event=1, email="a")
         assert tasks.flush_due(seconds=1, fan_out=True)["rows"] == 2
         assert asked_for() == []
+
+
+class TestTimeout:
+    """Scenario 43: a worker is timed out in the middle of a task."""
+
+    @pytest.mark.parametrize("step", ["flush.claimed", "flush.token", "flush.buried"])
+    def test_nobody_waits_for_the_lease_of_its_batch(
+        self, database, redis_server, configure, monkeypatch, step
+    ):
+        configure(MAX_AGE=0, LEASE=3600)
+        Item.buffered.set_many({"number": n, "a": Add(1)} for n in range(20))
+
+        def hook(reached: str) -> None:
+            if reached == step:
+                raise TimeoutException
+
+        monkeypatch.setattr(steps, "hook", hook)
+        with pytest.raises(TimeoutException):
+            tasks.flush_due()
+        monkeypatch.setattr(steps, "hook", None)
+        assert Item.buffered.count_pending() == 20
+        assert tasks.flush_due()["rows"] == 20  # it is redelivered
+        assert set(Item.objects.values_list("a", flat=True)) == {1}
+        assert Item.buffered.count_pending() == 0
 
 
 class TestFlushEntry:

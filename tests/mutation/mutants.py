@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.mutation import around, calls, flushes
+from tests.mutation import around, automation, calls, flushes
 
-MUTANTS = [*around.MUTANTS, *flushes.MUTANTS, *calls.MUTANTS]
+MUTANTS = [*around.MUTANTS, *automation.MUTANTS, *flushes.MUTANTS, *calls.MUTANTS]
