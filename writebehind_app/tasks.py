@@ -130,9 +130,18 @@ def _due(buffers: Sequence[Buffer]) -> list[Buffer]:
 
 
 def _flush(buffer: Buffer, deadline: float | None) -> FlushResult:
-    """A batch of each shard at most, where more may come: others are due too."""
+    """A batch of each shard at most, where more may come: others are due too, and are flushed
+    whatever is wrong with this one."""
     most = buffer.option("BATCH_SIZE") * len(buffer.shard_keys()) if deadline else None
-    return engine.flush(buffer, due_only=True, wait=False, limit=most, deadline=deadline)
+    try:
+        return engine.flush(buffer, due_only=True, wait=False, limit=most, deadline=deadline)
+    except BufferUnavailable:
+        raise
+    except Exception:
+        if deadline is None:
+            raise
+        logger.exception("%s cannot be flushed", buffer)
+        return FlushResult(errors=1)
 
 
 # In a worker of Django-Q2

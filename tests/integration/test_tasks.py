@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.utils import timezone
 from django_q.conf import Conf
 from django_q.exceptions import TimeoutException
@@ -95,6 +96,24 @@ class TestFlushDue:
         assert tasks.flush_due(seconds=0.3)["errors"] == 0
         assert tasks.flush_due(seconds=0.3, fan_out=True)["errors"] == 0
         assert "Nothing can be flushed: Redis" in caplog.text
+
+    def test_a_buffer_that_cannot_be_flushed_keeps_no_other_from_it(
+        self, plain, configure, monkeypatch, caplog
+    ):
+        def fail(size: int) -> int:
+            raise LookupError("a mistake")
+
+        configure(MAX_AGE=0)
+        Item.buffered.set(number=1)
+        Visit.buffered.append(event=1, email="a")
+        monkeypatch.setattr(Item.buffered, "expire", fail)
+        found = tasks.flush_due(seconds=0.5)
+        assert (found["rows"], found["errors"] > 0) == (1, True)
+        assert "tests.Item.buffered cannot be flushed" in caplog.text
+        with pytest.raises(SystemExit):
+            call_command("flush_writebehind", loop=True, max_time=0.1, interval=0.2, verbosity=0)
+        with pytest.raises(LookupError):
+            tasks.flush_due()
 
     def test_a_batch_that_a_dead_one_left(self, plain, configure):
         configure(MAX_AGE=0, SHARDS=1, LEASE=0.2)

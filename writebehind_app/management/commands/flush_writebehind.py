@@ -105,6 +105,11 @@ class Command(BaseCommand):
                             raise
                         logger.error("%s: nothing can be flushed: %s", buffer, error)
                         result = FlushResult(errors=1)
+                    except Exception:
+                        if not options["loop"]:
+                            raise
+                        logger.exception("%s cannot be flushed", buffer)
+                        result = FlushResult(errors=1)
                     one.add(result)
             if limit is not None:
                 limit -= flushed
