@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import redis
@@ -70,6 +74,24 @@ def holds(breaker: Breaker, *, write: bool = False) -> bool:
     except HeldBack:
         return True
     return False
+
+
+@contextmanager
+def held(lock: Any) -> Iterator[None]:
+    """By another thread."""
+    taken, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            go_on.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    yield
+    go_on.set()
+    thread.join()
 
 
 class TestOpening:
@@ -197,11 +219,12 @@ class TestClosing:
         wait_for(lambda: not breaker.is_open)
 
     def test_the_thread_ends_with_its_settings(self, plain, configure):
+        plain.stop()
         before = threading.active_count()
         connection.breaker().note([], redis.TimeoutError())
         assert threading.active_count() == before + 1
         configure(MAX_AGE=7)
-        wait_for(lambda: threading.active_count() == before)
+        wait_for(lambda: threading.active_count() == before, seconds=5)
         assert not connection.breaker().is_open
 
 
@@ -309,7 +332,11 @@ class TestServers:
 
     def test_a_flusher_is_not_held_back(self, database, redis_server):
         Item.buffered.set(number=1, a=1)
-        connection.breaker().note([], redis.TimeoutError())
+        redis_server.stop()
+        for call in (Item.buffered.flush, Item.buffered.count_pending) * 3:
+            with pytest.raises(BufferUnavailable):
+                call()
+        redis_server.start()
         with pytest.raises(BufferUnavailable):
             Item.buffered.set(number=1, a=2)
         assert Item.buffered.flush().rows == 1
@@ -329,10 +356,11 @@ class TestServers:
         for _ in range(3):
             with pytest.raises(BufferUnavailable):
                 Item.buffered.set(number=1)
-        with module._lock:
+        with held(module._lock):
             pid = os.fork()
         if pid == 0:
             done = 1
+            signal.alarm(30)  # it would wait for ever for a lock of its parent
             try:
                 breaker = connection.breaker()
                 with pytest.raises(BufferUnavailable):

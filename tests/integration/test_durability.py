@@ -218,6 +218,7 @@ def test_a_call_that_is_repeated_waits_too(database, proxy, redis_server, config
     with redis_server.client() as client:
         before = client.config_get("appendfsync")["appendfsync"]
         client.config_set("appendfsync", "no")
+        Item.buffered.set(number=2)  # Redis knows the script then
         configure(DURABILITY=level, DURABILITY_TIMEOUT=0.05)
         proxy.faults = ["lose the reply"]
         with pytest.raises(NotDurable) as caught:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from tests.mutation import around, automation, calls, flushes
+from tests.mutation import around, automation, calls, flushes, outages
 
-MUTANTS = [*around.MUTANTS, *automation.MUTANTS, *flushes.MUTANTS, *calls.MUTANTS]
+MUTANTS = [
+    *around.MUTANTS,
+    *automation.MUTANTS,
+    *outages.MUTANTS,
+    *flushes.MUTANTS,
+    *calls.MUTANTS,
+]

@@ -1,0 +1,194 @@
+"""SCENARIOS 38: the ceiling of pending entries is reached."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from django.utils import timezone
+
+from tests.models import Item, Line, Owner, Setting, Visit
+from writebehind_app import Add
+from writebehind_app.buffers import fallback
+from writebehind_app.exceptions import AlreadyExists, BufferFull
+from writebehind_app.meta.models import AppointmentMeta
+
+
+@pytest.fixture
+def direct(database, redis_server, configure):
+    configure(MAX_PENDING=10, WHEN_FULL="direct")
+
+
+@pytest.fixture
+def refusing(database, redis_server, configure):
+    configure(MAX_PENDING=10, WHEN_FULL="raise")
+
+
+class TestDirect:
+    def test_what_is_too_much_goes_to_the_database(self, direct):
+        receipts = [Item.buffered.set(number=n, a=n) for n in range(30)]
+        assert sum(receipt.direct for receipt in receipts) == 20
+        assert Item.buffered.count_pending() == 10
+        assert Item.objects.count() == 20
+        assert {n: row.a for n, row in Item.buffered.get_many(range(30)).items()} == {
+            n: n for n in range(30)
+        }
+        Item.buffered.flush()
+        assert Item.buffered.count_pending() == 0
+        assert dict(Item.objects.values_list("number", "a")) == {n: n for n in range(30)}
+        assert not Item.buffered.set(number=30).direct
+
+    def test_in_one_call(self, direct):
+        receipts = Item.buffered.set_many({"number": n, "a": Add(1)} for n in range(25))
+        assert sum(receipt.direct for receipt in receipts) == 15
+        Item.buffered.flush()
+        assert set(Item.objects.values_list("a", flat=True)) == {1}
+        assert Item.objects.count() == 25
+
+    def test_what_is_pending_is_written_to_still(self, direct):
+        Item.buffered.set_many({"number": n, "a": 1} for n in range(10))
+        for n in range(10):
+            assert not Item.buffered.set(number=n, a=Add(1)).direct
+        assert Item.buffered.set(number=10, a=2).direct
+        assert {row.a for row in Item.buffered.get_many(range(11)).values()} == {2}
+
+    def test_what_is_in_flight_counts(self, direct):
+        Item.buffered.set_many({"number": n, "a": 1} for n in range(10))
+        for shard in Item.buffered.shards():
+            shard.claim("t" * 32, lease=0.001, size=10, due_only=False)
+        assert Item.buffered.set(number=3, a=2, b="direct").direct
+        Item.buffered.flush()
+        row = Item.objects.get(number=3)
+        assert (row.a, row.b) == (2, "direct")
+
+    def test_rows_that_look_before_they_write(self, direct):
+        Item.objects.create(number=50, a=1)
+        Item.buffered.set_many({"number": n} for n in range(10))
+        assert Item.buffered.create(number=20, a=1).direct
+        with pytest.raises(AlreadyExists):
+            Item.buffered.create(number=20)
+        with pytest.raises(AlreadyExists):
+            Item.buffered.create(number=5)
+        assert Item.buffered.set_if({"a": 1}, number=50, a=2)
+        assert not Item.buffered.set_if({"a": 1}, number=50, a=3)
+        assert Item.objects.get(number=50).a == 2
+
+    def test_all_in_one_shard(self, direct):
+        """Shards have no ceiling of their own."""
+        (first, *_) = Item.buffered.shard_keys()
+        layout = Item.buffered.layout()
+        numbers = [
+            n for n in range(100) if Item.buffered.shard_key_of(layout.id({"number": n})) == first
+        ]
+        receipts = [Item.buffered.set(number=n) for n in numbers[:12]]
+        assert [receipt.direct for receipt in receipts] == [False] * 10 + [True] * 2
+
+    def test_metadata(self, direct):
+        for site in range(12):
+            receipt = Setting.buffered.of(site=site).update(a=site)
+            assert receipt.direct == (site >= 10)
+        assert [Setting.buffered.of(site=site)["a"] for site in range(12)] == list(range(12))
+
+    def test_a_log(self, direct):
+        receipts = [Visit.buffered.append(event=n, email="a") for n in range(12)]
+        assert [receipt.direct for receipt in receipts] == [False] * 10 + [True] * 2
+        with pytest.raises(AlreadyExists):
+            Visit.buffered.append(event=11, email="a")
+        with pytest.raises(AlreadyExists):
+            Visit.buffered.append(event=5, email="a")
+        assert [row.event for row in Visit.buffered.window()] == list(range(12))
+        Visit.buffered.flush()
+        assert Visit.buffered.count_pending() == 0
+        assert Visit.objects.count() == 12
+        assert not Visit.buffered.append(event=12, email="a").direct
+
+    def test_records_that_come_together_stay_together(self, direct):
+        Line.buffered.extend({"text": str(n)} for n in range(8))
+        three = Line.buffered.extend({"text": str(n)} for n in range(3))
+        two = Line.buffered.extend({"text": str(n)} for n in range(2))
+        assert [receipt.direct for receipt in three + two] == [True] * 3 + [False] * 2
+        assert Line.buffered.count_pending() == 10
+        assert Line.buffered.count() == 13
+
+    def test_it_is_logged_not_with_each_write(self, direct, caplog, monkeypatch):
+        monkeypatch.setattr(fallback, "_told", {})
+        for n in range(15):
+            Item.buffered.set(number=n)
+        (line,) = [r.message for r in caplog.records if r.name == "writebehind"]
+        assert line == (
+            "tests.Item.buffered is full. 10 entries are pending, and max_pending is 10: see "
+            "whether a flusher runs, and keeps up."
+        )
+
+
+class TestRaise:
+    def test_what_is_too_much(self, refusing):
+        for n in range(10):
+            Item.buffered.set(number=n, a=1)
+        for call in (
+            lambda: Item.buffered.set(number=10),
+            lambda: Item.buffered.delete(number=10),
+            lambda: Item.buffered.create(number=10),
+        ):
+            with pytest.raises(BufferFull, match="10 entries are pending, and max_pending is 10"):
+                call()
+        Item.buffered.set(number=3, a=Add(1))
+        Item.buffered.flush()
+        assert Item.buffered.count_pending() == 0
+        assert Item.objects.count() == 10
+        assert Item.objects.get(number=3).a == 2
+        Item.buffered.set(number=10)
+
+    def test_in_one_call(self, refusing):
+        with pytest.raises(BufferFull, match="10 of 25 writes were taken for certain"):
+            Item.buffered.set_many({"number": n} for n in range(25))
+        assert Item.buffered.count_pending() == 10
+
+    def test_after_one_that_is_refused_none_to_its_row_is_taken(self, refusing):
+        Item.buffered.set_many({"number": n} for n in range(10))
+        with pytest.raises(BufferFull, match="0 of 2 writes"):
+            Item.buffered.set_many([{"number": 20, "a": 1}, {"number": 20, "a": 2}])
+        assert Item.buffered.count_pending() == 10
+
+    def test_a_log(self, refusing):
+        Line.buffered.extend({"text": str(n)} for n in range(8))
+        with pytest.raises(BufferFull):
+            Line.buffered.extend({"text": str(n)} for n in range(3))
+        assert Line.buffered.count() == 8
+        Line.buffered.append(text="x")
+        Line.buffered.append(text="y")
+        with pytest.raises(BufferFull):
+            Line.buffered.append(text="z")
+        Line.buffered.flush()
+        assert (Line.buffered.count_pending(), Line.objects.count()) == (0, 10)
+
+    def test_an_option_of_the_buffer_comes_first(self, refusing, monkeypatch):
+        Owner.objects.create(pk=1)
+        monkeypatch.setitem(Item.buffered.options, "MAX_PENDING", 2)
+        monkeypatch.setitem(Item.buffered.options, "WHEN_FULL", "direct")
+        assert [Item.buffered.set(number=n).direct for n in range(3)] == [False, False, True]
+
+    def test_many_at_once(self, refusing):
+        """Who counts in the same moment may go over by one each."""
+
+        def write(n: int) -> int:
+            try:
+                return len([Item.buffered.set(number=n)])
+            except BufferFull:
+                return 0
+
+        with ThreadPoolExecutor(8) as pool:
+            taken = sum(pool.map(write, range(100)))
+        assert 10 <= taken == Item.buffered.count_pending() <= 17
+
+
+def test_rows_that_expire_do_not_keep_a_full_buffer_full(refusing):
+    AppointmentMeta.objects.create(appointment_id=99, expires_at=timezone.now())
+    buffered = AppointmentMeta.buffered
+    for n in range(10):
+        buffered.set(appointment_id=n)
+    buffered.flush()
+    assert buffered.count_pending() == 0
+    assert AppointmentMeta.objects.count() == 11
+    buffered.flush()
+    assert AppointmentMeta.objects.count() == 10
