@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,8 @@ NAME = "WRITEBEHIND"
 class Settings:
     """What `WRITEBEHIND` says, with the defaults filled in. Times are in seconds."""
 
-    REDIS: str = "default"  # alias of a django-redis cache, or a URL
+    # Alias of a django-redis cache, or a URL: what shows settings must not show a password in it.
+    REDIS: str = field(default="default", repr=False)
     PREFIX: str = "wb"  # what every key in Redis begins with
     MODE: str = "buffered"  # "direct": every call goes straight to the database
     WHEN_DOWN: str = "direct"  # what calls do while Redis is away; or "raise"

@@ -77,12 +77,12 @@ def _client(settings: conf.Settings, patient: bool) -> redis.Redis:
 
 def _pool(where: str) -> tuple[type[redis.ConnectionPool], dict[str, Any]]:
     """The class and the options of a pool for a URL or the alias of a django-redis cache."""
+    if message := problem(where):
+        raise ImproperlyConfigured(message)
     if is_url(where):
         pool = redis.ConnectionPool.from_url(where)
         # from_url() hands the class of a connection over in place of its options.
         return type(pool), {**pool.connection_kwargs, "connection_class": pool.connection_class}
-    if message := problem(where):
-        raise ImproperlyConfigured(message)
     pool = get_redis_connection(where, write=True).connection_pool
     return type(pool), {**pool.connection_kwargs, "connection_class": pool.connection_class}
 

@@ -111,12 +111,23 @@ def commands() -> tuple[str, ...]:
     return tuple(sorted({name for text in texts for name in _CALL.findall(text)}))
 
 
+_SENT = ("eval", "evalsha", "script|load")  # by the client itself
+
+
+def rights() -> tuple[str, ...]:
+    """What an ACL has to allow a user of this package; see docs/redis.md. The option `durability`
+    takes WAIT or WAITAOF too, and the doctor likes INFO and CONFIG GET."""
+    names = (*_SENT, *map(str.lower, commands()))
+    return (f"~{{{conf.prefix()}:*", *(f"+{name}" for name in names))
+
+
 _CALL = re.compile(r"redis\.p?call\(['\"]([A-Z]+)['\"]")
 
 
 def failures(client: redis.Redis) -> dict[str, str]:
     """The error of each command of the scripts that fails on a key of the package. Most fail for
     their arguments; see scripts/probe.lua. Raises what is refused as a whole."""
+    client.eval("return 1", 0)  # it is what a script is sent by that Redis does not know
     client.script_load(lua.source("probe"))
     reply = lua.run(client, "probe", shard_key(conf.prefix(), "doctor", 0), *commands())
     return dict(zip(reply[::2], reply[1::2], strict=True))

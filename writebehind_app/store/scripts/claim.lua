@@ -32,6 +32,9 @@ local now = time[1] * 1000000 + time[2]
 local function texts_of(entry)
   local texts = redis.pcall('HGETALL', entry)
   if texts.err then
+    if not string.find(texts.err, 'WRONGTYPE') then
+      error(texts.err) -- the user may not ask: that is not the entry's fault
+    end
     local kind = redis.call('TYPE', entry).ok
     texts = {'@', 'a ' .. kind, '', kind == 'string' and redis.call('GETRANGE', entry, 0, 999) or ''}
   end
@@ -130,9 +133,13 @@ for i, id in ipairs(ids) do
     break
   end
   local entry = shard .. ':f:' .. id
+  -- Read first: what the user may not do at all fails before anything is moved.
+  local texts = texts_of(shard .. ':e:' .. id)
   -- An entry that something else took out of Redis does not keep the others from the database.
-  redis.pcall('RENAME', shard .. ':e:' .. id, entry)
-  local texts = texts_of(entry)
+  local moved = redis.pcall('RENAME', shard .. ':e:' .. id, entry)
+  if type(moved) == 'table' and moved.err and not string.find(moved.err, 'no such key') then
+    error(moved.err)
+  end
   reply[i + 3] = {id, texts}
   bytes = bytes + #table.concat(texts)
 end

@@ -33,6 +33,9 @@ end
 local memory = shard .. ':w:' .. session
 local remembered = '^' .. string.rep('%d', 16) .. ' ' .. string.rep('%d', 16) .. ' %d+$'
 local known = redis.pcall('HGET', memory, index)
+if type(known) == 'table' and not string.find(known.err, 'WRONGTYPE') then
+  return known -- the user may not ask
+end
 if type(known) == 'table' or (known and not string.find(known, remembered)) then
   redis.call('DEL', memory) -- somebody else wrote it
   known = false

@@ -11,7 +11,10 @@ local state = redis.call('HMGET', shard, 'attempts', 'flying')
 local reply = {tonumber(state[1]) or 0, math.min(tonumber(state[2]) or #flight, limit)}
 local function texts_of(entry)
   local texts = redis.pcall('HGETALL', entry)
-  return texts.err and {'@', 'no hash'} or texts -- as in claim.lua
+  if texts.err and not string.find(texts.err, 'WRONGTYPE') then -- as in claim.lua
+    error(texts.err)
+  end
+  return texts.err and {'@', 'no hash'} or texts
 end
 for _, record in ipairs(redis.call('XRANGE', shard .. ':log', '-', '+', 'COUNT', limit)) do
   reply[#reply + 1] = record

@@ -12,7 +12,10 @@ end
 local reply = {number(state[1]), state[2] or '', number(state[3])}
 local function texts_of(entry)
   local texts = redis.pcall('HGETALL', entry)
-  return texts.err and {'@', 'no hash'} or texts -- as in claim.lua
+  if texts.err and not string.find(texts.err, 'WRONGTYPE') then -- as in claim.lua
+    error(texts.err)
+  end
+  return texts.err and {'@', 'no hash'} or texts
 end
 for _, id in ipairs(ARGV) do
   reply[#reply + 1] = texts_of(shard .. ':e:' .. id)

@@ -1,0 +1,298 @@
+"""A Redis with a password, a user with few rights, TLS or a socket; and no secret that gets out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core import checks
+from django.core.management import call_command
+
+from tests.models import Item, Note, Owner, Visit
+from tests.servers import RedisServer
+from tests.servers.process import free_port
+from writebehind_app import Add, conf, doctor
+from writebehind_app.buffers import registry
+from writebehind_app.doctor.redis_server import Examined, access
+from writebehind_app.exceptions import BufferUnavailable, WritebehindError
+from writebehind_app.flush import deadletters
+from writebehind_app.models import DeadLetter
+from writebehind_app.store import connection, server
+
+SECRET = "Passw0rd-that-nobody-sees"
+DOC = Path(__file__).parents[2] / "docs" / "redis.md"
+
+
+@pytest.fixture(autouse=True)
+def project(plain, monkeypatch) -> None:
+    models = (Item, Note, Visit)
+    monkeypatch.setattr(registry, "_buffers", {m._meta.label: [m.buffered] for m in models})
+    monkeypatch.setattr("writebehind_app.doctor.redis_server.SLOW", 5.0)  # the machine may be busy
+
+
+def with_user(redis: RedisServer, *rights: str) -> str:
+    """The URL of a user with just these rights."""
+    with redis.client() as admin:
+        admin.execute_command("ACL", "SETUSER", "app", "reset", "on", f">{SECRET}", *rights)
+    return redis.url.replace("//", f"//app:{SECRET}@")
+
+
+def call_all() -> None:
+    """Every verb of each kind of buffer, what brings it to the database, and what looks at it."""
+    owner = Owner.objects.create(name="o")
+    number = owner.pk
+    items, visits = Item.buffered, Visit.buffered
+    notes = Note.buffered.of(page="p", owner=owner)
+    items.set(number=number, a=Add(1), once=f"first {number}")
+    items.set(number=number, a=Add(1), b="x" * 50)
+    items.set_many([{"number": -number, "a": 1}, {"number": number, "c": "c"}])
+    assert items.set_if({"a": 2}, number=number, a=3)
+    items.create(number=10**6 + number)
+    items.delete(number=-number)
+    receipt = items.set(number=number, d=2.0)
+    assert items.get(number=number).a == 3
+    assert receipt.where == "pending"
+    assert items.pending()
+    assert items.count_pending()
+    notes.update(a=1, b={"x": 1})
+    assert notes.pop("a") == 1
+    assert notes.setdefault("c", 3) == 3
+    assert dict(notes) == {"b": {"x": 1}, "c": 3}
+    visits.append(event=number, email="a", registered_at="2026-01-01T00:00:00Z")
+    visits.extend([{"event": number, "email": text} for text in "bc"])
+    assert visits.count(event=number) == 3
+    assert visits.discard(event=number, email="c") == 1
+    assert items.discard(number=10**6 + number) == 1
+    items.flush(number=number)
+    assert receipt.persisted
+    items.set(number=10**7 + number, a=1)
+    Note.buffered.of(page="p", owner=10**9).update(dead=1)
+    with suppress(SystemExit):  # for the one that dies
+        call_command("flush_writebehind", "--all", "--no-progress", stdout=StringIO())
+    assert items.count_pending() == 0
+    assert DeadLetter.objects.count() == 1
+    call_command("writebehind_deadletters", "list", stdout=StringIO())
+    for letter in DeadLetter.objects.all():
+        assert deadletters.retry(Note.buffered, [letter.pk]) == (0, 1)
+        deadletters.discard(Note.buffered, [letter.pk])
+    items.discard()
+    assert visits.window(event=number)[0].email == "a"
+
+
+@pytest.fixture(params=RedisServer.KINDS)
+def limited(request, plain) -> Iterator[RedisServer]:
+    with RedisServer(request.param) as server:
+        yield server
+
+
+class TestRights:
+    def test_those_of_the_list_are_enough(self, limited, configure):
+        configure(REDIS=with_user(limited, *server.rights()))
+        call_all()
+        levels = {f.id for f in doctor.examine() if f.level == "error"}
+        assert levels == set()
+        if limited.kind == "valkey":  # Redis has WAITAOF from 7.2 on
+            configure(REDIS=with_user(limited, *server.rights(), "+waitaof"), DURABILITY="fsync")
+            Item.buffered.set(number=1, a=1)
+
+    def test_without_one_of_them_the_doctor_says_so(self, limited, configure):
+        for right in server.rights():
+            configure(REDIS=with_user(limited, *(r for r in server.rights() if r != right)))
+            with server.sibling(connection.client(), 5.0) as client:
+                examined = Examined(client, {})
+                found = [f for f in access(examined) if f.level == "error"]
+            assert found, right
+
+    @pytest.mark.parametrize("right", ["hgetall", "rename", "hget", "zadd", "hset", "evalsha"])
+    def test_without_one_of_them_nothing_is_lost(self, limited, configure, right):
+        configure(REDIS=with_user(limited, *server.rights()), LEASE=0.1, BACKOFF=0.001)
+        Item.buffered.set(number=1, a=1)
+        lesser = [r for r in server.rights() if r != f"+{right}"]
+        configure(REDIS=with_user(limited, *lesser))
+        for call in (
+            lambda: Item.buffered.set(number=1, a=2),
+            lambda: Item.buffered.get(number=1),
+            lambda: Item.buffered.flush(),
+        ):
+            with suppress(WritebehindError):
+                call()
+        configure(REDIS=with_user(limited, *server.rights()))
+        Item.buffered.flush()
+        assert Item.objects.filter(number=1).exists()
+        assert not DeadLetter.objects.exists()
+
+    def test_of_another_prefix_nothing_is_reached(self, limited, configure):
+        configure(REDIS=with_user(limited, *server.rights()), PREFIX="other")
+        with pytest.raises(BufferUnavailable, match=r"(?i)no permission|access"):
+            Item.buffered.set(number=1, a=1)
+
+    def test_the_docs_have_the_list(self, configure):
+        commands = [right for right in server.rights() if right.startswith("+")]
+        text = " ".join(DOC.read_text().split())
+        assert " ".join(commands) in text
+
+
+class TestWays:
+    def test_a_unix_socket(self, plain, configure, tmp_path):
+        path = tmp_path / "redis.sock"
+        with RedisServer("valkey", unixsocket=str(path), unixsocketperm="700"):
+            configure(REDIS=f"unix://{path}?db=2")
+            call_all()
+            (address,) = {f.what for f in doctor.examine() if f.id == "writebehind.E101"} or {""}
+            assert not address
+        with pytest.raises(BufferUnavailable):
+            Item.buffered.set(number=1, a=1)
+
+    def test_tls(self, plain, configure, certificates):
+        authority, certificate, key, other = certificates
+        port = free_port()
+        with RedisServer(
+            "redis",
+            **{
+                "tls-port": str(port),
+                "tls-cert-file": str(certificate),
+                "tls-key-file": str(key),
+                "tls-ca-cert-file": str(authority),
+                "tls-auth-clients": "no",
+            },
+        ) as redis:
+            user = with_user(redis, *server.rights()).partition("@")[0].partition("//")[2]
+            url = f"rediss://{user}@127.0.0.1:{port}/0?ssl_ca_certs="
+            configure(REDIS=f"{url}{authority}")
+            call_all()
+            assert not [f for f in doctor.examine() if f.level == "error"]
+            configure(REDIS=f"{url}{other}")  # nobody who says he is the server is believed
+            with pytest.raises(BufferUnavailable, match=r"(?i)certificate"):
+                Item.buffered.set(number=1, a=1)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory) -> list[Path]:
+    """Of an authority, of the server and its key, and of another authority."""
+    at = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=at, check=True, capture_output=True)
+
+    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    for name in ("authority", "other"):
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    openssl(
+        *new[:1],
+        *("-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.csr"),
+        *("-subj", "/CN=redis"),
+    )
+    (at / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl(
+        *("x509", "-req", "-in", "server.csr", "-CA", "authority.pem", "-CAkey", "authority.key"),
+        *("-CAcreateserial", "-days", "2", "-extfile", "ext", "-out", "server.pem"),
+    )
+    return [at / name for name in ("authority.pem", "server.pem", "server.key", "other.pem")]
+
+
+class TestSecrets:
+    """Whatever goes wrong, what is said of it does not have the password."""
+
+    @contextmanager
+    def silent(self, caplog, capsys) -> Iterator[list[str]]:
+        said: list[str] = []
+        caplog.set_level(logging.DEBUG)
+        yield said
+        said += [caplog.text, *capsys.readouterr()]
+        text = "\n".join(said)
+        assert text.strip()
+        assert SECRET not in text
+
+    def all_that_is_said(self) -> Iterator[str]:
+        for call in (
+            lambda: Item.buffered.set(number=1, a=Add(1)),
+            lambda: Item.buffered.get(number=1),
+            lambda: Item.buffered.flush(),
+            lambda: Visit.buffered.append(event=1, email="x"),
+            lambda: call_command("flush_writebehind", "--all", "--no-progress"),
+            lambda: call_command("writebehind_doctor"),
+            lambda: call_command("writebehind_doctor", "--json"),
+        ):
+            try:
+                yield repr(call())
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - all of them are looked at
+                yield "".join(traceback.format_exception(error))
+                yield from locals_of(error)
+        yield repr(checks.run_checks(include_deployment_checks=True, tags=["writebehind"]))
+        yield json.dumps([repr(conf.settings()), repr(connection.client())])
+        yield repr(connection.client(patient=True))
+        yield repr(connection.breaker())
+
+    @pytest.mark.parametrize("state", ["up", "down", "wrong password", "no rights"])
+    def test_of_a_server(self, limited, configure, caplog, capsys, state):
+        rights = ["+ping"] if state == "no rights" else server.rights()
+        url = with_user(limited, *rights)
+        if state == "wrong password":
+            with limited.client() as admin:
+                admin.execute_command("ACL", "SETUSER", "app", "resetpass", ">another")
+        configure(REDIS=url, SOCKET_TIMEOUT=0.2, LEASE=0.5)
+        if state == "down":
+            limited.stop()
+        with self.silent(caplog, capsys) as said:
+            said += self.all_that_is_said()
+
+    def test_of_a_server_that_is_frozen(self, configure, caplog, capsys):
+        with RedisServer("valkey") as redis:
+            configure(REDIS=with_user(redis, *server.rights()), SOCKET_TIMEOUT=0.2, LEASE=0.5)
+            redis.pause()
+            with self.silent(caplog, capsys) as said:
+                said += self.all_that_is_said()
+
+    def test_of_a_cache(self, limited, configure, settings, caplog, capsys):
+        with_user(limited, *server.rights())
+        backend = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": limited.url}
+        settings.CACHES = {
+            **settings.CACHES,
+            "secret": {**backend, "OPTIONS": {"PASSWORD": SECRET, "USERNAME": "app"}},
+        }
+        configure(REDIS="secret")
+        Item.buffered.set(number=1, a=1)
+        limited.stop()
+        with self.silent(caplog, capsys) as said:
+            said += self.all_that_is_said()
+
+    @pytest.mark.parametrize(
+        "where",
+        [
+            f"redis://app:{SECRET}@127.0.0.1:port/0",
+            f"redis://:{SECRET}@[127.0.0.1:6379/0",
+            f"redis://127.0.0.1:6379/0?password={SECRET}&db=x",
+            f"http://app:{SECRET}@127.0.0.1/0",
+            f"app:{SECRET}@127.0.0.1",
+            f"redis://app:{SECRET}/x@127.0.0.1:6379/0",
+        ],
+    )
+    def test_of_a_wrong_setting(self, configure, caplog, capsys, where):
+        configure(REDIS=where)
+        with self.silent(caplog, capsys) as said:
+            said.append(repr(checks.run_checks(tags=["writebehind"])))
+            try:
+                Item.buffered.set(number=1, a=1)
+            except Exception as error:  # noqa: BLE001 - whatever it is
+                said.append("".join(traceback.format_exception(error)))
+
+
+def locals_of(error: BaseException) -> Iterator[str]:
+    """What a page for debugging would show of the package's own frames."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame, _ in traceback.walk_tb(seen.__traceback__):
+            if "writebehind_app" in frame.f_code.co_filename:
+                for value in frame.f_locals.values():
+                    try:
+                        yield repr(value)
+                    except Exception as unsaid:  # noqa: BLE001 - one that is not made yet
+                        yield repr(unsaid)
+        seen = seen.__cause__ or seen.__context__
