@@ -113,6 +113,7 @@ def _row_buffer(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
             "Set it to 'insert' or 'discard'.",
             buffer,
         )
+    yield from _fields(buffer, buffer.sensitive, "sensitive")
     key = yield from _fields(buffer, buffer.key, "key")
     named = written = yield from _fields(buffer, buffer.fields or (), "fields")
     if not buffer.key:
@@ -201,6 +202,7 @@ def _meta_buffer(buffer: MetaBuffer) -> Iterator[checks.CheckMessage]:
 
 
 def _log_buffer(buffer: LogBuffer) -> Iterator[checks.CheckMessage]:
+    yield from _fields(buffer, buffer.sensitive, "sensitive")
     time = yield from _fields(buffer, [buffer.time], "time")
     unique = yield from _fields(buffer, buffer.unique, "unique")
     written = yield from _fields(buffer, buffer.fields or (), "fields")

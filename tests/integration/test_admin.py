@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gettext
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.db import OperationalError
 from django.test import Client
+from django.utils import translation
 
+import writebehind_app
 from tests.admin import ADMIN, DASHBOARD, HISTORY, LETTERS, client, entries, messages, page
 from tests.models import Item, Note, Owner, Pair, Setting, Tick, Visit
 from writebehind_app import Add
@@ -168,9 +172,7 @@ def test_the_dashboard(admin):
     Item.buffered.set(number=5, a=2)
     letter()
     status = page(admin, f"{DASHBOARD}status/")
-    card = re.search(
-        r"<li class=\"wb-card[^>]*>(?:(?!</li>).)*tests\.Item</a>.*?</li>", status, re.S
-    )
+    card = re.search(r"<li class=\"wb-card[^>]*>(?:(?!</li>).)*>Item</a>.*?</li>", status, re.S)
     assert re.findall(r"<dd>(\w+)", card[0])[:2] == ["1", "0"]
     assert f'href="{LETTERS}?buffer=tests.Pair">1</a>' in status
     text = page(admin, DASHBOARD)
@@ -503,3 +505,55 @@ def test_sensitive_values_are_masked(plain, secret):
 def test_tick_has_no_key_to_search_for(admin):
     assert "key-" not in page(admin, entries("tests.Tick"))
     assert Tick.buffered.count_pending() == 0
+
+
+@pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+def test_the_reason_of_a_letter_has_no_sensitive_values(database, redis_server, secret, caplog):
+    """Databases quote the values that they refuse."""
+    Owner.objects.create(pk=7, name="anna")
+    Pair.objects.create(owner_id=7, name="x", note="top secret")
+    Pair.buffered.set(owner=7, name="y", note="top secret")
+    Pair.buffered.flush()
+    found = DeadLetter.objects.get()
+    assert "unique" in found.reason.lower() or "duplicate" in found.reason.lower()
+    assert "secret" not in found.reason
+    assert "secret" not in caplog.text
+    assert messages(
+        client("view", "retry").post(f"{LETTERS}{found.pk}/change/", {"_retry": ""}, follow=True)
+    ) == ["1 refused again: see why below."]
+    assert "secret" not in DeadLetter.objects.get().reason
+
+
+# Languages
+
+
+def test_german(admin):
+    letter()
+    Item.buffered.set(number=5, a=1)
+    with translation.override("de"):
+        assert "Zurückgewiesene Einträge" in page(admin, "/admin/")
+        assert "Alles übertragen" in page(admin, DASHBOARD)
+        assert "1 ausstehend, davon 0 fällig; 0 unterwegs." in page(admin, ITEMS)
+        assert "Nach der Übertragung" in page(admin, f"{ITEMS}entry/", id="5")
+        assert "1 Mal zurückgewiesen, am" in page(admin, f"{LETTERS}1/change/")
+        assert told(admin, f"{ITEMS}flush/", {"id": "5"}) == ["1 Zeile gespeichert."]
+        # Numbers of a drawing are written as SVG has them.
+        svg = re.search(r"<svg viewBox.*?</svg>", page(admin, DASHBOARD), re.S)[0]
+        assert not re.search(r'(?:x|y|width|height)="\d+,', svg)
+
+
+def test_the_translation_is_complete_and_compiled():
+    directory = Path(writebehind_app.__file__).parent / "locale" / "de" / "LC_MESSAGES"
+    source = (directory / "django.po").read_text()
+    assert "fuzzy" not in source
+    assert not re.search(r'msgstr(?:\[\d\])? ""\n\n', source.partition("\n\n")[2])
+    with (directory / "django.mo").open("rb") as file:
+        compiled = gettext.GNUTranslations(file)
+    ids = re.findall(r'^msgid "(.+)"$', source, re.M)
+    plurals = set(re.findall(r'^msgid "(.+)"\nmsgid_plural', source, re.M))
+    same = {"Write-behind", "ticket", "tickets", "Ticket", "name", "status", "patient"}
+    for id in {*ids} - plurals:
+        translated = compiled.gettext(id)
+        assert translated != id or id in same or id.startswith("%d "), id
+    for id in plurals:
+        assert compiled.ngettext(id, "-", 1) != "-", id

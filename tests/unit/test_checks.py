@@ -171,7 +171,7 @@ class TestDeclaration:
         assert error.msg == "on_missing is 'ignore'."
         assert error.hint == "Set it to 'insert' or 'discard'."
 
-    @pytest.mark.parametrize("option", ["key", "fields"])
+    @pytest.mark.parametrize("option", ["key", "fields", "sensitive"])
     @pytest.mark.parametrize("name", ["nunber", "tags", "child"])
     def test_a_name_without_a_column(self, option, name):
         class Named(models.Model):
@@ -451,7 +451,13 @@ class TestMetaDeclaration:
 
 class TestLogDeclaration:
     def declare(
-        self, *, time="at", unique=("page", "mail"), given=None, **fields: models.Field
+        self,
+        *,
+        time="at",
+        unique=("page", "mail"),
+        given=None,
+        sensitive=(),
+        **fields: models.Field,
     ) -> Any:
         fields = {
             "page": models.IntegerField(),
@@ -464,7 +470,7 @@ class TestLogDeclaration:
         }
         constraint = models.UniqueConstraint(fields=["page", "mail"], name="key")
         meta = type("Meta", (), {"app_label": "tests", "constraints": [constraint]})
-        buffer = LogBuffer(time=time, unique=unique, fields=given)
+        buffer = LogBuffer(time=time, unique=unique, fields=given, sensitive=sensitive)
         return type(
             "Records",
             (models.Model,),
@@ -479,7 +485,7 @@ class TestLogDeclaration:
         pk = models.UUIDField(primary_key=True)
         assert problems(self.declare(unique="pk", code=pk)) == []
 
-    @pytest.mark.parametrize("option", ["time", "unique", "fields"])
+    @pytest.mark.parametrize("option", ["time", "unique", "fields", "sensitive"])
     def test_a_field_that_is_not_there(self, option):
         given = {"given" if option == "fields" else option: "pag"}
         error = problem(self.declare(**given), "E014")

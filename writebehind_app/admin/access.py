@@ -13,8 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import connections, models
 from django.http import HttpRequest, HttpResponse
 
-from writebehind_app.buffers.base import Buffer
-from writebehind_app.buffers.meta import MetaBuffer
+from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.models import Dashboard
 
 _View = Callable[..., HttpResponse]
@@ -70,27 +69,23 @@ class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
         }
 
 
-MASK = "•••"
-
-
 def masked(
     request: HttpRequest, buffer: Buffer | None, key: Mapping[str, Any], values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A key and values as the user may see them."""
-    hidden = hidden_names(request, buffer)
-    everything = isinstance(buffer, MetaBuffer) and key.get(buffer.name_field) in hidden
-    return (
-        {name: MASK if name in hidden else value for name, value in key.items()},
-        {name: MASK if everything or name in hidden else value for name, value in values.items()},
-    )
+    hidden = hidden_names(request, buffer, key)
+
+    def visible(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: MASK if name in hidden else value for name, value in found.items()}
+
+    return visible(key), visible(values)
 
 
-def hidden_names(request: HttpRequest, buffer: Buffer | None) -> set[str]:
-    """The names of the values that the user may not see."""
-    if buffer is None or not buffer.sensitive or may(request, "reveal"):
+def hidden_names(request: HttpRequest, buffer: Buffer | None, key: Mapping[str, Any]) -> set[str]:
+    """The names of values that the user may not see, of an entry or a row of that key."""
+    if buffer is None or may(request, "reveal"):
         return set()
-    fields = {field.name: field.attname for field in buffer.model._meta.concrete_fields}
-    return {alias for name in buffer.sensitive for alias in (name, fields.get(name, name))}
+    return buffer.secret_names(key)
 
 
 def log(

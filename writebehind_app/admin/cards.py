@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from writebehind_app import status
 from writebehind_app.admin.shown import duration
@@ -28,12 +27,19 @@ class Card:
         return type(self.buffer).__name__
 
     @property
-    def name(self) -> Any:
-        return self.buffer.model._meta.verbose_name_plural
+    def model(self) -> str:
+        return self.buffer.model.__name__
+
+    @property
+    def app(self) -> str:
+        return self.buffer.model._meta.app_label
 
     @property
     def oldest(self) -> str:
-        return duration(self.status.oldest_seconds) if self.status else ""
+        """How long the oldest entry has waited; '' where there is none."""
+        if self.status is None or not (self.status.pending or self.status.in_flight):
+            return ""
+        return duration(self.status.oldest_seconds)
 
     @property
     def max_age(self) -> str:

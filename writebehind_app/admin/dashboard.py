@@ -19,10 +19,10 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
 from writebehind_app.admin import cards, charts, flushing, pending
-from writebehind_app.admin.access import MASK, Guarded, hidden_names, log_buffers, masked
+from writebehind_app.admin.access import Guarded, hidden_names, log_buffers, masked
 from writebehind_app.admin.shown import duration, inline
 from writebehind_app.buffers import registry
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.doctor import examine
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush import giving_up
@@ -162,7 +162,7 @@ class DashboardAdmin(Guarded):
         else:
             if detail:
                 context["title"] = inline(masked(request, buffer, detail.key, {})[0]) or id
-                hidden = hidden_names(request, buffer)
+                hidden = hidden_names(request, buffer, detail.key)
                 context["lines"] = [
                     replace(line, stored=MASK, pending=[MASK] * len(line.pending), result=MASK)
                     if line.name in hidden

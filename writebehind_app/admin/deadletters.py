@@ -318,10 +318,8 @@ class _Correction(forms.Form):
 
 def _form(request: HttpRequest, buffer: Buffer, letter: DeadLetter) -> forms.Form:
     """A form of the fields of the model, with what the letter writes in it."""
-    values = _parts(letter)[1]
-    hidden = hidden_names(request, buffer)
-    if hidden and masked(request, buffer, *_parts(letter))[1] != values:
-        hidden |= values.keys()
+    key, values = _parts(letter)
+    hidden = hidden_names(request, buffer, key)
     fields: dict[str, forms.Field] = {}
     initial = {}
     for column in buffer.layout().columns.values():

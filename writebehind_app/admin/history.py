@@ -50,6 +50,7 @@ class AppliedBatchAdmin(Guarded):
     list_filter = (DatabaseFilter, BufferFilter, "applied_at", DeadLettersFilter)
     list_per_page = 50
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # each would count the whole ledger
     actions = None
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[AppliedBatch]:

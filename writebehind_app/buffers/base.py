@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from writebehind_app.buffers.receipt import Receipt
     from writebehind_app.flush.engine import FlushResult
 
+MASK = "•••"  # in place of a sensitive value
+
 _Self = TypeVar("_Self")
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
@@ -160,6 +162,12 @@ class Buffer(ABC):
         """Before a flush of all that is due: write that stored rows go whose time has passed, at
         most so many of them; says how many."""
         return 0
+
+    def secret_names(self, key: Mapping[str, Any]) -> set[str]:
+        """What values are called that are sensitive, of an entry or a row of that key."""
+        meta = self.model._meta
+        names = {"pk": meta.pk.name, **{f.name: f.attname for f in meta.concrete_fields}}
+        return {alias for name in self.sensitive for alias in (name, names.get(name, name))}
 
     # In Redis
 

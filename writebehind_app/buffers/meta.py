@@ -66,6 +66,10 @@ class MetaBuffer(CoalescingBuffer):
     def key_layout(self) -> Layout:
         return self.entity_layout().entity
 
+    def secret_names(self, key: Mapping[str, Any]) -> set[str]:
+        value = {self.value_field} if key.get(self.name_field) in self.sensitive else set()
+        return super().secret_names(key) | value
+
     # Verbs
 
     def of(self, /, **entity: Any) -> Metadata:

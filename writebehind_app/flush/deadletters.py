@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from writebehind_app import conf
 from writebehind_app.buffers import registry
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
 from writebehind_app.flush.failures import kind
 from writebehind_app.flush.isolation import Refused, write_isolating
@@ -46,7 +46,7 @@ def bury(buffer: Buffer, shard: int, refused: Sequence[Refused]) -> list[DeadLet
             digest=_digest(buffer.entry_id(entry.id)),
             entry=json.dumps(entry),
             error=type(error).__name__,
-            reason=_reason(error),
+            reason=_reason(buffer, entry, error),
             first_seen=now,
             last_seen=now,
         )
@@ -148,7 +148,8 @@ def _retry(buffer: Buffer, id: int) -> bool | None:
             error = refused[0].error
             letter.attempts += 1
             letter.last_seen = timezone.now()
-            letter.error, letter.reason = type(error).__name__, _reason(error)
+            letter.error = type(error).__name__
+            letter.reason = _reason(buffer, entry_of(letter), error)
             letter.save(using=layout.using)
             return False
         letter.delete(using=layout.using)
@@ -241,12 +242,7 @@ def described(letter: DeadLetter) -> dict[str, Any]:
     values: Any = entry.texts
     buffer = registry.buffers().get(letter.buffer)
     if buffer is not None:
-        try:
-            key = buffer.layout().key_of(entry.id)
-            values = buffer.layout().values(entry)
-        except Exception as error:  # the model may be another one by now
-            if kind(error) != "row":
-                raise
+        key, values = _parts(buffer, entry) or (key, values)
     return {
         "id": letter.pk,
         "buffer": letter.buffer,
@@ -260,6 +256,26 @@ def described(letter: DeadLetter) -> dict[str, Any]:
         "first_seen": letter.first_seen,
         "last_seen": letter.last_seen,
     }
+
+
+def _parts(buffer: Buffer, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The key and the values of an entry; None where they are not to be understood."""
+    try:
+        return buffer.layout().key_of(entry.id), buffer.layout().values(entry)
+    except Exception as error:  # the model may be another one by now
+        if kind(error) != "row":
+            raise
+        return None
+
+
+def _secrets(buffer: Buffer, entry: Entry) -> list[str]:
+    """The texts of the sensitive values of an entry, the longest first."""
+    if not buffer.sensitive or (parts := _parts(buffer, entry)) is None:
+        return []
+    key, values = parts
+    names = buffer.secret_names(key)
+    found = {str(value) for name, value in {**key, **values}.items() if name in names}
+    return sorted(found - {"", "None"}, key=len, reverse=True)
 
 
 class Encoder(DjangoJSONEncoder):
@@ -276,8 +292,11 @@ def _digest(id: str) -> str:
     return sha1(id.encode(errors="backslashreplace"), usedforsecurity=False).hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    """In a form that each database takes."""
-    reason = str(error)[:_LONGEST]
+def _reason(buffer: Buffer, entry: Entry, error: Exception) -> str:
+    """In a form that each database takes, and without sensitive values, which databases quote."""
+    reason = str(error)
+    for secret in _secrets(buffer, entry):
+        reason = reason.replace(secret, MASK)
+    reason = reason[:_LONGEST]
     is_text = reason.encode(errors="ignore").decode() == reason  # without half of a pair
     return reason if is_text and "\0" not in reason else ascii(reason)[1:-1]
