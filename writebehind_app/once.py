@@ -167,7 +167,9 @@ def settle(buffer: Buffer, entries: Iterable[Entry]) -> None:
 def expire(buffer: Buffer) -> None:
     """Forget old keys."""
     days = timedelta(days=conf.settings().ONCE_DAYS)
-    _of(buffer).filter(at__lt=micros_of(timezone.now() - days)).delete()
+    old = _of(buffer).filter(at__lt=micros_of(timezone.now() - days))
+    if old.exists():  # a statement that writes waits for others, on SQLite
+        old.delete()
 
 
 def _of(buffer: Buffer) -> models.QuerySet[OnceKey]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import pytest
@@ -284,14 +285,16 @@ class TestServers:
         configure(SOCKET_TIMEOUT=0.3, WHEN_DOWN="direct")
         Item.buffered.set(number=1, a=1)
         proxy.freeze()
-        connections, started = proxy.connections, time.monotonic()
+        connections, seconds = proxy.connections, []
         with pytest.raises(WriteUncertain):
             Item.buffered.set(number=1, a=Add(1))
         for n in range(10):
+            started = time.monotonic()
             assert Item.buffered.set(number=2, a=n).direct
             assert Item.buffered.get(number=2).a == n
             assert Visit.buffered.append(event=n, email="a").direct
-        assert time.monotonic() - started < 1.3  # 0.3, and what SQLite takes
+            seconds.append(time.monotonic() - started)
+        assert median(seconds) < 0.3  # none of them waits for Redis
         assert proxy.connections == connections
         proxy.thaw()
         wait_for_redis()
