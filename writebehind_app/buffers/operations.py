@@ -220,6 +220,8 @@ def _on_stored_json(parts: Sequence[str], value: Any) -> Any:
             value = bound
         if high and _is_less(bound := json.loads(high), value):
             value = bound
+    if not _is_number(value):
+        raise ValueError(f"{shown(value)} is no number, and so no outcome of an operation")
     _within_64_bits(value)
     return value
 
