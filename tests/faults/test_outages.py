@@ -234,7 +234,7 @@ class TestWhileProcessesWrite:
         """SCENARIOS 32; each call is answered, and few of them late."""
         configure(WHEN_DOWN="direct", LEASE=2)
         # SQLite lets one write at a time, and those who wait sleep.
-        work = Work(start_child, writers=8, pause=4 if database == "default" else 0.1)
+        work = Work(start_child, writers=8, pause=1.5 if database == "default" else 0.1)
         time.sleep(0.5)
         with outage(redis_server):
             time.sleep(SECONDS)
@@ -244,7 +244,8 @@ class TestWhileProcessesWrite:
         drained()
         assert_all_is_there(told)
         assert all(one["direct"] for one in told)
-        assert max(one["slowest"] for one in told) < 1.5
+        most = 5 if database == "default" else 1.5
+        assert max(one["slowest"] for one in told) < most
         probes = 6 if SECONDS < 8 else 8
         assert max(one["slow"] for one in told) <= 1 + probes
 
