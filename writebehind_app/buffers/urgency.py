@@ -91,5 +91,6 @@ def _row(buffer: RowBuffer, write: Write) -> models.Model:
     key = {layout.model._meta.pk.attname: None, **layout.key_of(write.id)}
     names = [f.attname for f in fields_of_row if f.attname in key]
     row: models.Model = layout.model.from_db(layout.using, names, [key[n] for n in names])
-    vars(row)["refresh_from_db"] = fill
+    # So that it does not matter that the primary key is not known.
+    vars(row).update(refresh_from_db=fill, _is_pk_set=lambda *args: True)
     return row
