@@ -42,32 +42,11 @@ def flush_due(*labels: str, seconds: float = 0.0, fan_out: bool = False) -> dict
     while somebody is at it leaves, once it is sure that the other one lives.
     """
     buffers = _buffers(labels)
-    token, place = secrets.token_hex(8), place_key(conf.prefix(), "tick")
-    started = time.monotonic()
-    deadline = started + (min(seconds, _longest()) if fan_out else seconds)
     total = FlushResult()
-    handed_out: set[str] = set()
-    has_place = False
-    while True:
-        try:
-            if fan_out:
-                has_place = places.hold(client(patient=True), place, token, _ALIVE)
-            due = _due(buffers)
-            if fan_out:
-                due = _hand_out(due, handed_out)
-            for buffer in due:
-                total.add(_flush(buffer, deadline if seconds else None))
-        except BufferUnavailable as error:
-            if not seconds:
-                raise
-            logger.error("Nothing can be flushed: %s", error)
-        now = time.monotonic()
-        if now >= deadline or (fan_out and not has_place and now >= started + _ALIVE + 1):
-            break
-        close_old_connections()
-        time.sleep(_PAUSE)
-    if has_place:
-        _hand_on(place, token, seconds)
+    if fan_out:
+        _tick(buffers, seconds, total)
+    else:
+        _go_on(buffers, seconds, total)
     return {
         "rows": total.rows,
         "batches": total.batches,
@@ -129,6 +108,22 @@ def _due(buffers: Sequence[Buffer]) -> list[Buffer]:
     ]
 
 
+def _go_on(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            for buffer in _due(buffers):
+                total.add(_flush(buffer, deadline if seconds else None))
+        except BufferUnavailable as error:
+            if not seconds:
+                raise
+            logger.error("Nothing can be flushed: %s", error)
+        if time.monotonic() >= deadline:
+            break
+        close_old_connections()
+        time.sleep(_PAUSE)
+
+
 def _flush(buffer: Buffer, deadline: float | None) -> FlushResult:
     """A batch of each shard at most, where more may come: others are due too, and are flushed
     whatever is wrong with this one."""
@@ -147,9 +142,33 @@ def _flush(buffer: Buffer, deadline: float | None) -> FlushResult:
 # In a worker of Django-Q2
 
 
-def _longest() -> float:
-    """How long a worker may be at it: a task has a timeout, and the last batch takes some time."""
-    return (jobs.conf().TIMEOUT or float("inf")) / 2
+def _tick(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> None:
+    """Be at it for so long, or for as long as the timeout of a task allows, as the only one."""
+    timeout = jobs.conf().TIMEOUT or float("inf")
+    overlap = min(_ALIVE, timeout / 4) if jobs.conf().WORKERS > 1 else 0.0
+    token, place = secrets.token_hex(8), place_key(conf.prefix(), "tick")
+    started = time.monotonic()
+    end = last = started + min(seconds, timeout / 2)
+    handed_out: set[str] = set()
+    has_place = is_over = False
+    while True:
+        try:
+            if not is_over:
+                has_place = places.hold(client(patient=True), place, token, _ALIVE)
+            elif places.is_taken(client(patient=True), place):
+                break  # the next one has begun
+            for buffer in _hand_out(_due(buffers), handed_out):
+                total.add(_flush(buffer, last))
+        except BufferUnavailable as error:
+            logger.error("Nothing can be flushed: %s", error)
+        now = time.monotonic()
+        if now >= last or (not has_place and now >= started + _ALIVE + 1):
+            if is_over or not has_place or not _hand_on(place, token, seconds) or not overlap:
+                break
+            # Until the next one begins, which may take a moment, this one goes on.
+            is_over, last = True, end + overlap
+        close_old_connections()
+        time.sleep(_PAUSE)
 
 
 def _hand_out(due: list[Buffer], handed_out: set[str]) -> list[Buffer]:
@@ -162,13 +181,12 @@ def _hand_out(due: list[Buffer], handed_out: set[str]) -> list[Buffer]:
     return [buffer for buffer in due if buffer not in given]
 
 
-def _hand_on(place: str, token: str, seconds: float) -> None:
-    """Let the next one begin, unless there is to be none any more."""
+def _hand_on(place: str, token: str, seconds: float) -> bool:
+    """Let the next one begin; False where there is to be none any more, or nobody can be asked."""
     try:
         places.leave(client(patient=True), place, token)
         goes_on = not jobs.conf().SYNC and schedules.is_on()
     except Exception as error:  # noqa: BLE001 - Redis or the database: the clock starts the next
         logger.warning("The next tick is left to the clock of Django-Q2: %s", error)
-    else:
-        if goes_on:
-            jobs.enqueue("flush_due", seconds=seconds, fan_out=True)
+        return False
+    return goes_on and jobs.enqueue("flush_due", seconds=seconds, fan_out=True)

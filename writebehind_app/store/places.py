@@ -18,3 +18,12 @@ def leave(client: redis.Redis, place: str, token: str) -> None:
     """Give the place up, if it is held under that token."""
     with errors:
         lua.run(client, "hold", place, token, 0)
+
+
+def is_taken(client: redis.Redis, place: str) -> bool:
+    """Whether anybody has the place."""
+    with errors:
+        replies, error = lua.exchange(client, [("EXISTS", place)])
+        if error:
+            raise error
+        return bool(replies[0] == 1)
