@@ -7,9 +7,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db import Error
-from django.db.models import Count, DurationField, ExpressionWrapper, F, Max, Sum
-from django.db.models.functions import TruncHour, TruncMinute
+from django.conf import settings
+from django.db import Error, connections
+from django.db.models import (
+    CharField,
+    Count,
+    DurationField,
+    ExpressionWrapper,
+    F,
+    FloatField,
+    Func,
+    Max,
+    Sum,
+)
+from django.db.models.functions import Cast, Substr, TruncHour, TruncMinute
 from django.utils import formats, timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
@@ -28,11 +39,12 @@ class _Span(NamedTuple):
     step: timedelta
     steps: int
     truncated: Any
+    digits: int  # of a time as SQLite keeps it, down to the step
 
 
 SPANS = {
-    "hour": _Span(gettext_lazy("the last hour"), timedelta(minutes=1), 60, TruncMinute),
-    "day": _Span(gettext_lazy("the last day"), timedelta(hours=1), 24, TruncHour),
+    "hour": _Span(gettext_lazy("the last hour"), timedelta(minutes=1), 60, TruncMinute, 16),
+    "day": _Span(gettext_lazy("the last day"), timedelta(hours=1), 24, TruncHour, 13),
 }
 
 
@@ -49,7 +61,8 @@ class _Sums:
         self.rows += found["sum_rows"] or 0
         self.batches += found["batches"]
         self.seconds += _seconds(found["took"])
-        self.oldest = max(self.oldest, _seconds(found["age"]))
+        age = found["age"]
+        self.oldest = max(self.oldest, age if isinstance(age, float) else _seconds(age))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +138,44 @@ def _steps(span: _Span) -> Iterator[tuple[datetime, _Sums]]:
         batches = AppliedBatch.objects.using(using).filter(
             applied_at__gte=first, duration__isnull=False
         )
-        age = ExpressionWrapper(F("applied_at") - F("oldest_at"), output_field=DurationField())
+        step, age = _expressions(span, connections[using].vendor)
         by_step = (
-            batches.annotate(step=span.truncated("applied_at", tzinfo=UTC))
+            batches.annotate(step=step)
             .order_by()
             .values("step")
             .annotate(sum_rows=Sum("rows"), batches=Count("pk"), took=Sum("duration"), age=Max(age))
         )
         try:
             for found in by_step:
-                sums.setdefault(found["step"], _Sums()).add(found)
+                sums.setdefault(_moment(found["step"]), _Sums()).add(found)
         except Error:  # the health says what is wrong with the database
             continue
     for number in range(span.steps):
         at = first + span.step * number
         yield at, sums.get(at, _Sums())
+
+
+def _expressions(span: _Span, vendor: str) -> tuple[Any, Any]:
+    """The step that a batch is in, and how long its oldest write had waited.
+
+    SQLite would call Python for both, row by row: a busy day took seconds.
+    """
+    if vendor == "sqlite":
+        days = [
+            Func(F(name), function="JULIANDAY", output_field=FloatField())
+            for name in ("applied_at", "oldest_at")
+        ]
+        age = ExpressionWrapper((days[0] - days[1]) * 86400.0, output_field=FloatField())
+        return Substr(Cast("applied_at", CharField()), 1, span.digits), age
+    age = ExpressionWrapper(F("applied_at") - F("oldest_at"), output_field=DurationField())
+    return span.truncated("applied_at", tzinfo=UTC), age
+
+
+def _moment(step: str | datetime) -> datetime:
+    if isinstance(step, datetime):
+        return step
+    naive = datetime.fromisoformat(step if ":" in step else f"{step}:00")
+    return naive.replace(tzinfo=UTC) if settings.USE_TZ else naive
 
 
 def _chart(

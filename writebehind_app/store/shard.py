@@ -204,25 +204,18 @@ class Overview:
 
 
 def overview(client: redis.Redis, keys: Sequence[str]) -> dict[str, Overview]:
-    """How the shards are doing, in a few round trips."""
-    counts = count(client, keys)
+    """How the shards are doing, in one round trip."""
     names = ("paused", "took", *COUNTERS)
     with errors:
-        firsts = lua.run_many(client, "pending", [(key, 1) for key in keys])
-        states, error = lua.exchange(client, [("HMGET", key, *names) for key in keys])
-        if error:
-            raise error
-        now = lua.now(client)
+        replies = lua.run_many(client, "count", [(key, *names) for key in keys])
     found = {}
-    for key, (_, _, *pairs), state in zip(keys, firsts, states, strict=True):
-        entries = [entry for id, flat in pairs if (entry := codec.entry(id, flat))]
-        since = min((entry.since for entry in entries if entry.since), default=now)
+    for key, (pending, in_flight, _, since, now, state) in zip(keys, replies, strict=True):
         # Anything may be there where somebody else has written.
-        paused, took, *numbers = state if isinstance(state, list) else [None] * len(names)
+        paused, took, *numbers = state
         found[key] = Overview(
-            counts[key].pending,
-            counts[key].in_flight,
-            max(now - since, 0) / 1e6,
+            pending,
+            in_flight,
+            max(int(now) - (_whole(since) or int(now)), 0) / 1e6,
             paused is not None,
             _whole(took) / 1e6,
             dict(zip(COUNTERS, map(_whole, numbers), strict=True)),
