@@ -87,7 +87,10 @@ class Browser:
     def errors(self) -> list[str]:
         """What the console has since the last call."""
         return [
-            entry["message"] for entry in self.driver.get_log("browser") if entry["level"] != "INFO"
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] != "INFO"
+            and "/favicon.ico" not in entry["message"]  # Django's admin names no icon
         ]
 
 
