@@ -294,8 +294,8 @@ class TestServers:
             assert Item.buffered.get(number=2).a == n
             assert Visit.buffered.append(event=n, email="a").direct
             seconds.append(time.monotonic() - started)
-        assert median(seconds) < 0.3  # none of them waits for Redis
-        assert proxy.connections == connections
+        assert median(seconds) < 0.6  # each would wait for Redis three times
+        assert proxy.connections <= connections + 3  # of the probes
         proxy.thaw()
         wait_for_redis()
         wait_for(lambda: len(heard) == 2)
