@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ class Browser:
         self.driver.execute_cdp_cmd(
             "Network.emulateNetworkConditions", {"offline": offline, **conditions}
         )
+
+    def hurdles(self) -> list[str]:
+        """What axe finds serious on the page, for who uses it by keyboard or screen reader."""
+        source = files("axe_core_python").joinpath("axe.min.js").read_text()
+        self.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": source})
+        found = self.driver.execute_async_script(
+            "axe.run('#content').then(arguments[0], error => arguments[0](String(error)))"
+        )
+        assert isinstance(found, dict), found
+        assert found["passes"]
+        return [
+            f"{each['id']}: {each['nodes'][0]['html'][:200]}"
+            for each in found["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
 
     def errors(self) -> list[str]:
         """What the console has since the last call."""

@@ -48,6 +48,7 @@ def test_a_broken_foreign_key_is_seen_mended_and_stored(browser: Browser, demo: 
     browser.click("a[href$='deadletter/?buffer=writebehind_meta.LessonMeta']")
     browser.click("#result_list tbody th a")
     browser.wait_for_text(".wb-finding", "there is no auth.User 990001")
+    assert browser.hurdles() == []
 
     browser.run("document.querySelector('[name=meta_value]').value = '\"found\"'")
     browser.click("[name=_retry]")
@@ -71,6 +72,11 @@ def test_the_dashboard_is_live_until_it_is_stopped(browser: Browser) -> None:
     def cards() -> str:
         return browser.text("#wb-status")
 
+    browser.wait_for_text("#content", "Django-Q2 has a schedule that flushes.")
+    wait_until(lambda: browser.has(".wb-well, .wb-finding"))  # the health, which comes later
+    assert browser.has(".wb-well, .wb-finding")
+    wait_until(lambda: " /s" in cards())
+    assert " /s" in cards()
     before = cards()
     wait_until(lambda: cards() != before)  # the simulated people go on writing
     assert cards() != before
@@ -103,6 +109,11 @@ def test_an_entry_is_found_and_flushed_with_the_keyboard_alone(
     browser.find("[name=key-user]").send_keys("1\n")
     browser.wait_for_text(".wb table", "soon")
     assert "—" in browser.text(".wb table")
+    assert browser.hurdles() == []
+    browser.find("[formaction$='discard/']").send_keys("\n")
+    browser.wait_for_text("#content", "To discard, type writebehind_meta.LessonMeta:")
+    assert browser.hurdles() == []
+    browser.driver.back()
     run(demo.data, "manage.py", "writebehind_resume", "writebehind_meta.LessonMeta")
     browser.find("[formaction$='flush/']").send_keys("\n")
     browser.wait_for_text(".messagelist", "row")
@@ -110,7 +121,7 @@ def test_an_entry_is_found_and_flushed_with_the_keyboard_alone(
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_of_the_admin_is_wider_than_the_window(
+def test_each_page_of_the_admin_fits_the_window_and_is_for_all(
     browser: Browser, screenshots: Callable[[str], Path], width: int, scheme: str
 ) -> None:
     emulate = browser.driver.execute_cdp_cmd
@@ -123,6 +134,7 @@ def test_no_page_of_the_admin_is_wider_than_the_window(
             browser.open(path)
             browser.driver.save_screenshot(screenshots(f"{name}-{width}-{scheme}"))
             assert browser.run("return document.documentElement.scrollWidth") <= width, name
+            assert browser.hurdles() == [], name
     finally:
         emulate("Emulation.clearDeviceMetricsOverride", {})
         emulate("Emulation.setEmulatedMedia", {"features": []})

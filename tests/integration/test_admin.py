@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
 from django.utils import translation
 
@@ -177,6 +177,8 @@ def test_the_dashboard(admin):
     assert f'href="{LETTERS}?buffer=tests.Pair">1</a>' in status
     text = page(admin, DASHBOARD)
     assert "Rows stored, per minute" in text
+    assert "Django-Q2 has no schedule that flushes." in text
+    assert 'data-rate="tests.Item in" data-count="2"' in text
     assert status.split("wb-cards")[1][:50] in text
 
 
@@ -207,6 +209,9 @@ def test_the_health(admin):
     text = page(admin, HEALTH)
     assert "writebehind.W131" in text  # there are dead letters
     assert "What to do" in text
+    part = page(admin, HEALTH, part=1)
+    assert "writebehind.W131" in part
+    assert "<html" not in part
 
 
 def test_the_pending_entries_of_a_buffer(admin):
@@ -314,6 +319,19 @@ def test_chosen_entries_are_flushed(admin):
     assert "2 rows stored" in entry.change_message
     assert admin.get(entry.get_admin_url(), follow=True).request["PATH_INFO"] == ITEMS
     assert told(admin, f"{ITEMS}flush/", {}) == ["Choose what to flush."]
+
+
+def test_a_flush_has_transactions_of_its_own(admin, monkeypatch):
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    Item.buffered.set(number=5, a=1)
+    assert told(admin, f"{ITEMS}flush/", {"id": "5"}) == ["1 row stored."]
+    Item.buffered.set(number=5, a=2)
+    data = {"all": "1", "confirmation": "tests.Item"}
+    assert told(admin, f"{ITEMS}discard/", data) == ["1 entry discarded."]
+    pk = letter().pk
+    Owner.objects.create(pk=404, name="anna")
+    data = {"action": "retry", "_selected_action": pk}
+    assert told(admin, LETTERS, data) == ["1 stored."]
 
 
 def test_a_flush_says_what_was_refused(admin):

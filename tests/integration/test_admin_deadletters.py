@@ -239,6 +239,22 @@ def test_discard_in_bulk_is_confirmed_by_their_number(admin, letters):
     assert LogEntry.objects.count() == 2
 
 
+def test_all_that_a_filter_chooses_are_discarded(admin, letters):
+    DeadLetter.objects.bulk_create(
+        DeadLetter(**{f.name: getattr(letters[1], f.name) for f in DeadLetter._meta.fields[1:]})
+        for _ in range(1200)
+    )
+    path = f"{LETTERS}?q=there+is+no"
+    data = {"action": "discard", "_selected_action": letters[1].pk, "select_across": "1"}
+    text = admin.post(path, data).content.decode()
+    assert "1201 entries would be lost" in text
+    fields = dict(re.findall(r'type="hidden" name="(\w+)" value="(\w+)"', text))
+    fields.pop("csrfmiddlewaretoken", None)
+    response = admin.post(path, {**fields, "confirmation": "1201"}, follow=True)
+    assert messages(response) == ["1201 dead letters discarded."]
+    assert DeadLetter.objects.get().pk == letters[0].pk
+
+
 def test_export(admin, letters):
     data = {"_selected_action": [x.pk for x in letters]}
     exported = admin.post(LETTERS, {"action": "export_json", **data})

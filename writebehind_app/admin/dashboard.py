@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
+from writebehind_app import jobs, schedules
 from writebehind_app.admin import cards, charts, flushing, pending
 from writebehind_app.admin.access import Guarded, hidden_names, log_buffers, masked
 from writebehind_app.admin.shown import duration, inline
@@ -66,6 +67,7 @@ class DashboardAdmin(Guarded):
             request,
             _("Dashboard"),
             charts=charts.drawn(request.GET.get("span", "")),
+            schedule=schedules.is_on() if jobs.is_installed() else None,
             **self._status(),
         )
         return TemplateResponse(request, "writebehind/dashboard.html", context)
@@ -87,7 +89,8 @@ class DashboardAdmin(Guarded):
             findings=[f for f in findings if f.level != "ok"],
             sound=[f.what for f in findings if f.level == "ok"],
         )
-        return TemplateResponse(request, "writebehind/health.html", context)
+        template = "_findings.html" if "part" in request.GET else "health.html"
+        return TemplateResponse(request, f"writebehind/{template}", context)
 
     def change(self, request: HttpRequest, label: str) -> HttpResponse:
         return redirect(self._url("entries", label))

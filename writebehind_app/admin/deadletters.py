@@ -94,6 +94,7 @@ class DeadLetterAdmin(Guarded):
     ) -> HttpResponse | None:
         letters = list(queryset.order_by("pk"))
         word = str(len(letters))
+        across = request.POST.get("select_across") == "1"  # more than a form can name
         typed = request.POST.get("confirmation")
         if typed == word:
             log(request, DeadLetter, [(str(x.pk), str(x)) for x in letters], "Discarded.")
@@ -115,7 +116,8 @@ class DeadLetterAdmin(Guarded):
             ],
             more=max(len(letters) - _SAMPLE, 0),
             wrong=typed is not None,
-            letters=[letter.pk for letter in letters],
+            letters=[letter.pk for letter in letters][: 1 if across else None],
+            across=across,
         )
         request.current_app = self.admin_site.name
         return TemplateResponse(request, "writebehind/discard.html", context)

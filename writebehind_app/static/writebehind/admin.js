@@ -1,6 +1,31 @@
 // What the pages do beyond plain HTML: they work without it.
 "use strict";
 
+// How fast counters rise, of which each fragment brings the latest.
+const counted = new Map();
+
+function showRates() {
+  const now = performance.now();
+  for (const cell of document.querySelectorAll("[data-rate]")) {
+    const count = Number(cell.dataset.count);
+    const before = counted.get(cell.dataset.rate);
+    if (before) {
+      const rate = Math.max(0, (1000 * (count - before.count)) / (now - before.at));
+      cell.textContent = `${rate.toFixed(rate < 10 ? 1 : 0)} /s`;
+    }
+    counted.set(cell.dataset.rate, { count, at: now });
+  }
+}
+showRates();
+
+// What takes its time is fetched after the page.
+for (const part of document.querySelectorAll("[data-later]")) {
+  fetch(part.dataset.later)
+    .then((response) => (response.ok && !response.redirected ? response.text() : null))
+    .then((text) => { if (text !== null) part.innerHTML = text; })
+    .catch(() => {}); // the link in it stays
+}
+
 // One fragment is fetched again and again, unless the reader stopped it or looks elsewhere.
 for (const part of document.querySelectorAll("[data-live]")) {
   let paused = false;
@@ -17,7 +42,10 @@ for (const part of document.querySelectorAll("[data-live]")) {
     if (!idle) {
       try {
         const response = await fetch(part.dataset.live);
-        if (response.ok && !response.redirected) part.innerHTML = await response.text();
+        if (response.ok && !response.redirected) {
+          part.innerHTML = await response.text();
+          showRates();
+        }
       } catch {
         // The next one may come through.
       }
