@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,8 +11,8 @@ import pytest
 
 from tests.models import Item, Line, Note, Owner, Visit
 from writebehind_app import Add
-from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
-from writebehind_app.store import breaker, clock, lua
+from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WriteUncertain
+from writebehind_app.store import breaker, clock, connection, lua
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 pytestmark = on_sqlite
@@ -76,6 +77,50 @@ def test_a_connection_breaks_amid_the_replies(passed, proxy, redis_server):
     assert len(Item.buffered.set_many(rows)) == 50
     assert proxy.met == 1
     assert {row.a for row in Item.buffered.get_many(range(50)).values()} == {1}
+
+
+READS = {
+    "get": lambda receipt: Item.buffered.get(number=3).a,
+    "get_many": lambda receipt: [row.a for row in Item.buffered.get_many([3]).values()],
+    "metadata": lambda receipt: dict(Note.buffered.of(page="p", owner=1)),
+    "window": lambda receipt: [row.text for row in Line.buffered.window()],
+    "count": lambda receipt: Item.buffered.count_pending(),
+    "pending": lambda receipt: [entry.values for entry in Item.buffered.pending()],
+    "a receipt": lambda receipt: receipt.where,
+    "a create of what is pending": lambda receipt: refusal(Item.buffered.create, number=4),
+}
+
+
+def refusal(call, **values):
+    with pytest.raises(AlreadyExists) as caught:
+        call(**values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("fault", ["lose the reply", "cut"])
+def test_a_connection_breaks_that_reads(read, fault, proxy):
+    """It is asked again: the database alone would not know of what is pending."""
+    receipt = Item.buffered.set(number=3, a=5)
+    Item.buffered.create(number=4)
+    Note.buffered.of(page="p", owner=1).update(n=1)
+    Line.buffered.append(text="x")
+    expected = READS[read](receipt)
+    proxy.afflicted = re.compile(b"EVALSHA")
+    proxy.faults = [fault]
+    assert READS[read](receipt) == expected
+    assert (proxy.met, connection.breaker().failures) == (1, 0)
+
+
+def test_two_connections_break_that_read(proxy):
+    Item.buffered.set(number=3, a=5)
+    Item.buffered.count_pending()
+    proxy.afflicted = re.compile(b"EVALSHA")
+    proxy.faults = ["cut", "cut"]
+    with pytest.raises(BufferUnavailable):
+        Item.buffered.count_pending()
+    assert (proxy.met, connection.breaker().failures) == (2, 1)
+    assert Item.buffered.count_pending() == 1
 
 
 def test_no_answer_in_time(proxy, configure):

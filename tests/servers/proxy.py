@@ -19,7 +19,8 @@ _WRITE = re.compile(rb"\d{16} \d{16} [01] ")  # as in scripts/delivery.lua
 class Proxy:
     """Passes everything on between a port of its own and a server, until it is told otherwise.
 
-    A fault happens to the next piece with a write that a client sends:
+    A fault happens to the next piece with a write that a client sends, or with what `afflicted`
+    finds in it:
 
     lose the reply  the server gets it, and when it answers, both connections are cut
     cut             both are cut instead of sending it on
@@ -30,6 +31,7 @@ class Proxy:
     def __init__(self, server: RedisServer) -> None:
         self._server = (LOCALHOST, server.port)
         self.faults: list[Fault] = []  # to happen, one after the other
+        self.afflicted = _WRITE
         self.met = 0  # how many did
         self.passed = 0  # bytes of a lost reply that the client gets still
         self.connections = 0  # how many were made
@@ -92,7 +94,7 @@ class Proxy:
         with suppress(OSError):
             while piece := way.client.recv(65536):
                 self._flowing.wait()
-                if self.faults and _WRITE.search(piece):
+                if self.faults and self.afflicted.search(piece):
                     self.met += 1
                     way.fault = self.faults.pop(0)
                 if way.fault == "cut":

@@ -225,10 +225,10 @@ def test_pending_lists_those_in_flight_first_and_no_more_than_asked_for(one):
 def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one, monkeypatch):
     exchange, sizes = lua.exchange, []
 
-    def flush_amid(client, commands):
+    def flush_amid(client, commands, **options):
         sizes.append(len(commands))
         if len(sizes) > 1:
-            return exchange(client, commands)
+            return exchange(client, commands, **options)
         somebody = ("SCRIPT", "FLUSH")
         replies, error = exchange(client, [*commands[:5], somebody, *commands[5:]])
         return replies[:5] + replies[6:], error

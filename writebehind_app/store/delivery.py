@@ -212,7 +212,7 @@ def _held(client: redis.Redis, keys: Sequence[str]) -> int:
 def was_taken(client: redis.Redis, key: str, once: str) -> bool:
     """Whether a call to the shard was carried out under that name."""
     with errors:
-        known: Any = client.hget(f"{key}:w:{_Once(once).id}", "0")
+        known = lua.call(client, "HGET", f"{key}:w:{_Once(once).id}", "0", again=True)
     return known is not None and not known.endswith(" 0")
 
 

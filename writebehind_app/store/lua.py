@@ -19,6 +19,7 @@ Command = Sequence[str | int]
 Exchanged = tuple[list[Any], Exception | None]
 
 _DELIVERED = ("write", "append")  # these begin with delivery.lua
+_READ_ONLY = ("count", "locate", "page", "pending", "read", "window")  # they may run twice
 
 
 @cache
@@ -34,11 +35,12 @@ def digest(name: str) -> str:
 
 def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
     """Run a script on one shard; Redis is sent its text only where it does not know it yet."""
+    again = name in _READ_ONLY
     try:
         try:
-            return _call(client, "EVALSHA", digest(name), 1, key, *args)
+            return call(client, "EVALSHA", digest(name), 1, key, *args, again=again)
         except NoScriptError:
-            return _call(client, "EVAL", source(name), 1, key, *args)
+            return call(client, "EVAL", source(name), 1, key, *args, again=again)
     except redis.ResponseError as error:
         mend(client, key, error)
         raise
@@ -57,7 +59,7 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[A
     left = list(range(len(calls)))
     while left:
         commands = [load, *(("EVALSHA", digest(name), 1, *calls[i]) for i in left)]
-        results, error = exchange(client, commands)
+        results, error = exchange(client, commands, again=name in _READ_ONLY)
         if error:
             raise error
         if isinstance(results[0], redis.ResponseError):  # it never comes to know the script
@@ -76,12 +78,12 @@ def mend(client: redis.Redis, key: str, error: Exception) -> None:
     next call shall not fail for the same reason."""
     if type(error) is redis.ResponseError and "user_script" in str(error):
         with suppress(redis.RedisError):
-            _call(client, "EVAL", source("mend"), 1, key)
+            call(client, "EVAL", source("mend"), 1, key)
 
 
 def now(client: redis.Redis) -> int:
     """The time by the clock of Redis, in µs since 1970."""
-    seconds, micros = _call(client, "TIME")
+    seconds, micros = call(client, "TIME", again=True)
     return int(seconds) * 1_000_000 + int(micros)
 
 
@@ -90,25 +92,41 @@ def exchange(
     commands: Sequence[Command],
     *,
     write: bool = False,
+    again: bool = False,
     timeout: float | None = None,
     patience: float = 0,
 ) -> Exchanged:
     """The replies to commands that are sent together, errors among them; and what kept the rest
-    from coming. Raises what kept all from being sent. `write` if Redis has to take writes for it.
+    from coming. Raises what kept all from being sent. `write` if Redis has to take writes for it;
+    `again` if they change nothing, and are sent once more where their connection broke: that of a
+    Redis that is there is no outage. After no answer in time the second wait would be as long.
 
     It is one round trip without what the client adds to it: retries, of which there must be none,
     and metrics. On the way of every write that takes a tenth of the time. Other than by the
     client's `timeout` an answer may take that long, and the last of them, so much longer.
     """
     if not isinstance(client, Watched):
-        return _exchange(client, commands, timeout, patience)
+        return _exchanged(client, commands, again, timeout, patience)
     client.breaker.check(write=write)
     try:
-        replies, error = _exchange(client, commands, timeout, patience)
+        replies, error = _exchanged(client, commands, again, timeout, patience)
     except redis.RedisError as unsent:
         client.breaker.note([], unsent, write=write)
         raise
     client.breaker.note(replies, error, write=write)
+    return replies, error
+
+
+def _exchanged(
+    client: redis.Redis,
+    commands: Sequence[Command],
+    again: bool,
+    timeout: float | None,
+    patience: float,
+) -> Exchanged:
+    replies, error = _exchange(client, commands, timeout, patience)
+    if again and isinstance(error, redis.ConnectionError):
+        return _exchange(client, commands, timeout, patience)
     return replies, error
 
 
@@ -145,8 +163,9 @@ def _exchange(
     return replies, None
 
 
-def _call(client: redis.Redis, *args: str | int) -> Any:
-    replies, error = exchange(client, [args])
+def call(client: redis.Redis, *args: str | int, again: bool = False) -> Any:
+    """The reply to one command, which is raised if it is an error; `again` as in `exchange()`."""
+    replies, error = exchange(client, [args], again=again)
     if error:
         raise error
     if isinstance(replies[0], Exception):

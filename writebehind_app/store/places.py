@@ -23,7 +23,7 @@ def leave(client: redis.Redis, place: str, token: str) -> None:
 def is_taken(client: redis.Redis, place: str) -> bool:
     """Whether anybody has the place."""
     with errors:
-        replies, error = lua.exchange(client, [("EXISTS", place)])
+        replies, error = lua.exchange(client, [("EXISTS", place)], again=True)
         if error:
             raise error
         return bool(replies[0] == 1)
