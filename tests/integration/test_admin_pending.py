@@ -13,7 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from tests.admin import DASHBOARD, client, entries, page
-from tests.models import Item, Line, Visit
+from tests.models import Everything, Item, Line, Visit
 from tests.servers import RedisServer
 from writebehind_app.admin import pending
 from writebehind_app.store import listing, lua
@@ -37,10 +37,10 @@ def walk(read: Callable[[Place | None], list[Listed]], size: int) -> Iterator[Li
 
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_pages_show_each_entry_once_and_in_order(plain, newest_first, size):
+def test_pages_show_each_entry_once_and_in_order(redis_server, newest_first, size):
     Item.buffered.set_many([{"number": n, "a": n} for n in range(20)])
     keys, redis = Item.buffered.shard_keys(), redis_client()
-    with plain.client(decode_responses=True) as raw:
+    with redis_server.client(decode_responses=True) as raw:
         for key in keys:  # some are due at the very same time
             for id in raw.zrange(f"{key}:due", 0, 3):
                 raw.zadd(f"{key}:due", {id: 1_700_000_000_000_000})
@@ -91,7 +91,7 @@ def test_pages_of_a_log(plain, newest_first):
     assert listing.record(redis, keys, 1) is None
 
 
-def test_pages_of_what_is_in_flight(plain):
+def test_pages_of_what_is_in_flight(redis_server):
     Item.buffered.set_many([{"number": n, "a": n} for n in range(20)])
     keys, redis = Item.buffered.shard_keys(), redis_client()
     claimed = [
@@ -101,6 +101,23 @@ def test_pages_of_what_is_in_flight(plain):
     ]
     found = walk(lambda after: listing.in_flight(redis, keys, 2, after=after), 2)
     assert [listed.entry.id for listed in found] == claimed
+
+
+def test_what_is_long_is_not_read_for_a_list(plain):
+    key = "00000000-0000-0000-0000-000000000001"
+    long = "x" * 1_000_000
+    Everything.buffered.set(key=key, text=long, json=[long], binary=long.encode(), integer=5)
+    (listed,) = listing.pending(redis_client(), Everything.buffered.shard_keys(), 50)
+    assert len(str(listed.entry)) < 1000
+    assert Everything.buffered.layout().columns["json"].decode(listed.entry.texts["json"]) == "…"
+    Visit.buffered.append(event=1, email="a@b.c", details={"long": long})
+    (listed,) = listing.pending(redis_client(), Visit.buffered.shard_keys(), 50)
+    assert len(str(listed.entry)) < 1000
+    admin = client("view")
+    assert len(page(admin, entries("tests.Everything"))) < 50_000
+    assert rows(page(admin, entries("tests.Visit"))) == ["event=1, email=a@b.c"]
+    assert "…" in page(admin, f"{entries('tests.Visit')}entry/", id=listed.entry.id)
+    assert f"{'x' * 300}…" in page(admin, f"{entries('tests.Everything')}entry/", id=f'"{key}"')
 
 
 def rows(text: str) -> list[str]:

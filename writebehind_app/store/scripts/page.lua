@@ -5,7 +5,8 @@
 -- KEYS[1]  the shard
 -- ARGV     'pending' or 'in_flight', how many at most, '1' for the last ones first, the least and
 --          the greatest place as ZRANGE takes them, and the id of the entry before the page, or ''
--- Returns  {attempts, error, {id, place, {name, text, ...}}, ...}; the first two are of the batch
+-- Returns  {attempts, error, {id, place, {name, text, ...}}, ...}; the first two are of the batch,
+--          and of a text that nobody reads in a list there is no more than that it is long
 
 local shard, which, count, reverse = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local least, greatest, before = ARGV[4], ARGV[5], ARGV[6]
@@ -13,9 +14,18 @@ local due, flight, log = shard .. ':due', shard .. ':flight', shard .. ':log'
 
 local state = redis.call('HMGET', shard, 'attempts', 'error', 'to')
 local reply = {tonumber(state[1]) or 0, state[2] or ''}
+local function shortened(texts, first) -- where a value begins
+  for i = 2, #texts, 2 do
+    if #texts[i] > 10000 then
+      local is_json = string.sub(texts[i], first, first) == '['
+      texts[i] = string.sub(texts[i], 1, first - 1) .. (is_json and '["…"]' or '"…"')
+    end
+  end
+  return texts
+end
 local function texts_of(entry)
   local texts = redis.pcall('HGETALL', entry)
-  return texts.err and {'@', 'no hash'} or texts -- as in claim.lua
+  return texts.err and {'@', 'no hash'} or shortened(texts, 17) -- as in claim.lua
 end
 
 if redis.call('EXISTS', log) == 1 then
@@ -40,7 +50,7 @@ if redis.call('EXISTS', log) == 1 then
   local found = reverse and redis.call('XREVRANGE', log, greatest, least, 'COUNT', count)
     or redis.call('XRANGE', log, least, greatest, 'COUNT', count)
   for _, record in ipairs(found) do
-    reply[#reply + 1] = {record[1], string.match(record[1], '^%d+'), record[2]}
+    reply[#reply + 1] = {record[1], string.match(record[1], '^%d+'), shortened(record[2], 1)}
   end
   return reply
 end
