@@ -6,6 +6,7 @@ comes over it.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from writebehind_app.store.shard import Record
 
 _Result = TypeVar("_Result")
-_TRIES = 5  # where somebody was in the way
-_PAUSE = 0.02  # seconds before the second of them
+_TRIES = 6  # where somebody was in the way
+_PAUSE = 0.005  # seconds before the second of them, at most: doubled each time
 
 
 # Rows and entities
@@ -45,6 +46,7 @@ def write(
     """Write all or nothing, in order."""
 
     def act() -> bool:
+        fences.hold(buffer, {write.id for write in writes})
         for part in _distinct(writes):
             _write(buffer, part)
         return True
@@ -65,6 +67,7 @@ def write_if(
     a new one."""
 
     def act() -> Write | None:
+        fences.hold(buffer, [id])
         stored = buffer.stored([id], lock=True)
         rows = dict(buffer.rows_in(stored))  # what the decision changes is not what is written
         write = write_for(stored.get(id))
@@ -165,8 +168,7 @@ def _commit(buffer: Buffer, act: Callable[[], _Result], once: Once | None = None
                 return once.settled(act) if once else act()
         except Exception as error:
             transient = kind(error) == "transient" and not connection.in_atomic_block
-            last = attempt == _TRIES - 1 or (isinstance(error, IntegrityError) and attempt > 0)
-            if last or not (transient or isinstance(error, IntegrityError)):
+            if attempt == _TRIES - 1 or not (transient or isinstance(error, IntegrityError)):
                 raise
-            time.sleep(_PAUSE * attempt)
+            time.sleep(random.uniform(0, _PAUSE * 2**attempt))
     raise AssertionError("unreachable")

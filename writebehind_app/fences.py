@@ -20,7 +20,7 @@ from hashlib import sha1
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from django.db import InterfaceError, OperationalError, models
+from django.db import InterfaceError, OperationalError, connections, models
 from django.utils import timezone
 
 from writebehind_app import conf
@@ -265,6 +265,27 @@ def told(buffer: CoalescingBuffer, writes: Sequence[Write]) -> list[Write]:
     return told
 
 
+def hold(buffer: Buffer, ids: Iterable[str]) -> None:
+    """Have whoever else writes directly to those ids wait for the end of the transaction: there may
+    be no row yet for him to wait at."""
+    using = buffer.layout().using
+    if not connections[using].features.has_select_for_update:
+        return  # a transaction that writes is the only one
+    digests = sorted(map(_digest, ids))
+    for start in range(0, len(digests), _CHUNK):
+        chunk = digests[start : start + _CHUNK]
+        there = _of(buffer).filter(digest__in=chunk)
+        known = {*there.values_list("digest", flat=True)}
+        empty = json.dumps([0, {}])
+        new = [
+            Fence(buffer=buffer.label, digest=digest, marks=empty, at=0)
+            for digest in chunk
+            if digest not in known
+        ]
+        Fence.objects.using(using).bulk_create(new, ignore_conflicts=True)
+        list(there.order_by("digest").select_for_update().values_list("pk"))
+
+
 def leave(buffer: Buffer, entries: Sequence[Entry], at: int, *, whole: bool = False) -> None:
     """Note what was written directly to rows, or deleted of entities, in that transaction; `whole`
     if it says all there is of the rows."""
@@ -317,4 +338,4 @@ def _read(
 
 
 def _digest(id: str) -> str:
-    return sha1(id.encode(), usedforsecurity=False).hexdigest()
+    return sha1(id.encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()

@@ -4,6 +4,7 @@ they have through Redis."""
 from __future__ import annotations
 
 import datetime
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.models import Counter, Item, Note, Owner, Seat, Setting, Stamp, Tick,
 from tests.outages import wait_for_redis
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
-from writebehind_app.models import Fence
+from writebehind_app.models import DeadLetter, Fence
 
 
 @pytest.fixture(params=["away", "off"])
@@ -235,6 +236,26 @@ class TestWhatRedisHolds:
             call()
 
 
+def test_many_at_once(database, configure):
+    """They make and delete one row, and each call finds a moment for it."""
+    configure(MODE="direct")
+
+    def act(n: int) -> None:
+        try:
+            for _ in range(10):
+                if n % 3:
+                    Item.buffered.set(number=1, a=Add(1))
+                    Setting.buffered.of(site=1).setdefault("a", n)
+                else:
+                    Item.buffered.delete(number=1)
+                    Setting.buffered.of(site=1).pop("a", None)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(act, range(6)))
+
+
 class TestPolicy:
     def test_to_raise(self, plain, configure):
         configure(WHEN_DOWN="raise")
@@ -340,6 +361,52 @@ class TestFences:
         assert (dict(meta), dict(other)) == (expected, {})
         Setting.buffered.flush()
         assert dict(Setting.objects.values_list("key", "value")) == expected
+
+    def test_keys_of_metadata_have_times_of_their_own(self, outage):
+        meta = Setting.buffered.of(site=1)
+        meta.update(a=1)
+        Setting.buffered.flush()
+        del meta["a"]
+        meta["b"] = 1
+        with outage:
+            meta.update(a=5)
+        meta["c"] = 3
+        expected = {"a": 5, "b": 1, "c": 3}
+        assert dict(meta) == expected
+        Setting.buffered.flush()
+        assert dict(meta) == dict(Setting.objects.values_list("key", "value")) == expected
+
+    def test_metadata_that_was_cleared_does_not_come_back(self, outage):
+        meta = Setting.buffered.of(site=1)
+        meta["a"] = 1
+        with outage:
+            meta.clear()
+        meta["c"] = 3
+        assert dict(meta) == {"c": 3}
+        Setting.buffered.flush()
+        assert dict(Setting.objects.values_list("key", "value")) == {"c": 3}
+
+    def test_what_somebody_else_wrote_is_no_more_trouble_with_a_fence(self, outage, redis_server):
+        meta = Setting.buffered.of(site=1)
+        meta.update(a=1, b=1)
+        Item.buffered.set(number=1, a=3, b="s")
+        with outage:
+            meta.update(z=1, b=Add(2))
+            Item.buffered.set(number=1, a=Add(1))
+        with redis_server.client() as client:
+            for pattern, name in (("*tests.Setting*:e:1", '"b"'), ("*tests.Item*:e:1", "a")):
+                (key,) = client.scan_iter(pattern)
+                client.hset(key, name, client.hget(key, name)[:16] + b"{nonsense")
+            (key,) = client.scan_iter("*tests.Setting*:e:1")
+            client.hset(key, '"\\ud800"', b"1" * 16 + b"1")
+        assert meta["z"] == 1
+        assert Setting.buffered.get_many([1])[1]["z"] == 1
+        assert Item.buffered.get(number=1).a == 1
+        assert [row.a for row in Item.buffered.overlay(Item.objects.all())] == [1]
+        for buffer in (Item.buffered, Setting.buffered):
+            buffer.flush()
+            assert buffer.count_pending() == 0
+            assert DeadLetter.objects.filter(buffer=buffer.label).exists()
 
     def test_a_row_that_is_new_since_a_delete(self, outage):
         Item.objects.create(number=1, a=1)

@@ -141,7 +141,9 @@ class EntityLayout:
             text = texts[self._value.name] = text[1:]
             if not text:
                 del texts[self._value.name]
-        born, at = (entry.since, entry.at) if stamp == "!" else map(int, stamp.split())
+        # The entity may have been written to since, for another key.
+        own = max((int(at) for at in times.values() if at), default=entry.at)
+        born, at = (entry.since, own) if stamp == "!" else map(int, stamp.split())
         return entry._replace(
             id=self.row_id(entry.id, key),
             at=at,
@@ -184,7 +186,10 @@ class EntityLayout:
             return stored
         rows = stored or {}
         for key, row_entry in of_rows.items():
-            left = fences.left_of(row_entry, rows.get(key))
+            try:
+                left = fences.left_of(row_entry, rows.get(key))
+            except REFUSALS:  # as above
+                continue
             row = self.rows.merge(left, rows.get(key)) if left else rows.get(key)
             if row is None:
                 rows.pop(key, None)

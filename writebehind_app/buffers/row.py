@@ -15,7 +15,7 @@ from writebehind_app.buffers.fallback import is_direct, otherwise
 from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.refusals import as_dict, shown
+from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
 
@@ -188,7 +188,10 @@ class RowBuffer(CoalescingBuffer):
 
     def merged(self, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
         layout = self.layout()
-        left = fences.left_of(layout.known(entry), row)
+        try:
+            left = fences.left_of(layout.known(entry), row)
+        except REFUSALS:  # somebody else wrote it to Redis, and it will not be stored
+            return row
         return layout.merge(left, row) if left else row
 
     def row_ids(self, entry: Entry) -> Sequence[str]:
