@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _CHUNK = 2000  # keys in one statement
+_MAY_BE_PENDING = (
+    "An earlier call under the same key may be pending in Redis, which cannot be asked: repeat it "
+    "when Redis is back."
+)
 
 
 class _Done(Exception):
@@ -114,10 +118,7 @@ class Once:
             if done:
                 raise _Done
             if calls > 1:
-                raise WriteUncertain(
-                    "An earlier call under the same key may be pending in Redis, which cannot be "
-                    "asked: repeat it when Redis is back."
-                )
+                raise WriteUncertain(_MAY_BE_PENDING)
         found = act()
         if found is not None:
             self._note.update(done=True)
@@ -147,9 +148,19 @@ class Once:
         return True
 
     def _was_taken(self) -> bool:
-        if self._note.filter(done=True).exists():
-            return True
-        return not is_direct() and delivery.was_taken(client(), self._shard, self.digest)
+        may_be_in_redis = False
+        for done, calls in self._note.values_list("done", "calls"):
+            if done:
+                return True
+            may_be_in_redis = calls > 0
+        if is_direct():
+            return False
+        try:
+            return delivery.was_taken(client(), self._shard, self.digest)
+        except BufferUnavailable as error:
+            if may_be_in_redis:
+                raise WriteUncertain(_MAY_BE_PENDING) from error
+            return False
 
 
 def settle(buffer: Buffer, entries: Iterable[Entry]) -> None:

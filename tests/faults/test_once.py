@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -202,6 +203,46 @@ def test_redis_is_away_and_calls_are_to_raise(call, database, redis_server, conf
     wait_for_redis()
     assert times() == 1
     assert not buffer.count_pending()
+
+
+REFUSED: dict[str, Callable[[], Any]] = {
+    "create": lambda: Item.buffered.create(number=7, once="key"),
+    "append": lambda: Visit.buffered.append(event=1, email="a", once="key"),
+    "extend": lambda: Visit.buffered.extend([{"event": 1, "email": "a"}], once="key"),
+    "set_if": lambda: Item.buffered.set_if({"a": 5}, number=7, a=1, once="key"),
+}
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_a_call_is_refused_while_redis_is_away(call, database, redis_server, configure):
+    """Nobody has to ask Redis whether it was taken under its key: none with that key set out for
+    it, but after the last one."""
+    configure(WHEN_DOWN="direct", SOCKET_TIMEOUT=0.5)
+    Visit.objects.create(event=1, email="a")
+    refused = REFUSED[call]
+
+    def refuse() -> None:
+        if call == "set_if":
+            assert refused() is False
+        else:
+            with pytest.raises(AlreadyExists):
+                refused()
+
+    redis_server.pause()
+    try:
+        with suppress(BufferUnavailable):
+            Item.buffered.count_pending()  # which waits for it
+        started = time.monotonic()
+        refuse()
+        refuse()
+        assert time.monotonic() - started < 0.5
+        OnceKey.objects.update(calls=1)
+        with pytest.raises(WriteUncertain, match="repeat it when Redis is back"):
+            refused()
+    finally:
+        redis_server.resume()
+    wait_for_redis()
+    refuse()
 
 
 @on_sqlite

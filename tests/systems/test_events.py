@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import connections
 from django.utils import timezone
 
+from tests.outages import wait_for_redis
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.meta.models import EventRegistration
 from writebehind_app.meta.services import register, registrations_between
@@ -111,6 +112,21 @@ class TestEndpoint:
         assert response.status_code == 409
         assert "anna@example.org" in response.json()["error"]
         assert api("POST", "events/10/registrations/", {}).status_code == 201
+
+    def test_an_address_that_is_registered_while_redis_is_away(
+        self, database, redis_server, configure, api
+    ):
+        configure(WHEN_DOWN="direct")
+        register(9, "anna@example.org")
+        buffered.flush()
+        redis_server.stop()
+        headers = {"X-CSRFToken": "x" * 32}
+        for key in "1", "2", "2":
+            response = api("POST", self.path, {}, headers={**headers, "Idempotency-Key": key})
+            assert (response.status_code, "anna@" in response.json()["error"]) == (409, True)
+        assert api("POST", "events/10/registrations/", {}).status_code == 201
+        redis_server.start()
+        wait_for_redis()
 
     def test_others_only_with_the_permission(self, plain, api, allow):
         assert api("POST", self.path, {"email": "bert@example.org"}).status_code == 403
