@@ -1,4 +1,5 @@
-"""A write on each page that somebody opens, which nobody would send to a database."""
+"""A write on each page that somebody opens, which nobody would send to a database; and a policy by
+which pages have nothing inline, and nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -21,3 +22,17 @@ class LastSeen:
         if opened and request.user.is_authenticated:
             services.update_profile(request.user, last_seen_at=timezone.now())
         return self.get_response(request)
+
+
+class Strict:
+    """Sends a Content-Security-Policy, under which the admin of the package has to work as well."""
+
+    POLICY = "default-src 'self'; img-src 'self' data:"
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response["Content-Security-Policy"] = self.POLICY
+        return response

@@ -67,6 +67,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "demo_site.middleware.LastSeen",
+    "demo_site.middleware.Strict",
 ]
 TEMPLATES = [
     {
