@@ -283,11 +283,16 @@ def test_an_entry_is_found_by_its_key(admin):
 
 def test_what_somebody_else_wrote_to_redis_is_shown(admin, plain):
     Item.buffered.set(number=5, a=1)
+    now = time.time_ns() // 1000
     with plain.client() as redis:
         for key in Item.buffered.shard_keys():
             redis.hset(f"{key}:e:<b>", "x", "<i>")
             redis.zadd(f"{key}:due", {"<b>": "inf"})
             redis.zadd(f"{key}:due", {"nothing": 1.5})
+            redis.hset(f"{key}:e:odd", mapping={"@": f"{now} 1 {now} {now} 1 0", "a": f"{now}x"})
+            redis.zadd(f"{key}:due", {"odd": 3})
+            redis.hset(f"{key}:e:77", mapping={"@": f"{now} 1 {now} {now} 1 0", "a": f"{now}x"})
+            redis.zadd(f"{key}:due", {"77": 3})
             redis.set(f"{key}:e:text", "x")
             redis.zadd(f"{key}:due", {"text": 2})
     response = admin.get(ITEMS).content.decode()
@@ -295,10 +300,17 @@ def test_what_somebody_else_wrote_to_redis_is_shown(admin, plain):
     assert "&lt;b&gt;" in response
     assert "<b>" not in response
     page(admin, f"{ITEMS}entry/", id="<b>")
-    page(admin, f"{ITEMS}entry/", id="text")
+    for id in ("text", "odd", "77", "nothing", "\0"):
+        page(admin, f"{ITEMS}entry/", id=id)
+    chosen = {"id": ["text", "odd", "77", "<b>", "nothing", "\0"]}
+    assert admin.post(f"{ITEMS}discard/", chosen).status_code == 200
     for state in ("waiting", "due", "in_flight"):
         page(admin, ITEMS, state=state, age="10", order="newest")
     page(admin, ITEMS, after="nonsense", state="x", age="y", order="z")
+    (message,) = told(admin, f"{ITEMS}flush/", {"id": [*chosen["id"], "5"]})
+    assert message.startswith("1 row stored")
+    assert told(admin, f"{ITEMS}discard/", {**chosen, "confirmation": "tests.Item"})
+    assert Item.objects.get().a == 1
 
 
 # Acting

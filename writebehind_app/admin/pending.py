@@ -16,8 +16,10 @@ from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.meta import MetaBuffer
+from writebehind_app.buffers.refusals import REFUSALS
 from writebehind_app.store import listing, lua
 from writebehind_app.store import shard as store
+from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.connection import client
 from writebehind_app.store.listing import Listed, Place
 
@@ -227,7 +229,7 @@ def _detail_of_id(buffer: CoalescingBuffer, id: str) -> Detail | None:
     entries += [buffer._describe(e, 0, "pending") for e in found.pending.values()]
     if not entries:
         return None
-    if any(e.broken for e in (*found.in_flight.values(), *found.pending.values())):
+    if not _is_understood(buffer, id, [*found.in_flight.values(), *found.pending.values()]):
         lines = [Line(name=n, pending=[v]) for e in entries for n, v in e.values.items()]
         return Detail(key=entries[0].key, entries=entries, lines=lines, stored=False, left=False)
     stored = buffer.stored([id]).get(id)
@@ -250,6 +252,18 @@ def _detail_of_id(buffer: CoalescingBuffer, id: str) -> Detail | None:
         stored=stored is not None,
         left=result is not None,
     )
+
+
+def _is_understood(buffer: CoalescingBuffer, id: str, entries: Sequence[Entry]) -> bool:
+    """Whether the package may have written this: a flush will say what is wrong with the rest."""
+    try:
+        understood(entries, records=False)
+        buffer.key_layout().key_of(id)
+        for entry in entries:
+            buffer.described(entry)
+    except REFUSALS:
+        return False
+    return True
 
 
 def _values(buffer: CoalescingBuffer, found: Any) -> dict[str, Any]:
