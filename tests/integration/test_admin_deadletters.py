@@ -65,8 +65,7 @@ def test_the_list_and_its_filters(admin, letters):
     text = page(admin, LETTERS)
     assert "name=x" in text
     assert "owner: there is no tests.Owner 404." in text
-    found = re.findall(r"<p class=\"paginator\">\s*(\d+)", text)
-    assert found == ["2"]
+    assert admin.get(LETTERS).context["cl"].result_count == 2
     assert "name=y" not in page(admin, LETTERS, q="UNIQUE")
     assert "name=x" in page(admin, LETTERS, buffer="tests.Pair")
     assert "name=x" in page(admin, LETTERS, error="IntegrityError")
