@@ -7,8 +7,10 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
+from tests.outages import wait_for_redis
 from tests.systems.conftest import Api
 from writebehind_app import Add, Max, Merge
+from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.meta.models import LessonMeta
 from writebehind_app.meta.services import finalize_lesson, progress, record_progress
 from writebehind_app.models import DeadLetter
@@ -67,6 +69,20 @@ def test_finalize_stores_it_and_returns_what_is_stored(database, redis_server, b
     assert dict(rows.values_list("meta_key", "meta_value")) == finalize_lesson(7, user)
     assert not LessonMeta.objects.filter(lesson_id=9).exists()
     assert finalize_lesson(8, user) == {}
+
+
+def test_finalize_while_redis_is_away(database, redis_server, configure, user):
+    configure(WHEN_DOWN="direct")
+    record_progress(7, user, seconds=15)
+    assert finalize_lesson(7, user) == {"seconds": 15}
+    redis_server.stop()
+    record_progress(7, user, seconds=Add(5))
+    assert finalize_lesson(7, user) == {"seconds": 20}
+    configure(WHEN_DOWN="raise")
+    with pytest.raises(BufferUnavailable):
+        finalize_lesson(7, user)
+    redis_server.start()
+    wait_for_redis()
 
 
 def test_finalize_is_refused_inside_a_transaction(plain, user):

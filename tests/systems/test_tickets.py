@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from django.core.exceptions import FieldError, ValidationError
 from django.db import OperationalError, connections, transaction
 
+from tests.outages import wait_for_redis
 from writebehind_app import Add, Merge
-from writebehind_app.exceptions import AlreadyExists
+from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
+from writebehind_app.meta import services
 from writebehind_app.meta.models import TicketMeta
 from writebehind_app.meta.services import open_ticket, resolve_ticket, ticket, update_ticket
+
+HEADERS = {"X-CSRFToken": "x" * 32, "Idempotency-Key": "once"}
 
 
 def test_is_there_once_it_is_opened(database, redis_server, bring):
@@ -54,6 +60,28 @@ def test_a_resolved_ticket_is_stored_at_once(database, redis_server, bring):
     assert (found.status, found.category, found.assigned_to) == ("resolved", "power", "bert")
     assert TicketMeta.objects.get(ticket_id=5).status == "resolved"
     assert not TicketMeta.objects.filter(ticket_id=6).exists()
+
+
+def test_redis_goes_away_before_a_resolved_ticket_is_flushed(
+    database, redis_server, configure, monkeypatch
+):
+    """What is stored does not show it: nobody is told that it is resolved."""
+    configure(WHEN_DOWN="direct")
+    open_ticket(5)
+    TicketMeta.buffered.flush()
+    update = services.update_ticket
+
+    def update_and_stop(*args, **values):
+        update(*args, **values)
+        redis_server.stop()
+
+    monkeypatch.setattr(services, "update_ticket", update_and_stop)
+    with pytest.raises(BufferUnavailable):
+        resolve_ticket(5)
+    redis_server.start()
+    wait_for_redis()
+    TicketMeta.buffered.flush()
+    assert TicketMeta.objects.get().status == "resolved"
 
 
 def test_what_is_not_there_is_not_resolved(plain):
@@ -133,6 +161,32 @@ class TestEndpoint:
         response = api("PATCH", "tickets/5/", {"status": "resolved", "category": "power"})
         assert (response.status_code, response.json()) == (200, {"pending": False})
         assert TicketMeta.objects.get(ticket_id=5).category == "power"
+
+    @pytest.mark.parametrize("outage", ["stop", "pause"])
+    def test_one_is_resolved_while_redis_is_away(
+        self, outage, database, redis_server, configure, api
+    ):
+        """The flusher's patience is not that of a request."""
+        configure(WHEN_DOWN="direct", SOCKET_TIMEOUT=0.5)
+        open_ticket(5, extra={"a": 1})
+        TicketMeta.buffered.flush()
+        getattr(redis_server, outage)()
+        try:
+            started = time.monotonic()
+            with pytest.raises(BufferUnavailable):
+                TicketMeta.buffered.flush()
+            with pytest.raises(BufferUnavailable):
+                TicketMeta.buffered.flush(ticket_id=5)
+            body = {"status": "resolved", "category": "power", "extra": {"$merge": {"b": 2}}}
+            for _ in range(2):
+                response = api("PATCH", "tickets/5/", body, headers=HEADERS)
+                assert (response.status_code, response.json()) == (200, {"pending": False})
+            assert time.monotonic() - started < 5
+            stored = TicketMeta.objects.get(ticket_id=5)
+            assert (stored.category, stored.extra) == ("power", {"a": 1, "b": 2})
+        finally:
+            redis_server.resume() if outage == "pause" else redis_server.start()
+        wait_for_redis()
 
     def test_with_a_transaction_for_each_request(self, plain, api, monkeypatch):
         open_ticket(5)

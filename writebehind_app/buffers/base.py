@@ -267,9 +267,12 @@ class Buffer(ABC):
     def _flush(self, ids: Sequence[str] = ()) -> FlushResult:
         from writebehind_app.flush.engine import FlushResult, flush
 
-        return if_there(
-            lambda: flush(self, ids=ids, ignore_backoff=True, raise_errors=True), FlushResult()
-        )
+        def act() -> FlushResult:
+            # A flusher is patient; who calls this does not wait so long for a Redis that is away.
+            store.count(client(), self.shard_keys()[:1])
+            return flush(self, ids=ids, ignore_backoff=True, raise_errors=True)
+
+        return if_there(act, FlushResult())
 
     def _discard(self, ids: Sequence[str] = ()) -> int:
         from writebehind_app.flush.giving_up import discard

@@ -18,7 +18,9 @@ from django.db import IntegrityError, router
 from django.utils import timezone
 
 from writebehind_app import MetaBuffer, RowBuffer
+from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.writer import check_outside_transaction
 from writebehind_app.meta.models import (
     RESOLVED,
@@ -101,8 +103,14 @@ def finalize_lesson(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
 
     What the database raises comes out of it; what was pending is flushed later then, or is a dead
     letter after an `IntegrityError`. As every flush it has to be outside of `transaction.atomic()`.
+    While Redis is away nothing is flushed; with `WHEN_DOWN="raise"` that raises.
     """
-    _flush(LessonMeta.buffered, lesson_id=lesson_id, user=user)
+    buffer = LessonMeta.buffered
+    try:
+        _flush(buffer, lesson_id=lesson_id, user=user)
+    except BufferUnavailable:
+        if buffer.option("WHEN_DOWN") != "direct":
+            raise
     stored = LessonMeta.objects.using(router.db_for_write(LessonMeta))
     rows = stored.filter(lesson_id=lesson_id, user_id=user.pk)
     return dict(rows.values_list("meta_key", "meta_value"))
@@ -160,14 +168,34 @@ def resolve_ticket(ticket_id: int, **values: Any) -> TicketMeta:
     flushed.
 
     `TicketMeta.DoesNotExist` where there is no such ticket. What the database raises comes out of
-    it; the write is accepted then, and flushed later, or a dead letter after an `IntegrityError`.
+    it; the write is accepted then, and flushed later, or a dead letter after an `IntegrityError`;
+    flushed later, too, after a `BufferUnavailable` of a Redis that went away in between.
     As every flush it has to be outside of `transaction.atomic()`.
     """
     using = router.db_for_write(TicketMeta)
     check_outside_transaction(using)  # before anything is written
-    update_ticket(ticket_id, **{**values, "status": RESOLVED})
-    _flush(TicketMeta.buffered, ticket_id=ticket_id)
-    return TicketMeta.objects.using(using).get(ticket_id=ticket_id)
+    values["status"] = RESOLVED
+    update_ticket(ticket_id, **values)
+    stored = TicketMeta.objects.using(using).filter(ticket_id=ticket_id)
+    try:
+        _flush(TicketMeta.buffered, ticket_id=ticket_id)
+    except BufferUnavailable:  # the write has gone straight to the database, or it is pending
+        found = stored.first()
+        if found is None or not _shows(found, values):
+            raise
+        return found
+    return stored.get()
+
+
+def _shows(row: TicketMeta, written: Mapping[str, Any]) -> bool:
+    """Whether a row has the values of a write; what an operation came to is not known."""
+    plain = {
+        name: value
+        for name, value in written.items()
+        if name != "once" and not isinstance(value, Operation)
+    }
+    layout = TicketMeta.buffered.layout()
+    return layout.is_as_expected(row, layout.expected(plain))
 
 
 def ticket(ticket_id: int) -> TicketMeta:
