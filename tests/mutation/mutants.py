@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.mutation import around, automation, calls, flushes, outages
+from tests.mutation import admin, around, automation, calls, flushes, outages
 
 MUTANTS = [
+    *admin.MUTANTS,
     *around.MUTANTS,
     *automation.MUTANTS,
     *outages.MUTANTS,

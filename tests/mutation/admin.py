@@ -1,0 +1,54 @@
+"""Safeguards of the admin: for each, a change that makes it void, and who must notice."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import mutant
+
+_ADMIN = "tests/integration/test_admin.py::"
+_LETTERS = "tests/integration/test_admin_deadletters.py::"
+
+MUTANTS = [
+    mutant(
+        "whoever sees the admin may do all in it",
+        "admin/access.py",
+        "            if not may(request, what):\n",
+        "            if not may(request, 'view'):\n",
+        f"{_ADMIN}test_each_action_has_a_permission_of_its_own",
+    ),
+    mutant(
+        "staff without a permission see what is pending",
+        "admin/access.py",
+        '    return user.has_perm("writebehind.view") and user.has_perm(f"writebehind.{what}")',
+        "    return user.is_staff",
+        f"{_ADMIN}test_staff_without_permission_sees_nothing_of_it",
+    ),
+    mutant(
+        "a discard needs no name",
+        "admin/dashboard.py",
+        "            if typed == label:\n",
+        "            if True:\n",
+        f"{_ADMIN}test_a_discard_is_confirmed_by_the_name_of_the_buffer",
+    ),
+    mutant(
+        "sensitive values are shown",
+        "admin/access.py",
+        '    if buffer is None or may(request, "reveal"):\n',
+        "    if True:\n",
+        f"{_ADMIN}test_sensitive_values_are_masked",
+    ),
+    mutant(
+        "the reason of a dead letter has sensitive values",
+        "flush/deadletters.py",
+        "        reason = reason.replace(secret, MASK)\n",
+        "        pass\n",
+        f"{_ADMIN}test_the_reason_of_a_letter_has_no_sensitive_values[mariadb-valkey]",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "fields that nobody changed are written",
+        "admin/deadletters.py",
+        "for name in form.changed_data}",
+        "for name in form.cleaned_data}",
+        f"{_LETTERS}test_an_operation_stays_or_is_replaced",
+    ),
+]
