@@ -49,8 +49,9 @@ def _redis(where: str) -> Iterator[checks.CheckMessage]:
         yield _error(
             3,
             problem,
-            "Set WRITEBEHIND['REDIS'] to 'redis://host:port/number', or to the alias of a cache "
-            "whose backend is 'django_redis.cache.RedisCache'.",
+            "Set WRITEBEHIND['REDIS'] to 'redis://host:port/number', with a port from 1 to 65535 "
+            "and, before the host, user and password percent-encoded, if any; or to the alias of a "
+            "cache at such a URL whose backend is 'django_redis.cache.RedisCache'.",
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import models
 from django.db.models.functions import Lower
@@ -16,6 +17,7 @@ from tests.models import Owner
 from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
 from writebehind_app.buffers import registry
 from writebehind_app.checks import check_buffers, check_settings
+from writebehind_app.store import connection
 
 
 @pytest.fixture(autouse=True)
@@ -567,6 +569,13 @@ class TestSettings:
             ({"REDIS": "absent"}, "nor one of the caches in CACHES (default, writebehind)"),
             ({"REDIS": "http://localhost"}, "neither a URL (redis, rediss, unix)"),
             ({"REDIS": "redis://localhost:port/0"}, "'redis://localhost:port/0'"),
+            ({"REDIS": "redis://localhost:port/0"}, "its port is no number up to 65535"),
+            ({"REDIS": "redis://localhost:99999/0"}, "its port is no number up to 65535"),
+            ({"REDIS": "redis://[::1]:99999/0"}, "its port is no number up to 65535"),
+            ({"REDIS": "redis://a:b@localhost:99999/0"}, "its port is no number up to 65535"),
+            ({"REDIS": "redis://a:b@localhost:1x/0"}, "its port is no number up to 65535"),
+            ({"REDIS": "redis://a:b#c@localhost:1/0"}, "a password in it are percent-encoded"),
+            ({"REDIS": "redis://localhost:1/0?socket_timeout=x"}, "socket_timeout"),
         ],
     )
     def test_a_redis_that_is_none(self, settings, redis, why):
@@ -579,9 +588,38 @@ class TestSettings:
         assert "django_redis.cache.RedisCache" in error.hint
 
     @pytest.mark.parametrize(
+        ("location", "why"),
+        [
+            ("redis://:sec#ret@localhost:1/0", "a password in it are percent-encoded"),
+            ("redis://:secret@localhost:port/0", "its port is no number up to 65535"),
+            ("redis://:secret@localhost:65536/0", "its port is no number up to 65535"),
+            (["redis://:secret@localhost:port/0"], "its port is no number up to 65535"),
+        ],
+    )
+    def test_a_cache_that_is_nowhere(self, settings, location, why):
+        backend = "django_redis.cache.RedisCache"
+        settings.CACHES = {
+            **settings.CACHES,
+            "nowhere": {"BACKEND": backend, "LOCATION": location},
+        }
+        settings.WRITEBEHIND = {"REDIS": "nowhere"}
+        (error,) = check_settings()
+        assert error.id == "writebehind.E003"
+        assert error.msg.startswith("WRITEBEHIND['REDIS'] is 'nowhere', a cache whose LOCATION is ")
+        assert why in error.msg
+        with pytest.raises(ImproperlyConfigured) as caught:
+            connection.client()
+        for text in (error.msg, str(caught.value)):
+            assert "***@localhost" in text
+            assert "sec" not in text
+        assert caught.value.__cause__ is caught.value.__context__ is None
+
+    @pytest.mark.parametrize(
         "redis",
         [
             "redis://:sec#ret@localhost:1/0",
+            "redis://:sec\u2100ret@localhost:1/0",
+            "redis://:sec[ret@localhost:1/0",
             "redis://user:secret@localhost:port/0",
             "rediss://user:secret@localhost:1/0?socket_timeout=x",
             "redis://localhost:1/0?db=x&password=secret@localhost",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 from django.conf import settings as django_settings
@@ -23,10 +23,11 @@ from writebehind_app.store.failures import reason
 from writebehind_app.store.keys import shard_key
 
 SCHEMES = ("redis", "rediss", "unix")
+_PORT = re.compile(r"(?:\[[^\]]*\]|[^:/?#]*):([^/?#']*)")  # after the host
 
 
 def is_url(where: str) -> bool:
-    return urlsplit(where).scheme in SCHEMES
+    return where.partition(":")[0].lower() in SCHEMES  # urlsplit() refuses some, and quotes them
 
 
 def client(*, patient: bool = False) -> redis.Redis:
@@ -93,9 +94,7 @@ def problem(where: str) -> str | None:
         try:
             redis.ConnectionPool.from_url(where)
         except ValueError as error:
-            # Which may quote a part of a password that is taken for the port.
-            why = "a user and a password in it are percent-encoded" if "@" in where else error
-            return f"WRITEBEHIND['REDIS'] is {conf.shown(where)}: {str(why).rstrip('.')}."
+            return f"WRITEBEHIND['REDIS'] is {conf.shown(where)}: {_wrong(where, error)}."
         return None
     caches = django_settings.CACHES
     if where not in caches:
@@ -110,7 +109,25 @@ def problem(where: str) -> str | None:
             f"WRITEBEHIND['REDIS'] is {where!r}, the cache of the backend "
             f"{caches[where].get('BACKEND')!r}."
         )
+    except ValueError as error:
+        location = caches[where].get("LOCATION", "")
+        return (
+            f"WRITEBEHIND['REDIS'] is {where!r}, a cache whose LOCATION is {conf.shown(location)}: "
+            f"{_wrong(str(location), error)}."
+        )
     return None
+
+
+def _wrong(url: str, error: ValueError) -> str:
+    """Why a URL was refused. The error itself may quote a part of a password that is taken for the
+    port."""
+    found = _PORT.match(url.rpartition("@")[2].rpartition("://")[2])
+    port = found[1] if found else ""
+    if port and not (re.fullmatch("[0-9]{1,5}", port) and int(port) < 65536):
+        return "its port is no number up to 65535"
+    if "@" in url:
+        return "a user and a password in it are percent-encoded"
+    return str(error).rstrip(".")
 
 
 class Errors:
