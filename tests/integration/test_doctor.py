@@ -29,7 +29,7 @@ from tests.servers import RedisServer, wanted_databases
 from writebehind_app import conf, doctor, jobs
 from writebehind_app.buffers import registry
 from writebehind_app.doctor import databases
-from writebehind_app.doctor.redis_server import Examined, memory, version
+from writebehind_app.doctor.redis_server import BY_INFO, Examined, memory, version
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.store.connection import client
@@ -191,6 +191,22 @@ class TestRedis:
             assert finding.id == "writebehind.E101"
             assert "-one" not in str(finding)
 
+    def test_without_a_database_of_that_number(self, served, configure, kind):
+        with served(kind) as redis:
+            configure(REDIS=redis.url.removesuffix("/0") + "/99")
+            finding = only()
+            assert finding.id == "writebehind.E101"
+            assert "database 99 cannot be used: it has no database of that number" in finding.what
+            assert "Choose a number that exists" in finding.do
+            assert not [f.what for f in doctor.examine() if f.what.startswith(("Redis:", "Buf"))]
+
+    def test_that_refuses_each_connection(self, served, configure, kind):
+        with served(kind) as redis:
+            configure(REDIS=user(redis, "~* +@all -select").removesuffix("/0") + "/1")
+            finding = only()
+            assert finding.id == "writebehind.E101"
+            assert "select" in finding.what.lower()
+
     @pytest.mark.parametrize("rights", ["+@all -@scripting", "+@all -evalsha", "+@all -script"])
     def test_without_scripts(self, served, configure, kind, rights):
         with served(kind) as redis:
@@ -226,6 +242,9 @@ class TestRedis:
         with served(kind) as redis:
             configure(REDIS=user(redis, "~* +@all -info"))
             assert found() == {"W101"}
+            examined = {f.what for f in doctor.examine()}
+            assert "Redis: latency" in examined
+            assert not examined & {f"Redis: {name}" for name in BY_INFO}
 
     def test_that_is_a_replica(self, served, kind):
         with (

@@ -80,15 +80,38 @@ def _redis() -> Iterator[Finding]:
     is_explained = False  # why a script fails
     with server.sibling(connection.client(patient=True), _ANSWER) as client:
         try:
+            try:
+                server.connect(client)
+            except redis.ResponseError as refusal:
+                yield _refused(client, refusal)
+                return
             server.ping(client)
             examined = redis_server.Examined(client, server.info(client))
-            for finding in _carried_out("Redis", redis_server.EXAMINATIONS, examined):
+            examinations = {
+                name: examination
+                for name, examination in redis_server.EXAMINATIONS.items()
+                if examined.info or name not in redis_server.BY_INFO
+            }
+            for finding in _carried_out("Redis", examinations, examined):
                 is_explained = is_explained or finding.level == "error"
                 yield finding
             yield from _carried_out("Buffers", backlog.EXAMINATIONS, examined)
         except (redis.RedisError, BufferUnavailable) as problem:
             if not is_explained:
                 yield _away(101, f"Redis at {server.address(client)}", str(problem))
+
+
+def _refused(client: redis.Redis, refusal: redis.ResponseError) -> Finding:
+    """The server takes no connection as the settings ask for it."""
+    if "DB index" not in str(refusal):
+        return _away(101, f"Redis at {server.address(client)}", str(refusal))
+    return error(
+        101,
+        f"Redis at {server.address(client)} cannot be used: it has no database of that number.",
+        "Each call is refused, and nothing can be flushed.",
+        "Choose a number that exists in WRITEBEHIND['REDIS'], as 0: `databases` in the "
+        "configuration of the server says how many there are.",
+    )
 
 
 def _database(examined: databases.Examined) -> Iterator[Finding]:

@@ -144,8 +144,6 @@ def eviction(examined: Examined) -> Iterator[Finding]:
 
 
 def persistence(examined: Examined) -> Iterator[Finding]:
-    if not examined.info:
-        return
     has_log = examined.info.get("aof_enabled") == 1
     saves = server.config(examined.client, "save")
     if not has_log and saves == "":
@@ -349,3 +347,5 @@ EXAMINATIONS = {
     "clock": clock,
     "caches": cache,
 }
+# Those that are nothing without INFO.
+BY_INFO = ("eviction", "persistence", "memory", "cluster")

@@ -81,6 +81,13 @@ def config(client: redis.Redis, name: str) -> str | None:
         return None
 
 
+def connect(client: redis.Redis) -> None:
+    """Raises what the server says to each connection of the client, as where it has no database of
+    that number."""
+    pool = client.connection_pool
+    pool.release(pool.get_connection())
+
+
 def ping(client: redis.Redis) -> None:
     """Wait for an answer, which may be an error: one that cannot save its data says so to PING."""
     with suppress(redis.ResponseError):
