@@ -152,7 +152,7 @@ class TestRaise:
 
     def test_a_log(self, refusing):
         Line.buffered.extend({"text": str(n)} for n in range(8))
-        with pytest.raises(BufferFull):
+        with pytest.raises(BufferFull, match=r"^8 entries are pending, and max_pending is 10"):
             Line.buffered.extend({"text": str(n)} for n in range(3))
         assert Line.buffered.count() == 8
         Line.buffered.append(text="x")
@@ -161,6 +161,13 @@ class TestRaise:
             Line.buffered.append(text="z")
         Line.buffered.flush()
         assert (Line.buffered.count_pending(), Line.objects.count()) == (0, 10)
+
+    @pytest.mark.parametrize("once", [None, "key"])
+    def test_more_records_than_ever_fit(self, refusing, once):
+        never = "11 records at once never fit, as max_pending is 10: .* 0 of these were taken"
+        with pytest.raises(BufferFull, match=never):
+            Line.buffered.extend([{"text": str(n)} for n in range(11)], once=once)
+        assert Line.buffered.count() == 0
 
     def test_an_option_of_the_buffer_comes_first(self, refusing, monkeypatch):
         Owner.objects.create(pk=1)

@@ -173,6 +173,13 @@ class LogBuffer(Buffer):
                 short, found = taken, taken.receipts
             except (BufferUnavailable, BufferFull) as error:
                 if once is not None or not goes_around(self, error):
+                    most = self.option("MAX_PENDING")
+                    if isinstance(error, BufferFull) and len(records) > most:
+                        raise BufferFull(
+                            f"{len(records)} records at once never fit, as max_pending is {most}: "
+                            f"give fewer to a call. {len(receipts)} of these were taken, and "
+                            f"then: {error}"
+                        ) from error
                     raise
                 found = self._direct(part)
             receipts |= zip(indexes, found, strict=True)

@@ -86,7 +86,8 @@ def record_progress(
 
     A mapping takes keys that cannot be names in Python; several are written one after the other,
     after all were checked. The receipt is that of the last. A step whose sum leaves its range is
-    not taken; the others are, and the `ValidationError` says how many.
+    not taken; the others are, and the `ValidationError` says how many. While Redis is away none of
+    the call is.
     """
     entity = {"lesson_id": lesson_id, "user": user}
     written = [*steps, values] if values or not steps else steps
