@@ -20,6 +20,27 @@ MUTANTS = [
         f"{_BREAKER}TestOpening::test_one_call_without_an_answer_in_time",
     ),
     mutant(
+        "a read whose connection broke is not sent again",
+        "store/lua.py",
+        "if again and isinstance(error, redis.ConnectionError):",
+        "if False:",
+        f"{_DELIVERY}test_a_connection_breaks_that_reads",
+    ),
+    mutant(
+        "flush() is as patient as a flusher",
+        "buffers/base.py",
+        "            store.count(client(), self.shard_keys()[:1])\n",
+        "",
+        f"{_BREAKER}TestServers::test_a_flusher_is_not_held_back",
+    ),
+    mutant(
+        "a call with a key is refused though one of that key may be pending",
+        "once.py",
+        "            if may_be_in_redis:\n",
+        "            if False:\n",
+        "tests/faults/test_once.py::test_a_call_is_refused_while_redis_is_away",
+    ),
+    mutant(
         "Redis is asked although it is away",
         "store/lua.py",
         "    client.breaker.check(write=write)\n",
