@@ -92,6 +92,7 @@ CALLS: dict[str, tuple[Buffer, Callable[[str], Any], Callable[[], float]]] = {
     ),
 }
 every_call = pytest.mark.parametrize("call", CALLS)
+on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
@@ -106,6 +107,7 @@ def claim(buffer: Buffer) -> None:
         shard.claim(secrets.token_hex(16), lease=0.001, size=100, due_only=False)
 
 
+@on_valkey
 @every_call
 @pytest.mark.parametrize("since", ["nothing", "claimed", "flushed", "emptied", "fresh again"])
 def test_a_call_comes_again(call, since, database, redis_server, configure):
@@ -145,6 +147,7 @@ def test_a_call_comes_again(call, since, database, redis_server, configure):
 
 
 @on_sqlite
+@on_valkey
 @every_call
 @pytest.mark.parametrize("back", ["later", "flushed before"])
 def test_a_call_went_around_redis(call, back, database, redis_server, configure):
@@ -163,6 +166,7 @@ def test_a_call_went_around_redis(call, back, database, redis_server, configure)
     assert not buffer.count_pending()
 
 
+@on_valkey
 @every_call
 def test_redis_may_have_taken_it_and_is_gone(call, database, redis_server, configure, monkeypatch):
     """Nobody can tell, and nobody guesses."""
@@ -189,6 +193,7 @@ def test_redis_may_have_taken_it_and_is_gone(call, database, redis_server, confi
 
 
 @on_sqlite
+@on_valkey
 @every_call
 def test_redis_is_away_and_calls_are_to_raise(call, database, redis_server, configure):
     configure(WHEN_DOWN="raise")
@@ -246,6 +251,7 @@ def test_a_call_is_refused_while_redis_is_away(call, database, redis_server, con
 
 
 @on_sqlite
+@on_valkey
 @every_call
 @pytest.mark.parametrize("fault", ["lose the reply", "cut", "keep"])
 def test_the_answer_is_lost_for_good(call, fault, database, proxy, configure):

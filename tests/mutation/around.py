@@ -9,7 +9,7 @@ _FENCES = "tests/integration/test_fallback.py::TestFences"
 
 
 def once(test: str, what: str) -> str:
-    return f"{_ONCE}{test}[sqlite-valkey-{what}]"
+    return f"{_ONCE}{test}[{what}]"
 
 
 MUTANTS = [
@@ -19,7 +19,7 @@ MUTANTS = [
         "flush/writer.py",
         "        once.settle(buffer, batch.entries)\n",
         "",
-        once("test_a_call_comes_again", "emptied-set"),
+        once("test_a_call_comes_again", "sqlite-emptied-set-valkey"),
     ),
     mutant(
         "a delete forgets the calls before it",
@@ -33,35 +33,35 @@ MUTANTS = [
         "store/scripts/delivery.lua",
         "(once ~= '-' and outcome_before ~= '0')",
         "false",
-        once("test_a_call_comes_again", "nothing-set"),
+        once("test_a_call_comes_again", "sqlite-nothing-set-valkey"),
     ),
     mutant(
         "a call goes around Redis although another may be in there",
         "once.py",
         "            if calls > 1:\n",
         "            if calls > 99:\n",
-        once("test_redis_may_have_taken_it_and_is_gone", "set"),
+        once("test_redis_may_have_taken_it_and_is_gone", "sqlite-set-valkey"),
     ),
     mutant(
         "a call that may be in Redis is no more counted",
         "once.py",
         "            if not may_be_in_redis:\n",
         "            if True:\n",
-        once("test_redis_may_have_taken_it_and_is_gone", "set"),
+        once("test_redis_may_have_taken_it_and_is_gone", "sqlite-set-valkey"),
     ),
     mutant(
         "a call that went around Redis is not noted",
         "once.py",
         "            self._note.update(done=True)\n",
         "            pass\n",
-        once("test_a_call_went_around_redis", "later-set"),
+        once("test_a_call_went_around_redis", "later-set-valkey-sqlite"),
     ),
     mutant(
         "a call that finds nothing to do does not ask whether it did it",
         "once.py",
         "return done if found is None and self._was_taken() else found",
         "return found",
-        once("test_a_call_comes_again", "nothing-set_if"),
+        once("test_a_call_comes_again", "sqlite-nothing-set_if-valkey"),
     ),
     # Fences
     mutant(
