@@ -63,6 +63,11 @@ def is_on() -> bool:
     return ticks.exclude(repeats=0).exists()
 
 
+def are_tables_there() -> bool:
+    """Ours and that of Django-Q2, in whichever databases they are."""
+    return all(map(_is_there, _models()))
+
+
 def flushes(schedule: Any) -> bool:
     """Whether that is what a schedule of Django-Q2 does."""
     called = f"{schedule.func} {schedule.args}"
@@ -71,7 +76,7 @@ def flushes(schedule: Any) -> bool:
 
 def make_after_migrate(*, using: str, **kwargs: Any) -> None:
     """Once the tables are there, in whichever databases they are."""
-    if jobs.is_installed() and using in _databases() and all(map(_is_there, _models())):
+    if jobs.is_installed() and using in _databases() and are_tables_there():
         make(again=False)
 
 

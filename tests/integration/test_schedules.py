@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 from django_q.conf import Conf
 from django_q.models import Schedule
 
+from tests.integration.test_doctor import without_table
 from writebehind_app import jobs, schedules
 from writebehind_app.models import MadeSchedule
 
@@ -94,6 +95,15 @@ class TestMade:
         monkeypatch.setattr(schedules, "_is_there", lambda model: model is not Schedule)
         migrate("default")
         assert not MadeSchedule.objects.exists()
+
+    @pytest.mark.parametrize("args", [(), ("--remove",)])
+    @pytest.mark.parametrize("model", [MadeSchedule, Schedule])
+    def test_the_command_before_migrate_says_what_to_do(self, plain, args, model):
+        with (
+            without_table("default", model),
+            pytest.raises(CommandError, match=r"run manage\.py migrate first"),
+        ):
+            command(*args)
 
 
 class TestRemoved:

@@ -26,6 +26,11 @@ class Command(BaseCommand):
                 "django_q is not in INSTALLED_APPS. Add it, or run "
                 "manage.py flush_writebehind --loop as a service."
             )
+        if not schedules.are_tables_there():
+            raise CommandError(
+                "The tables of writebehind or of Django-Q2 are not there: run manage.py migrate "
+                "first."
+            )
         changed = schedules.remove() if remove else schedules.make()
         for name in schedules.SCHEDULES:
             if remove:
