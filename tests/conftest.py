@@ -18,7 +18,7 @@ from pytest_django import DjangoDbBlocker
 from tests import child, router, servers
 from tests.servers import Proxy, RedisServer
 from writebehind_app import conf
-from writebehind_app.buffers import fallback
+from writebehind_app.buffers import fallback, urgency
 
 # Examples of one property share the fixtures of its test and are told apart by their keys.
 # A deadline would measure the machine.
@@ -144,7 +144,8 @@ def _redis(server: RedisServer, settings: LazySettings) -> Generator[RedisServer
     }
     yield server
     server.clear()
-    fallback._away_at = -float("inf")  # the outage of a test is none of the next one's
+    # The outage of a test is none of the next one's.
+    fallback._away_at = urgency._asked_again_at = -float("inf")
     del os.environ["WRITEBEHIND_TEST_REDIS"]
 
 

@@ -6,8 +6,13 @@ import logging
 from functools import partial
 from typing import Any
 
+import redis
 from django.apps import apps
 from django.db import connections, transaction
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from writebehind_app import conf as own
 
 logger = logging.getLogger("writebehind")
 
@@ -43,10 +48,30 @@ def _enqueue(task: str, *args: Any, **kwargs: Any) -> bool:
     from django_q.tasks import async_task
 
     # Those of the project are not to be pushed out of the history by ours, which come all the time.
-    options = {"save": False, "group": "writebehind"}
+    options: dict[str, Any] = {"save": False, "group": "writebehind"}
     try:
+        options["broker"] = _broker()
         async_task(f"writebehind_app.tasks.{task}", *args, q_options=options, **kwargs)
     except Exception as error:  # noqa: BLE001 - each broker has errors of its own
         logger.warning("Django-Q2 took no job, and the next tick has to do: %s", error)
         return False
     return True
+
+
+def _broker() -> Any:
+    """The broker of Django-Q2. A Redis is given no more time than our own: who writes waits for it,
+    and it may be another one, that is away."""
+    from django_q.brokers import get_broker
+
+    broker = get_broker()
+    if isinstance(broker.connection, redis.Redis):
+        pool, settings = broker.connection.connection_pool, own.settings()
+        options = {
+            **pool.connection_kwargs,
+            "connection_class": pool.connection_class,
+            "socket_connect_timeout": settings.CONNECT_TIMEOUT,
+            "socket_timeout": settings.SOCKET_TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        broker.connection = redis.Redis(connection_pool=type(pool)(**options))
+    return broker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
 from tests.models import Item, Owner, Pair, Stamp
+from tests.servers import Proxy
 from writebehind_app import Add, RowBuffer, tasks
 from writebehind_app.buffers import urgency
 from writebehind_app.exceptions import BufferUnavailable
@@ -171,6 +173,30 @@ class TestTrouble:
         Item.buffered.set(number=1, b="done")
         assert "Django-Q2 took no job" in caplog.text
         assert tasks.flush_due()["rows"] == 1  # the next tick
+
+    @pytest.mark.parametrize("how", ["refuses", "hangs"])
+    def test_a_redis_of_jobs_that_is_away_is_asked_once(
+        self, plain, flush_when, monkeypatch, configure, caplog, how
+    ):
+        configure(SOCKET_TIMEOUT=0.3)
+        with Proxy(plain) as proxy:
+            monkeypatch.setattr(Conf, "ORM", None)
+            monkeypatch.setattr(Conf, "REDIS", proxy.url)
+            flush_when(is_done)
+            Item.buffered.set(number=0, b="done")
+            assert "took no job" not in caplog.text
+            if how == "hangs":
+                proxy.freeze()
+            else:
+                proxy.refuse()
+            started = time.monotonic()
+            for n in range(1, 30):
+                assert Item.buffered.set(number=n, b="done")
+            assert time.monotonic() - started < 3
+            assert caplog.text.count("took no job") == 1
+            if how == "refuses":
+                proxy.accept()
+        assert tasks.flush_due()["rows"] == 30  # the next tick
 
     def test_a_transaction_takes_no_harm_and_no_job_with_it(self, plain, flush_when):
         flush_when(is_done)

@@ -7,6 +7,7 @@ job that asks for it arrives or not.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("writebehind")
 
+_LONG = 2.0  # seconds: a broker that takes longer for a job is away, or nearly so
+_PAUSE = 30.0  # seconds for which this process does not ask it then
+_asked_again_at = -float("inf")  # on the clock of time.monotonic()
 _SILENCE = 2.0  # seconds in which nobody is told of an entry once more
 
 
@@ -39,9 +43,21 @@ def hasten(buffer: RowBuffer, writes: Iterable[Write]) -> None:
         logger.warning("%s: what is to be flushed at once waits for max_age: %s", buffer, error)
         return
     if len(new) == 1:
-        jobs.enqueue("flush_entry", buffer.label, *new)
+        _ask("flush_entry", buffer.label, *new)
     elif new:
-        jobs.enqueue("flush_due", buffer.label)
+        _ask("flush_due", buffer.label)
+
+
+def _ask(task: str, *args: str) -> None:
+    """Ask for a job, which is a hint: not where the last one was not taken, or took long."""
+    global _asked_again_at
+    started = time.monotonic()
+    if started < _asked_again_at:
+        return
+    is_taken = jobs.enqueue(task, *args)
+    now = time.monotonic()
+    if not is_taken or now - started > _LONG:
+        _asked_again_at = now + _PAUSE
 
 
 class _NotAsked(Exception):
