@@ -45,6 +45,10 @@ def buffers_of(labels: Sequence[str]) -> list[Buffer]:
     return parents_first(wanted)
 
 
+def entries_are(count: int) -> str:
+    return "1 entry is" if count == 1 else f"{count} entries are"
+
+
 class Stop(threading.Event):
     """Set by SIGTERM and SIGINT; `is_urgent` is set by a second one."""
 

@@ -9,7 +9,7 @@ import redis
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.management.arguments import buffers_of
+from writebehind_app.management.arguments import buffers_of, entries_are
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
@@ -17,8 +17,8 @@ from writebehind_app.store.connection import client
 class PausingCommand(BaseCommand):
     """Does something to all shards of buffers, and says what that comes to."""
 
-    act: Callable[[redis.Redis, Sequence[str]], None]
-    outcome: str
+    act: Callable[[redis.Redis, Sequence[str]], bool]
+    outcomes: tuple[str, str]  # where that changed anything, and where it did not
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("labels", nargs="*", metavar="app.Model", help="buffers (default: all)")
@@ -26,13 +26,13 @@ class PausingCommand(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         for buffer in buffers_of(options["labels"]):
             try:
-                type(self).act(client(), buffer.shard_keys())
+                changed = type(self).act(client(), buffer.shard_keys())
                 counts = store.count(client(), buffer.shard_keys()).values()
             except BufferUnavailable as error:
                 raise CommandError(f"Redis does not answer: {error}") from None
             pending = sum(count.pending for count in counts)
             in_flight = sum(count.in_flight for count in counts)
             self.stdout.write(
-                f"{buffer.label}: {self.outcome}; {pending} entries are pending, {in_flight} in "
-                "flight"
+                f"{buffer.label} {self.outcomes[not changed]}; {entries_are(pending)} pending, "
+                f"{in_flight} in flight"
             )

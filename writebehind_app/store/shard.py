@@ -227,25 +227,27 @@ def _whole(text: str | None) -> int:
     return int(text) if text and text.isascii() and text.isdigit() else 0
 
 
-def pause(client: redis.Redis, keys: Sequence[str]) -> None:
-    """Let nobody claim anything of these shards."""
-    _set(client, [("HSET", key, "paused", 1) for key in keys])
+def pause(client: redis.Redis, keys: Sequence[str]) -> bool:
+    """Let nobody claim anything of these shards; says whether that was otherwise in any."""
+    return any(_set(client, [("HSET", key, "paused", 1) for key in keys]))
 
 
-def resume(client: redis.Redis, keys: Sequence[str]) -> None:
-    _set(client, [("HDEL", key, "paused") for key in keys])
+def resume(client: redis.Redis, keys: Sequence[str]) -> bool:
+    """The opposite; says whether any of them was paused."""
+    return any(_set(client, [("HDEL", key, "paused") for key in keys]))
 
 
 def count_up(client: redis.Redis, key: str, counter: str, by: int) -> None:
     _set(client, [("HINCRBY", key, counter, by)])
 
 
-def _set(client: redis.Redis, commands: Sequence[lua.Command]) -> None:
+def _set(client: redis.Redis, commands: Sequence[lua.Command]) -> Sequence[Any]:
     with errors:
         replies, error = lua.exchange(client, commands, write=True)
         for problem in (error, *replies):
             if isinstance(problem, Exception):
                 raise problem
+    return replies
 
 
 def hasten(client: redis.Redis, entries: Sequence[tuple[str, str]], *, silence: float) -> list[str]:

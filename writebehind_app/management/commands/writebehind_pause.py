@@ -12,4 +12,4 @@ class Command(PausingCommand):
         "on. A batch that is in flight comes to its end."
     )
     act = staticmethod(store.pause)
-    outcome = "paused"
+    outcomes = "is paused", "was paused already"

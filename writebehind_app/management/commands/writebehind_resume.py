@@ -9,4 +9,4 @@ from writebehind_app.store import shard as store
 class Command(PausingCommand):
     help = "Lets these buffers, or all, be flushed again after writebehind_pause."
     act = staticmethod(store.resume)
-    outcome = "flushed again"
+    outcomes = "is no longer paused", "was not paused"
