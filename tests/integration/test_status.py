@@ -248,6 +248,18 @@ class TestPause:
         run("writebehind_resume", "tests.Item")
         assert Item.buffered.flush().rows == 1
 
+    def test_a_flush_on_demand_of_what_is_not_pending_has_nothing_to_say(self, plain, configure):
+        configure(SHARDS=1)
+        Item.buffered.set(number=1)
+        run("writebehind_pause", "tests.Item")
+        found = Item.buffered.flush(number=2)
+        assert (found.batches, found.remaining) == (0, 0)
+        run("writebehind_resume", "tests.Item")
+        Item.buffered.shards()[0].claim("a" * 32, lease=60, size=1, due_only=False)
+        run("writebehind_pause", "tests.Item")
+        with pytest.raises(BufferPaused):  # it is in flight, and stays there
+            Item.buffered.flush(number=1)
+
     def test_a_batch_in_flight_comes_to_its_end(self, plain, configure):
         configure(SHARDS=1)
         Item.buffered.set(number=1)

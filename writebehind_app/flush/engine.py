@@ -168,7 +168,10 @@ def flush(
                 case None:
                     work.left = 0
                 case Wait(reason="paused"):
-                    is_paused = True
+                    if work.is_held():
+                        is_paused = True
+                    else:
+                        work.left = 0
                 case Wait(reason="busy") if wait:
                     time.sleep(min(_POLL, batch.seconds))
                     queue.append(work)
@@ -216,6 +219,13 @@ class _Work:
     ids: Sequence[str] = ()  # which, if not all
     token: str = ""  # of the last claim
     claimed: str = ""  # the token of the batch that it got
+
+    def is_held(self) -> bool:
+        """Whether Redis has anything of it: of ids that were asked for nobody knows before."""
+        if not self.ids:
+            return True
+        found = store.read(self.shard.client, {self.shard.key: [*self.ids]})[self.shard.key]
+        return bool(found.pending or found.in_flight)
 
     def done(self, batch: Batch) -> None:
         if not self.ids:

@@ -9,7 +9,8 @@ from writebehind_app.store import shard as store
 class Command(PausingCommand):
     help = (
         "Lets nobody flush these buffers, or all, until writebehind_resume. Writes and reads go "
-        "on. A batch that is in flight comes to its end."
+        "on. A batch that is being flushed comes to its end; one that failed, or whose flusher "
+        "died, waits too."
     )
     act = staticmethod(store.pause)
     outcomes = "is paused", "was paused already"
