@@ -17,8 +17,9 @@ from django.core.management import CommandError, call_command, execute_from_comm
 from django.db import connection
 
 from tests.keeper import keeper
-from tests.models import Item, Owner, Pair, Stamp
+from tests.models import Item, Owner, Pair, Stamp, Visit
 from writebehind_app import steps
+from writebehind_app.buffers import registry
 from writebehind_app.models import AppliedBatch
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -163,6 +164,30 @@ class TestOptions:
         assert re.fullmatch(r"4 rows in 1 batches, \d+ statements, \d+\.\d\d s\n", out)
         assert "6 entries are left." in err
         assert run("--all", "--verbosity", "0") == (0, "", "")
+
+    def test_what_it_says_of_a_pause(self, ten):
+        Visit.buffered.append(event=1, email="a")
+        call_command("writebehind_pause", "tests.Item", stdout=io.StringIO())
+        both = ["--all", "tests.Item", "tests.Visit"]
+        code, out, _ = run("--dry-run", *both)
+        assert (code, sorted(out.splitlines())) == (
+            0,
+            ["tests.Item: 10 to flush, but it is paused", "tests.Visit: 1 to flush"],
+        )
+        code, _, err = run(*both)
+        assert code == 1
+        assert "10 entries are left, as tests.Item is paused." in err
+        assert Visit.objects.exists()
+
+    def test_without_buffers(self, plain, monkeypatch, caplog):
+        monkeypatch.setattr(registry, "buffers", dict)
+        assert run("--loop", "--interval", "0.05", "--max-time", "0.1", "--verbosity", "0")[0] == 0
+        assert "No model declares a buffer." in caplog.text
+        assert run("--dry-run") == (0, "", "")
+        for command in ("status", "pause", "resume"):
+            out = io.StringIO()
+            call_command(f"writebehind_{command}", stdout=out)
+            assert out.getvalue() == "No model declares a buffer.\n"
 
 
 class TestExitCodes:

@@ -16,9 +16,9 @@ from django.db import connections
 from tests import child
 from tests.integration.test_doctor import without_table
 from tests.keeper import keeper
-from tests.models import Item, Stamp
+from tests.models import Item, Stamp, Visit
 from writebehind_app import steps
-from writebehind_app.models import AppliedBatch
+from writebehind_app.models import AppliedBatch, DeadLetter
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 LINE = re.compile(
@@ -132,6 +132,22 @@ class TestEnd:
         assert Item.objects.count() == 52
         assert Stamp.objects.get().count == 5
         assert Item.buffered.count_pending() == 0
+
+    def test_what_was_refused_before_the_signal_makes_no_failure(self, plain, configure, start):
+        configure(MAX_AGE=0)
+        service = start()
+        Visit.buffered.append(event=1, email="a", owner=404)
+        wait_for(lambda: DeadLetter.objects.exists())
+        wait_for(lambda: not Visit.buffered.count_pending())
+        time.sleep(0.2)  # it is in the next pass
+        assert end(service)[0] == 0
+
+    def test_what_is_refused_while_it_drains_makes_one(self, plain, configure, start):
+        configure(MAX_AGE=3600)
+        service = start()
+        Visit.buffered.append(event=1, email="a", owner=404)
+        assert end(service)[0] == 1
+        assert DeadLetter.objects.exists()
 
     @on_valkey
     def test_with_the_database_away_it_ends_and_loses_nothing(

@@ -15,6 +15,8 @@ from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.flush.parents import parents_first
 
+NO_BUFFERS = "No model declares a buffer."
+
 
 def positive(kind: type) -> Callable[[str], Any]:
     """The type of an argument that has to be more than nothing."""

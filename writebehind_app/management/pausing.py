@@ -9,7 +9,7 @@ import redis
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.management.arguments import buffers_of, entries_are
+from writebehind_app.management.arguments import NO_BUFFERS, buffers_of, entries_are
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
@@ -24,7 +24,10 @@ class PausingCommand(BaseCommand):
         parser.add_argument("labels", nargs="*", metavar="app.Model", help="buffers (default: all)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        for buffer in buffers_of(options["labels"]):
+        buffers = buffers_of(options["labels"])
+        if not buffers:
+            self.stdout.write(NO_BUFFERS)
+        for buffer in buffers:
             try:
                 changed = type(self).act(client(), buffer.shard_keys())
                 counts = store.count(client(), buffer.shard_keys()).values()

@@ -18,7 +18,14 @@ from django.db import close_old_connections
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import FlushResult, flush, logger
-from writebehind_app.management.arguments import Stop, buffers_of, positive, stop_on_signal
+from writebehind_app.management.arguments import (
+    NO_BUFFERS,
+    Stop,
+    buffers_of,
+    entries_are,
+    positive,
+    stop_on_signal,
+)
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
@@ -29,7 +36,8 @@ class Command(BaseCommand):
     help = (
         "Flushes pending writes to the database. Exits with 0 when what was due is in the "
         "database, with 1 when something is left or was refused, with 2 for bad arguments. "
-        "SIGTERM ends it after the batch at hand; with --loop, after what is pending was flushed."
+        "SIGTERM ends it after the batch at hand; with --loop, after what is pending was flushed: "
+        "then it exits with 1 only where something is left, or was refused or failed in that."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -61,21 +69,28 @@ class Command(BaseCommand):
                 self._dry_run(buffers, options)
                 return
             with stop_on_signal() as stop, _logging(options["loop"]):
-                result = self._run(buffers, options, stop)
+                result, decisive = self._run(buffers, options, stop)
         except BufferUnavailable as error:
             raise CommandError(f"Nothing more can be flushed: {error}") from None
-        self._report(result, options)
+        self._report(result, options, buffers)
         is_wished = stop.is_urgent if options["loop"] else stop.is_set()
-        if result.errors or result.dead_letters or (result.remaining and not is_wished):
+        if decisive.errors or decisive.dead_letters or (decisive.remaining and not is_wished):
             sys.exit(1)
 
-    def _run(self, buffers: list[Buffer], options: dict[str, Any], stop: Stop) -> FlushResult:
+    def _run(
+        self, buffers: list[Buffer], options: dict[str, Any], stop: Stop
+    ) -> tuple[FlushResult, FlushResult]:
+        """What was flushed, and what the exit code says of: all that; but of a service that is told
+        to end, only what it drained, as what was refused days ago is in the log."""
         deadline = options["max_time"] and time.monotonic() + options["max_time"]
         started = time.monotonic()
-        total = FlushResult()
+        total = decisive = FlushResult()
         limit = options["limit"]
         if options["loop"]:
-            logger.info("flushing %s", ", ".join(buffer.label for buffer in buffers))
+            if buffers:
+                logger.info("flushing %s", ", ".join(buffer.label for buffer in buffers))
+            else:
+                logger.warning(NO_BUFFERS)
         while True:
             with self._progress(buffers, options) as progress:
                 flushed = 0
@@ -122,11 +137,11 @@ class Command(BaseCommand):
             close_old_connections()
             stop.wait(options["interval"])
         if options["loop"] and stop.is_set() and limit is None:
-            drained = self._drain(buffers, options, stop)
+            decisive = self._drain(buffers, options, stop)
             total.remaining = total.errors = 0
-            total.add(drained)
+            total.add(decisive)
         total.seconds = time.monotonic() - started
-        return total
+        return total, decisive
 
     def _drain(self, buffers: list[Buffer], options: dict[str, Any], stop: Stop) -> FlushResult:
         """Flush what is pending at the end of a service, due or not."""
@@ -143,17 +158,18 @@ class Command(BaseCommand):
         return total
 
     def _dry_run(self, buffers: list[Buffer], options: dict[str, Any]) -> None:
-        total = 0
+        total, paused = 0, _paused(buffers)
         for buffer in buffers:
             counts = store.count(client(patient=True), buffer.shard_keys()).values()
             left = sum(c.in_flight + (c.pending if options["all"] else c.due) for c in counts)
             total += left
             if not options["json"]:
-                self.stdout.write(f"{buffer.label}: {left} to flush")
+                note = ", but it is paused" if buffer.label in paused else ""
+                self.stdout.write(f"{buffer.label}: {left} to flush{note}")
         if options["json"]:
-            self._report(FlushResult(remaining=total), options)
+            self._report(FlushResult(remaining=total), options, buffers)
 
-    def _report(self, result: FlushResult, options: dict[str, Any]) -> None:
+    def _report(self, result: FlushResult, options: dict[str, Any], buffers: list[Buffer]) -> None:
         if options["json"]:
             report = {name: value for name, value in asdict(result).items() if name in REPORT}
             report["seconds"] = round(result.seconds, 3)
@@ -173,7 +189,14 @@ class Command(BaseCommand):
             if result.errors:
                 self.stderr.write(self.style.ERROR(f"{result.errors} batches failed: see the log."))
             if result.remaining:
-                self.stderr.write(self.style.WARNING(f"{result.remaining} entries are left."))
+                try:
+                    paused = _paused(buffers)
+                except BufferUnavailable:  # since then
+                    paused = []
+                verb = "is" if len(paused) == 1 else "are"
+                why = f", as {', '.join(paused)} {verb} paused" if paused else ""
+                text = f"{entries_are(result.remaining)} left{why}."
+                self.stderr.write(self.style.WARNING(text))
 
     @contextmanager
     def _progress(
@@ -197,6 +220,17 @@ class Command(BaseCommand):
         yield draw
         if total:
             self.stderr.write("")
+
+
+def _paused(buffers: list[Buffer]) -> list[str]:
+    """Those that are paused and have something to flush."""
+    keys = {buffer.label: buffer.shard_keys() for buffer in buffers}
+    found = store.overview(client(patient=True), [key for own in keys.values() for key in own])
+    return [
+        label
+        for label, own in keys.items()
+        if any(found[key].paused and found[key].pending + found[key].in_flight for key in own)
+    ]
 
 
 @contextmanager

@@ -12,7 +12,12 @@ from django.db import close_old_connections
 
 from writebehind_app import status
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.management.arguments import buffers_of, positive, stop_on_signal
+from writebehind_app.management.arguments import (
+    NO_BUFFERS,
+    buffers_of,
+    positive,
+    stop_on_signal,
+)
 from writebehind_app.status import Status
 from writebehind_app.store.connection import client
 
@@ -99,5 +104,5 @@ class Command(BaseCommand):
             )
             lines.append("  ".join([label, *cells]).rstrip())
         head = _CLEAR if clear and self.stdout.isatty() else ""
-        self.stdout.write(head + "\n".join(lines))
+        self.stdout.write(head + ("\n".join(lines) if found else NO_BUFFERS))
         self.stdout.flush()
