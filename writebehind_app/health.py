@@ -42,7 +42,7 @@ def look() -> tuple[list[Status], list[str]]:
     try:
         found = status.read(client(), list(registry.buffers().values()))
     except BufferUnavailable:
-        return [], [] if is_direct() else ["Redis does not answer."]
+        return [], [] if is_direct() else ["Redis cannot be used."]
     return found, [problem for one in found for problem in _problems(one)]
 
 
@@ -54,7 +54,7 @@ def _problems(one: Status) -> Iterator[str]:
     if settings.HEALTH_PENDING and waiting > settings.HEALTH_PENDING:
         yield f"{one.label}: {waiting} entries wait."
     if one.dead_letters is None:
-        yield f"{one.label}: its database does not answer."
+        yield status.no_database(one)
     elif settings.HEALTH_DEAD_LETTERS and one.dead_letters > settings.HEALTH_DEAD_LETTERS:
         yield f"{one.label}: there are {one.dead_letters} dead letters."
 

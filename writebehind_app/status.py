@@ -33,7 +33,7 @@ class Status:
 
 
 def read(client: redis.Redis, buffers: Sequence[Buffer]) -> list[Status]:
-    """How the buffers are doing; `BufferUnavailable` where Redis does not answer."""
+    """How the buffers are doing; `BufferUnavailable` where Redis cannot be used."""
     shards = store.overview(client, [key for buffer in buffers for key in buffer.shard_keys()])
     letters = dead_letters(buffers)
     found = []
@@ -55,6 +55,14 @@ def read(client: redis.Redis, buffers: Sequence[Buffer]) -> list[Status]:
             )
         )
     return found
+
+
+def no_database(one: Status) -> str:
+    """What it means that nothing is known of the dead letters."""
+    return (
+        f"{one.label}: its database cannot be used, or lacks the tables of writebehind, which "
+        "manage.py migrate makes."
+    )
 
 
 def of_redis(client: redis.Redis) -> dict[str, Any]:

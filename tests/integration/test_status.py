@@ -90,11 +90,14 @@ class TestStatus:
 
     def test_without_its_tables(self, plain):
         with without_table("default", DeadLetter):
+            err = io.StringIO()
+            call_command("writebehind_status", "tests.Item", stdout=io.StringIO(), stderr=err)
+            assert "lacks the tables of writebehind, which manage.py migrate" in err.getvalue()
             assert of_item()["dead_letters"] is None
 
     def test_redis_is_away(self, plain):
         plain.stop()
-        with pytest.raises(CommandError, match="Redis does not answer"):
+        with pytest.raises(CommandError, match="Redis cannot be used: "):
             report()
 
     def test_tells_no_password(self, plain, configure):
@@ -106,6 +109,15 @@ class TestStatus:
         finally:
             with plain.client(password="secret-one") as redis:
                 redis.config_set("requirepass", "")
+
+    def test_a_refused_password(self, plain, configure):
+        configure(REDIS=plain.url.replace("//", "//nobody:wrong@"))
+        for command in ("writebehind_status", "writebehind_pause"):
+            with pytest.raises(CommandError) as refused:
+                run(command)
+            assert str(refused.value).startswith("Redis cannot be used: ")
+            assert "Redis: " not in str(refused.value)
+            assert "wrong@" not in str(refused.value)
 
     def test_for_people(self, plain):
         Item.buffered.set_many({"number": n} for n in range(1500))
@@ -293,7 +305,7 @@ class TestPause:
     def test_redis_is_away(self, plain):
         plain.stop()
         for command in ("writebehind_pause", "writebehind_resume"):
-            with pytest.raises(CommandError, match="Redis does not answer"):
+            with pytest.raises(CommandError, match="Redis cannot be used: "):
                 run(command)
 
     def test_an_unknown_buffer(self, plain):
@@ -360,7 +372,7 @@ class TestHealth:
         plain.stop()
         assert get() == (
             503,
-            {"status": "failing", "problems": ["Redis does not answer."], "buffers": []},
+            {"status": "failing", "problems": ["Redis cannot be used."], "buffers": []},
         )
         configure(MODE="direct")
         assert get()[0] == 200
@@ -369,7 +381,10 @@ class TestHealth:
         with without_table("default", DeadLetter):
             code, found = get()
         assert code == 503
-        assert "tests.Item: its database does not answer." in found["problems"]
+        assert (
+            "tests.Item: its database cannot be used, or lacks the tables of writebehind, which "
+            "manage.py migrate makes."
+        ) in found["problems"]
 
     def test_nothing_in_it_is_secret(self, plain, configure, get):
         Item.buffered.set(number=1, b="very private")

@@ -13,6 +13,7 @@ from django.core.management.base import CommandError
 
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.parents import parents_first
 
 NO_BUFFERS = "No model declares a buffer."
@@ -45,6 +46,10 @@ def buffers_of(labels: Sequence[str]) -> list[Buffer]:
             )
     wanted = [by_name[label.lower()] for label in labels] if labels else list(known.values())
     return parents_first(wanted)
+
+
+def unusable(error: BufferUnavailable) -> str:
+    return f"Redis cannot be used: {str(error).removeprefix('Redis: ')}"
 
 
 def entries_are(count: int) -> str:

@@ -9,7 +9,7 @@ import redis
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.management.arguments import NO_BUFFERS, buffers_of, entries_are
+from writebehind_app.management.arguments import NO_BUFFERS, buffers_of, entries_are, unusable
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
@@ -32,7 +32,7 @@ class PausingCommand(BaseCommand):
                 changed = type(self).act(client(), buffer.shard_keys())
                 counts = store.count(client(), buffer.shard_keys()).values()
             except BufferUnavailable as error:
-                raise CommandError(f"Redis does not answer: {error}") from None
+                raise CommandError(unusable(error)) from None
             pending = sum(count.pending for count in counts)
             in_flight = sum(count.in_flight for count in counts)
             self.stdout.write(

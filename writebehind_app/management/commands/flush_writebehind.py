@@ -182,7 +182,7 @@ class Command(BaseCommand):
             if result.dead_letters:
                 self.stderr.write(
                     self.style.ERROR(
-                        f"{result.dead_letters} entries were refused: see "
+                        f"{entries_are(result.dead_letters)} refused: see "
                         "`manage.py writebehind_deadletters list`."
                     )
                 )

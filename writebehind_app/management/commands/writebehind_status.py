@@ -17,6 +17,7 @@ from writebehind_app.management.arguments import (
     buffers_of,
     positive,
     stop_on_signal,
+    unusable,
 )
 from writebehind_app.status import Status
 from writebehind_app.store.connection import client
@@ -47,14 +48,17 @@ class Command(BaseCommand):
                     found = status.read(client(), buffers)
                 except BufferUnavailable as error:
                     if not options["watch"]:
-                        raise CommandError(f"Redis does not answer: {error}") from None
-                    self.stderr.write(str(error))
+                        raise CommandError(unusable(error)) from None
+                    self.stderr.write(unusable(error))
                 else:
                     now = time.monotonic()
                     if options["json"]:
                         self._json(found)
                     else:
                         self._table(found, before, now, clear=options["watch"])
+                    for one in found:
+                        if one.dead_letters is None:
+                            self.stderr.write(status.no_database(one))
                     before = now, {one.label: one for one in found}
                 if not options["watch"] or stop.wait(options["interval"]):
                     break
