@@ -126,7 +126,6 @@ Q_CLUSTER = {
     "timeout": 10,
     "retry": 20,
     "catch_up": False,
-    "log_level": "WARNING",  # as below: no line for each job
 }
 
 # The figures of `manage.py demo` are to stay readable: requests are logged from a problem on.

@@ -538,12 +538,12 @@ class TestFailure:
         assert AppliedBatch.objects.get().entries == 2
 
     def test_the_wait_ends(self, database, redis_server, configure):
-        configure(SHARDS=1, BACKOFF=0.1)
+        configure(SHARDS=1, BACKOFF=1)
         Item.buffered.set(number=1)
         with table_away(), pytest.raises(DatabaseError):
             Item.buffered.flush()
         assert flush(Item.buffered).rows == 0
-        time.sleep(0.12)
+        time.sleep(1.02)
         assert flush(Item.buffered).rows == 1
 
     def test_a_newer_write_wins_over_the_failed_batch(self, database, redis_server, configure):

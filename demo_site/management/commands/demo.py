@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import shutil
 import signal
@@ -114,6 +115,7 @@ class Command(BaseCommand):
     # --once
 
     def _prove(self, writes: int) -> None:
+        logging.getLogger("django-q").setLevel(logging.WARNING)  # no line for each job
         drain()
         self._say(
             f"{writes:,} writes on {proof.KEYS * len(SYSTEMS)} keys from {proof.THREADS} threads, "
