@@ -194,8 +194,8 @@ MUTANTS = [
     mutant(
         "a pending entry has a time to live",
         "store/scripts/write.lua",
-        "redis.call('HINCRBY', shard, 'accepted', 1)",
-        "redis.call('EXPIRE', entry, 3600)",
+        "return done(no)",
+        "redis.call('EXPIRE', entry, 3600)\nreturn done(no)",
         f"{SAFEGUARDS}test_nothing_in_redis_has_a_time_to_live",
     ),
     # Rows
