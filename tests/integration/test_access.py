@@ -182,6 +182,7 @@ def certificates(tmp_path_factory) -> list[Path]:
         subprocess.run(["openssl", *arguments], cwd=at, check=True, capture_output=True)
 
     new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+    new += ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 wants to know
     for name in ("authority", "other"):
         openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
     openssl(
@@ -189,7 +190,7 @@ def certificates(tmp_path_factory) -> list[Path]:
         *("-new", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.csr"),
         *("-subj", "/CN=redis"),
     )
-    (at / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+    (at / "ext").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
     openssl(
         *("x509", "-req", "-in", "server.csr", "-CA", "authority.pem", "-CAkey", "authority.key"),
         *("-CAcreateserial", "-days", "2", "-extfile", "ext", "-out", "server.pem"),
