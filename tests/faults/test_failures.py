@@ -220,6 +220,7 @@ class TestConnection:
 
     def test_a_full_disk(self, database):
         if connections[database].vendor == "sqlite":
-            insert = "INSERT INTO tests_keyonly (name) VALUES (hex(randomblob(1000000)))"
+            # More than what tests before this one may have left free.
+            insert = "INSERT INTO tests_keyonly (name) VALUES (hex(randomblob(50000000)))"
             error = failure(database, "PRAGMA max_page_count = 1", insert, insert)
             assert kind(error) == "connection"
