@@ -23,6 +23,8 @@ class AppliedBatch(models.Model):
     rows = models.PositiveIntegerField(_("rows"), default=0)  # written or deleted
     dead_letters = models.PositiveIntegerField(_("dead letters"), default=0)
     statements = models.PositiveIntegerField(_("statements"), default=0)
+    attempts = models.PositiveIntegerField(_("failed attempts"), default=0)  # before this one
+    error = models.CharField(_("last error"), max_length=500, default="")  # of these
     oldest_at = models.DateTimeField(_("oldest write"))  # the first write that is in the batch
     applied_at = models.DateTimeField(_("applied"), db_index=True)
     duration = models.DurationField(_("duration"), null=True)
@@ -31,7 +33,10 @@ class AppliedBatch(models.Model):
         verbose_name = _("applied batch")
         verbose_name_plural = _("applied batches")
         ordering = ("-applied_at",)
-        indexes = [models.Index(fields=["buffer", "shard", "upto"], name="writebehind_upto")]
+        indexes = [
+            models.Index(fields=["buffer", "shard", "upto"], name="writebehind_upto"),
+            models.Index(fields=["buffer", "applied_at"], name="writebehind_applied"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.buffer} {self.token}"

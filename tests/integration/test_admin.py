@@ -16,7 +16,7 @@ from django.utils import translation
 
 import writebehind_app
 from tests.admin import ADMIN, DASHBOARD, HISTORY, LETTERS, client, entries, messages, page
-from tests.models import Item, Note, Owner, Pair, Setting, Tick, Visit
+from tests.models import Item, Note, Owner, Pair, Setting, Visit
 from writebehind_app import Add
 from writebehind_app.admin import flushing
 from writebehind_app.flush import engine
@@ -267,20 +267,6 @@ def test_an_entry_of_an_entity_and_a_record(admin):
         assert "Nothing is pending" in page(admin, f"{ITEMS}entry/", id=id)
 
 
-def test_an_entry_is_found_by_its_key(admin):
-    Owner.objects.create(pk=7, name="anna")
-    Pair.buffered.set(owner=7, name='a "b"', value=3)
-    pairs = entries("tests.Pair")
-    response = admin.get(pairs, {"search": "1", "key-owner": "7", "key-name": 'a "b"'})
-    assert 'name=a "b"' in page(admin, response["Location"])
-    assert "must be an integer" in page(
-        admin, pairs, search="1", **{"key-owner": "x", "key-name": "y"}
-    )
-    assert "cannot be null" in page(admin, ITEMS, search="1") or "integer" in page(
-        admin, ITEMS, search="1"
-    )
-
-
 def test_what_somebody_else_wrote_to_redis_is_shown(admin, plain):
     Item.buffered.set(number=5, a=1)
     now = time.time_ns() // 1000
@@ -406,10 +392,15 @@ def test_a_flush_says_that_a_batch_failed(admin, monkeypatch):
         patch.setattr(engine, "apply", away)
         (message,) = told(admin, f"{ITEMS}flush/", {"id": "5"})
     assert "1 entry is left. A batch failed and waits" in message
-    text = page(admin, ITEMS, state="in_flight")
-    assert "retrying" in text
+    assert ">number=5</a>" in page(admin, ITEMS, state="in_flight")
+    text = page(admin, ITEMS, state="retrying")
+    assert ">retrying<" in text
     assert "OperationalError: no such table" in text
     assert "its batch failed 1 time" in page(admin, f"{ITEMS}entry/", id="5")
+    told(admin, f"{ITEMS}flush/", {"id": "5"})
+    assert ">retrying<" not in page(admin, ITEMS, state="retrying")
+    assert "1: OperationalError: no such table" in page(admin, HISTORY, failures="some")
+    assert "OperationalError" not in page(admin, HISTORY, failures="none")
 
 
 def test_a_discard_is_confirmed_by_the_name_of_the_buffer(admin):
@@ -433,6 +424,27 @@ def test_a_discard_is_confirmed_by_the_name_of_the_buffer(admin):
     assert Item.buffered.count_pending() == 0
     assert LogEntry.objects.count() == 2
     assert told(admin, path, {}) == ["Choose what to discard."]
+
+
+def test_chosen_records_are_discarded(admin):
+    for n in range(12):
+        Visit.buffered.append(event=n, email="a@b.c")
+    visits = entries("tests.Visit")
+    ids = re.findall(
+        r'name="id" value="([^"]+)" aria-label="Choose event=([147]),', page(admin, visits)
+    )
+    assert len(ids) == 3
+    assert (
+        "Records are flushed in their order" in told(admin, f"{visits}flush/", {"id": ids[0][0]})[0]
+    )
+    data = {"id": [*(id for id, _ in ids), "1-0", "nonsense", "9-99"]}
+    assert "event=4, email=a@b.c" in admin.post(f"{visits}discard/", data).content.decode()
+    assert told(admin, f"{visits}discard/", {**data, "confirmation": "tests.Visit"}) == [
+        "3 entries discarded."
+    ]
+    left = [each.key["event"] for each in Visit.buffered.pending()]
+    assert sorted(left) == [n for n in range(12) if n not in (1, 4, 7)]
+    Visit.buffered.append(event=4, email="a@b.c")  # its unique values are free
 
 
 def test_a_buffer_is_paused_and_resumed(admin):
@@ -530,11 +542,6 @@ def test_sensitive_values_are_masked(plain, secret):
         LETTERS, {"action": "export_json", "_selected_action": 1}
     )
     assert json.loads(exported.content)[0]["values"]["note"] == "dead secret"
-
-
-def test_tick_has_no_key_to_search_for(admin):
-    assert "key-" not in page(admin, entries("tests.Tick"))
-    assert Tick.buffered.count_pending() == 0
 
 
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)

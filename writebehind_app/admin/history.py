@@ -14,13 +14,14 @@ from django.utils.translation import gettext_lazy
 
 from writebehind_app.admin.access import Guarded
 from writebehind_app.admin.filters import BufferFilter, DatabaseFilter, using_of
-from writebehind_app.admin.shown import duration
+from writebehind_app.admin.shown import duration, shown
 from writebehind_app.models import AppliedBatch
 
 
-class DeadLettersFilter(admin.SimpleListFilter):
-    title = gettext_lazy("dead letters")
-    parameter_name = "letters"
+class _SomeFilter(admin.SimpleListFilter):
+    """Whether there are any of what a field counts."""
+
+    field: str
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [("some", gettext_lazy("some")), ("none", gettext_lazy("none"))]
@@ -30,10 +31,22 @@ class DeadLettersFilter(admin.SimpleListFilter):
     ) -> models.QuerySet[Any]:
         match self.value():
             case "some":
-                return queryset.filter(dead_letters__gt=0)
+                return queryset.filter(**{f"{self.field}__gt": 0})
             case "none":
-                return queryset.filter(dead_letters=0)
+                return queryset.filter(**{self.field: 0})
         return queryset
+
+
+class DeadLettersFilter(_SomeFilter):
+    title = gettext_lazy("dead letters")
+    parameter_name = "letters"
+    field = "dead_letters"
+
+
+class FailuresFilter(_SomeFilter):
+    title = gettext_lazy("failed attempts")
+    parameter_name = "failures"
+    field = "attempts"
 
 
 class _Newest(Paginator):  # type: ignore[type-arg]
@@ -58,11 +71,12 @@ class AppliedBatchAdmin(Guarded):
         "rows",
         "dead_letters",
         "statements",
+        "failures",
         "took",
         "waited",
     )
     list_display_links = None
-    list_filter = (DatabaseFilter, BufferFilter, "applied_at", DeadLettersFilter)
+    list_filter = (DatabaseFilter, BufferFilter, "applied_at", DeadLettersFilter, FailuresFilter)
     list_per_page = 50
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # each would count the whole ledger
@@ -77,6 +91,11 @@ class AppliedBatchAdmin(Guarded):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         return super().changelist_view(request, {"title": _("History"), **(extra_context or {})})
+
+    @admin.display(description=gettext_lazy("failed attempts"), ordering="attempts")
+    def failures(self, batch: AppliedBatch) -> str:
+        """How often it failed before, and why the last time."""
+        return f"{batch.attempts}: {shown(batch.error, 120)}" if batch.attempts else "0"
 
     @admin.display(description=gettext_lazy("took"), ordering="duration")
     def took(self, batch: AppliedBatch) -> str:

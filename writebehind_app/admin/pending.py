@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from django import forms
 from django.core import signing
-from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import CoalescingBuffer
-from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.refusals import REFUSALS
 from writebehind_app.store import listing, lua
@@ -24,6 +23,8 @@ from writebehind_app.store.connection import client
 from writebehind_app.store.listing import Listed, Place
 
 PAGE = 50
+_ROUNDS = 5  # in which a page looks for entries whose ids begin in some way
+_RECORD = re.compile(r"([0-9]{1,18})-([0-9]{1,4})")
 _SALT = "writebehind.pending"
 
 State = Literal["waiting", "due", "in_flight", "retrying"]
@@ -47,6 +48,7 @@ class Filters(forms.Form):
             ("waiting", _("Waiting")),
             ("due", _("Due")),
             ("in_flight", _("In flight")),
+            ("retrying", _("Retrying")),
         ],
     )
     age = forms.ChoiceField(
@@ -77,31 +79,36 @@ class Row:
     state: State
     seconds: float  # since the first write
     error: str  # of its batch, the last time
-    selectable: bool  # it has an id by which it can be flushed alone
+    is_free: bool  # nobody works on it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     rows: list[Row]
     after: str  # where the next page begins, or ''
+    is_cut: bool  # not all there is was looked through for a beginning
 
 
-def page(buffer: Buffer, given: Mapping[str, Any], after: str = "") -> Page:
-    """A page of the list that cleaned filters ask for."""
+def page(buffer: Buffer, given: Mapping[str, Any], after: str = "", beginning: str = "") -> Page:
+    """A page of the list that cleaned filters ask for; of the entries whose ids begin so."""
     connection, keys = client(), buffer.shard_keys()
     now = lua.now(connection)
-    start = _place(after)
     since = now - int(given["age"] or 0) * 1_000_000
-    if given["state"] == "in_flight":
-        found = listing.in_flight(connection, keys, PAGE + 1, after=start)
-    else:
+    is_flying = given["state"] in ("in_flight", "retrying")
+
+    def read(start: Place | None) -> listing.Page:
+        if is_flying:
+            failed = given["state"] == "retrying"
+            return listing.in_flight(
+                connection, keys, PAGE + 1, after=start, beginning=beginning, failed=failed
+            )
         is_log = not buffer.layout().key
         # A record's place is when it came; that of others is that and max_age, or earlier.
         age = round(buffer.option("MAX_AGE") * 1e6)
         due = now - age if is_log else now
         oldest = (since if is_log else since + age) if given["age"] else None
         bounds = [bound for bound in (oldest, due if given["state"] == "due" else None) if bound]
-        found = listing.pending(
+        return listing.pending(
             connection,
             keys,
             PAGE + 1,
@@ -109,13 +116,26 @@ def page(buffer: Buffer, given: Mapping[str, Any], after: str = "") -> Page:
             greatest=min(bounds, default=None),
             newest_first=given["order"] == "newest",
             after=start,
+            beginning=beginning,
         )
-    rows = [_row(buffer, each, now, in_flight=given["state"] == "in_flight") for each in found]
-    shown = [
-        row for row, each in zip(rows[:PAGE], found, strict=False) if each.entry.since <= since
-    ]
+
+    rows: list[Listed] = []
+    stopped = _place(after)
+    for _round in range(_ROUNDS):
+        found = read(stopped)
+        rows += found.rows
+        stopped = found.stopped
+        if stopped is None or len(rows) > PAGE:
+            break
+    end = rows[PAGE - 1].place if len(rows) > PAGE else stopped
     return Page(
-        shown, signing.dumps(found[PAGE - 1].place, salt=_SALT) if len(found) > PAGE else ""
+        rows=[
+            _row(buffer, each, now, in_flight=is_flying)
+            for each in rows[:PAGE]
+            if each.entry.since <= since
+        ],
+        after=signing.dumps(end, salt=_SALT) if end else "",
+        is_cut=stopped is not None and len(rows) <= PAGE,
     )
 
 
@@ -129,9 +149,6 @@ def _place(after: str) -> Place | None:
 
 def _row(buffer: Buffer, listed: Listed, now: int, *, in_flight: bool) -> Row:
     entry = listed.entry
-    described = buffer._describe(
-        entry, listed.attempts if in_flight else 0, "in_flight" if in_flight else "pending"
-    )
     due = listed.place.at
     if not entry.head:  # a record
         due += round(buffer.option("MAX_AGE") * 1e6)
@@ -140,46 +157,33 @@ def _row(buffer: Buffer, listed: Listed, now: int, *, in_flight: bool) -> Row:
     else:
         state = "due" if due <= now else "waiting"
     return Row(
-        id=entry.id,
-        entry=described,
+        id=entry.id if entry.head else record_id(listed.place.shard, entry.no),
+        entry=_described(buffer, listed, in_flight=in_flight),
         state=state,
         seconds=max(now - entry.since, 0) / 1e6 if entry.since else 0.0,
         error=listed.error if in_flight else "",
-        selectable=bool(entry.head) and not in_flight,
+        is_free=not in_flight,
     )
 
 
-# A key
+def _described(buffer: Buffer, listed: Listed, *, in_flight: bool) -> PendingEntry:
+    attempts = listed.attempts if in_flight else 0
+    return buffer._describe(listed.entry, attempts, "in_flight" if in_flight else "pending")
 
 
-def key_columns(buffer: Buffer) -> Sequence[Column]:
-    """The fields that name an entry; none of a log's, which are found by their number."""
-    return buffer.key_layout().key if isinstance(buffer, CoalescingBuffer) else ()
+# The id of a record, which has none in Redis: no two shards share a number and a place.
 
 
-def key_form(buffer: Buffer) -> type[forms.Form]:
-    """Asks for an exact key, as text."""
-    fields = {
-        column.name: forms.CharField(label=column.field.verbose_name, required=False)
-        for column in key_columns(buffer)
-    }
-    return type("KeyForm", (forms.Form,), fields)
+def record_id(shard: int, number: int) -> str:
+    return f"{number}-{shard}"
 
 
-def id_of(buffer: Buffer, texts: Mapping[str, str]) -> str:
-    """The id of a key as somebody typed it; a ValidationError that says which field is wrong."""
-    layout = buffer.key_layout()  # type: ignore[attr-defined]
-    key = {}
-    for column in layout.key:
-        field: Any = column.field
-        while field.remote_field:
-            field = field.target_field
-        try:
-            key[column.name] = field.to_python(texts[column.name])
-        except ValidationError as error:
-            raise ValidationError({column.name: error.messages}) from None
-    id: str = layout.id(key)
-    return id
+def place_of_record(buffer: Buffer, id: str) -> tuple[int, int] | None:
+    """The shard and the number of a record; None for what is no id of one."""
+    found = _RECORD.fullmatch(id)
+    if found is None or int(found[2]) >= len(buffer.shard_keys()):
+        return None
+    return int(found[2]), int(found[1])
 
 
 # One entry
@@ -222,11 +226,35 @@ def detail(buffer: Buffer, id: str) -> Detail | None:
     return _detail_of_record(buffer, id)
 
 
+def entries_of(buffer: Buffer, ids: Sequence[str]) -> list[PendingEntry]:
+    """The entries of some ids: what is in flight and what is pending."""
+    if isinstance(buffer, CoalescingBuffer):
+        by_shard: dict[str, list[str]] = {}
+        for id in ids:
+            by_shard.setdefault(buffer.shard_key_of(id), []).append(id)
+        readings = store.read(client(), by_shard)
+        return [entry for id in ids for entry in _read(buffer, id, readings)]
+    places = [place for id in ids if (place := place_of_record(buffer, id))]
+    found = listing.records(client(), buffer.shard_keys(), places)
+    return [_described(buffer, each, in_flight=is_flying) for is_flying, each in found]
+
+
+def _read(
+    buffer: CoalescingBuffer, id: str, readings: Mapping[str, store.Reading]
+) -> list[PendingEntry]:
+    reading = readings[buffer.shard_key_of(id)]
+    found = []
+    if id in reading.in_flight:
+        found.append(buffer._describe(reading.in_flight[id], reading.attempts, "in_flight"))
+    if id in reading.pending:
+        found.append(buffer._describe(reading.pending[id], 0, "pending"))
+    return found
+
+
 def _detail_of_id(buffer: CoalescingBuffer, id: str) -> Detail | None:
     shard = buffer.shard_key_of(id)
-    found = store.read(client(), {shard: [id]})[shard]
-    entries = [buffer._describe(e, found.attempts, "in_flight") for e in found.in_flight.values()]
-    entries += [buffer._describe(e, 0, "pending") for e in found.pending.values()]
+    readings = store.read(client(), {shard: [id]})
+    found, entries = readings[shard], _read(buffer, id, readings)
     if not entries:
         return None
     if not _is_understood(buffer, id, [*found.in_flight.values(), *found.pending.values()]):
@@ -276,15 +304,10 @@ def _values(buffer: CoalescingBuffer, found: Any) -> dict[str, Any]:
 
 
 def _detail_of_record(buffer: Buffer, id: str) -> Detail | None:
-    if not (id.isascii() and id.isdigit() and len(id) < 19):
+    found = entries_of(buffer, [id])
+    if not found:
         return None
-    found = listing.record(client(), buffer.shard_keys(), int(id))
-    if found is None:
-        return None
-    is_flying, listed = found
-    described = buffer._describe(
-        listed.entry, listed.attempts if is_flying else 0, "in_flight" if is_flying else "pending"
-    )
+    (described,) = found
     lines = [
         Line(name=name, pending=[value], result=value, changed=True)
         for name, value in described.values.items()

@@ -90,7 +90,7 @@ class LogBuffer(Buffer):
             found.append(time)
         return list(dict.fromkeys(found))
 
-    def _unique_columns(self) -> list[Column]:
+    def unique_columns(self) -> list[Column]:
         return list(self.layout().columns.values())[: len(self.unique)]
 
     # Writing
@@ -129,7 +129,7 @@ class LogBuffer(Buffer):
         if given.get(self.time, "") is None:
             del given[self.time]
         texts = layout.split(given)[1]
-        unique = self._unique_columns()
+        unique = self.unique_columns()
         for c in (*unique, *_travelling(layout)):
             if c.name not in texts and c.field.has_default():
                 texts |= layout.expected({c.name: c.field.get_default()})
@@ -270,12 +270,12 @@ class LogBuffer(Buffer):
         if not self.unique:
             return
         keys = [self._unique_values(record) for record in records]
-        stored = stored_values(self.layout(), self._unique_columns(), keys)
+        stored = stored_values(self.layout(), self.unique_columns(), keys)
         if stored is not None:
             raise AlreadyExists(self._exists(stored))
 
     def _unique_values(self, record: Record) -> dict[str, Any]:
-        return {c.attname: c.decode(record.texts[c.name]) for c in self._unique_columns()}
+        return {c.attname: c.decode(record.texts[c.name]) for c in self.unique_columns()}
 
     def _exists(self, values: Mapping[str, Any]) -> str:
         given = ", ".join(f"{name}={shown(value)}" for name, value in values.items())
@@ -298,7 +298,7 @@ class LogBuffer(Buffer):
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         values = self.layout().values(self.layout().known(entry))
-        return {c.attname: values.pop(c.name) for c in self._unique_columns()}, values
+        return {c.attname: values.pop(c.name) for c in self.unique_columns()}, values
 
     # Acting
 
@@ -315,7 +315,7 @@ class LogBuffer(Buffer):
         """
         if not unique:
             return self._discard()
-        columns = self._unique_columns()
+        columns = self.unique_columns()
         texts = self.layout().expected(unique)
         if texts.keys() != {c.name for c in columns}:
             raise FieldError(

@@ -24,7 +24,7 @@ from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
-from writebehind_app.flush.failures import kind
+from writebehind_app.flush.failures import kind, storable
 from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.models import DeadLetter, DiscardedLetter
 from writebehind_app.store.codec import Entry
@@ -297,6 +297,4 @@ def _reason(buffer: Buffer, entry: Entry, error: Exception) -> str:
     reason = str(error)
     for secret in _secrets(buffer, entry):
         reason = reason.replace(secret, MASK)
-    reason = reason[:_LONGEST]
-    is_text = reason.encode(errors="ignore").decode() == reason  # without half of a pair
-    return reason if is_text and "\0" not in reason else ascii(reason)[1:-1]
+    return storable(reason[:_LONGEST])

@@ -28,7 +28,7 @@ from django.db import Error, connections
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferPaused, WritebehindError
 from writebehind_app.flush import deadletters
-from writebehind_app.flush.failures import Kind, kind
+from writebehind_app.flush.failures import Kind, kind, storable
 from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.lease import renewed
 from writebehind_app.flush.parents import ParentPending
@@ -120,7 +120,7 @@ def flush(
             lease=conf.settings().LEASE,
             size=budget,
             due_only=due_only,
-            ids=work.ids,
+            ids=work.ids[:budget],
             ignore_backoff=ignore_backoff,
         )
         if isinstance(batch, Batch):
@@ -231,7 +231,10 @@ class _Work:
         if not self.ids:
             self.left = max(self.left - len(batch.entries), 0)
         elif batch.token == self.token:  # and not one that a dead flusher left
-            self.left = 0
+            claimed = {entry.id for entry in batch.entries}
+            # What is left may be nowhere: the next claim says so.
+            self.ids = [id for id in self.ids if id not in claimed]
+            self.left = len(self.ids)
 
 
 @contextmanager
@@ -250,8 +253,10 @@ def _works(buffer: Buffer, ids: Sequence[str], *, due_only: bool) -> list[_Work]
     keys = buffer.shard_keys()
     shards = buffer.shards(patient=True)
     if ids:
-        numbers = {id: keys.index(buffer.shard_key_of(id)) for id in ids}
-        return [_Work(number, shards[number], 1, [id]) for id, number in numbers.items()]
+        by_shard: dict[int, list[str]] = {}
+        for id in dict.fromkeys(ids):
+            by_shard.setdefault(keys.index(buffer.shard_key_of(id)), []).append(id)
+        return [_Work(n, shards[n], len(own), own) for n, own in by_shard.items()]
     works = []
     for number, counts in enumerate(store.count(client(patient=True), keys).values()):
         left = (counts.due if due_only else counts.pending) + counts.in_flight
@@ -321,7 +326,9 @@ def _give_back(buffer: Buffer, number: int, shard: Shard, batch: Batch, error: E
         exc_info=error,
     )
     connections[buffer.layout().using].close_if_unusable_or_obsolete()
-    shard.release(batch.token, retry_in=delay, error=f"{type(error).__name__}: {error}"[:500])
+    # A database quotes values, and this is shown to people; the log has all of it.
+    why = type(error).__name__ if buffer.sensitive else f"{type(error).__name__}: {error}"
+    shard.release(batch.token, retry_in=delay, error=storable(why[:500]))
     flush_failed.send_robust(
         buffer.model, buffer=buffer, shard=number, error=error, attempts=batch.attempts + 1
     )

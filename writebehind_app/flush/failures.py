@@ -167,3 +167,9 @@ _MYSQL: dict[Kind, frozenset[int]] = {
     ),
     "schema": frozenset({1044, 1045, 1049, 1054, 1064, 1136, 1142, 1143, 1146, 1305, 1356}),
 }
+
+
+def storable(text: str) -> str:
+    """What an error says, in a form that each database takes."""
+    is_text = text.encode(errors="ignore").decode() == text  # without half of a pair
+    return text if is_text and "\0" not in text else ascii(text)[1:-1]

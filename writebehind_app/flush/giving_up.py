@@ -7,7 +7,7 @@ one. A crash between the two leaves a batch with a void token, which the next fl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from django.db import transaction
@@ -21,14 +21,29 @@ if TYPE_CHECKING:
 
 def discard(buffer: Buffer, ids: Sequence[str]) -> int:
     """Throw away the entries of these ids, or all; says how many."""
-    count = 0
-    for number, shard in enumerate(buffer.shards()):
-        wanted = [id for id in ids if buffer.shard_key_of(id) == shard.key]
-        if wanted or not ids:
-            count += _discard(buffer, shard, wanted)
-            if token := shard.idle_token():
-                fresh = _void(buffer, number, shard, token)
-                count += _discard(buffer, shard, wanted, token=fresh)
+    by_shard: dict[int, list[str]] = {} if ids else {n: [] for n in range(len(buffer.shard_keys()))}
+    for id in ids:
+        number = buffer.shard_keys().index(buffer.shard_key_of(id))
+        by_shard.setdefault(number, []).append(id)
+    return _discard_of(buffer, by_shard)
+
+
+def discard_records(buffer: Buffer, places: Iterable[tuple[int, int]]) -> int:
+    """Throw away records of a log, by their shards and numbers; says how many."""
+    by_shard: dict[int, list[str]] = {}
+    for number, no in places:
+        by_shard.setdefault(number, []).append(f"#{no}")
+    return _discard_of(buffer, by_shard)
+
+
+def _discard_of(buffer: Buffer, by_shard: Mapping[int, Sequence[str]]) -> int:
+    count, shards = 0, buffer.shards()
+    for number, ids in by_shard.items():
+        shard = shards[number]
+        count += _discard(buffer, shard, ids)
+        if token := shard.idle_token():
+            fresh = _void(buffer, number, shard, token)
+            count += _discard(buffer, shard, ids, token=fresh)
     return count
 
 

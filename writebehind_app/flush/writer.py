@@ -19,6 +19,7 @@ from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.fences import Fences, of_rows
 from writebehind_app.flush import deadletters
+from writebehind_app.flush.failures import storable
 from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.flush.rows import write
 from writebehind_app.models import AppliedBatch, DeadLetter
@@ -135,6 +136,8 @@ def enter(buffer: Buffer, shard: int, batch: Batch) -> None:
         entries=len(batch.entries),
         oldest_at=_stored(moment(oldest)),
         upto=None if layout.key else max((entry.no for entry in entries), default=None),
+        attempts=batch.attempts,
+        error=storable(batch.error)[:500],
         applied_at=timezone.now(),
     )
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import NamedTuple
 
 import redis
@@ -33,6 +34,14 @@ class Listed:
     error: str  # the last time
 
 
+class Page(NamedTuple):
+    rows: list[Listed]
+    stopped: Place | None = None  # where the search for a beginning gave up; None at the end
+
+
+LOOKED_AT = 20_000  # entries of a shard, in one search for a beginning: Redis waits for that
+
+
 def pending(
     client: redis.Redis,
     keys: Sequence[str],
@@ -42,9 +51,11 @@ def pending(
     greatest: int | None = None,
     newest_first: bool = False,
     after: Place | None = None,
-) -> list[Listed]:
+    beginning: str = "",
+) -> Page:
     """The pending entries that are due from one time to another, in µs, in that order, in one
-    round trip."""
+    round trip. Of those whose ids have a `beginning`, as many as are found soon: the index is in
+    the order of time, and is looked through."""
     calls: list[tuple[str | int, ...]] = []
     for number, key in enumerate(keys):
         low, high = str(_or(least, "-inf")), str(_or(greatest, "+inf"))
@@ -56,49 +67,81 @@ def pending(
             low, high = (low, bound) if newest_first else (bound, high)
             before = after.id if number == after.shard else ""
         reverse = "1" if newest_first else ""
-        calls.append((key, "pending", size, reverse, low, high, before))
-    found = [listed for page in _pages(client, calls, range(len(keys))) for listed in page]
-    return sorted(found, key=lambda listed: listed.place, reverse=newest_first)[:size]
+        calls.append((key, "pending", size, reverse, low, high, before, beginning, LOOKED_AT))
+    pages = _pages(client, calls, range(len(keys)))
+    rows = [listed for page in pages for listed in page.rows]
+    rows.sort(key=lambda listed: listed.place, reverse=newest_first)
+    stops = [page.stopped for page in pages if page.stopped]
+    if not stops:
+        return Page(rows[:size])
+    # Beyond the first of these there may be others in between.
+    stopped = (max if newest_first else min)(stops)
+    rows = [row for row in rows if (row.place >= stopped if newest_first else row.place <= stopped)]
+    return Page(rows[:size], stopped)
 
 
 def in_flight(
-    client: redis.Redis, keys: Sequence[str], size: int, *, after: Place | None = None
-) -> list[Listed]:
-    """The entries in flight, shard by shard, in one round trip."""
+    client: redis.Redis,
+    keys: Sequence[str],
+    size: int,
+    *,
+    after: Place | None = None,
+    beginning: str = "",
+    failed: bool = False,
+) -> Page:
+    """The entries in flight, shard by shard, in one round trip; `failed`, those of batches that
+    failed."""
     first = after.shard if after else 0
     calls: list[tuple[str | int, ...]] = []
     for number in range(first, len(keys)):
         least = after.at + 1 if after and number == first else "-inf"
-        calls.append((keys[number], "in_flight", size, "", least, "+inf", ""))
+        calls.append((keys[number], "in_flight", size, "", least, "+inf", "", beginning, 0))
     pages = _pages(client, calls, range(first, len(keys)))
-    return [listed for page in pages for listed in page][:size]
+    rows = [listed for page in pages for listed in page.rows if listed.attempts or not failed]
+    return Page(rows[:size])
 
 
-def record(client: redis.Redis, keys: Sequence[str], no: int) -> tuple[bool, Listed] | None:
-    """The record of a log with that number, if there is one, and whether it is in flight."""
+def records(
+    client: redis.Redis, keys: Sequence[str], places: Sequence[tuple[int, int]]
+) -> list[tuple[bool, Listed]]:
+    """The records that there are, of these shards and numbers; and of each, whether it is in
+    flight."""
+    asked = [(place, which) for place in places for which in ("pending", "in_flight")]
     calls: list[tuple[str | int, ...]] = [
-        (key, which, 1, "", no, no, "") for which in ("pending", "in_flight") for key in keys
+        (keys[shard], which, 1, "", no, no, "", "", 0) for (shard, no), which in asked
     ]
-    pages = _pages(client, calls, [*range(len(keys))] * 2)
-    for i, page in enumerate(pages):
-        if page and page[0].entry.no == no:
-            return i >= len(keys), page[0]
-    return None
+    pages = _pages(client, calls, [shard for (shard, _), _ in asked]) if calls else []
+    return [
+        (which == "in_flight", listed)
+        for ((_, no), which), page in zip(asked, pages, strict=True)
+        for listed in page.rows
+        if listed.entry.no == no
+    ]
+
+
+def record_number(client: redis.Redis, key: str, id: str) -> int | None:
+    """The number of the pending record that has that unique id."""
+    digest = sha1(id.encode(), usedforsecurity=False).hexdigest()
+    with errors:  # the place is that of append.lua
+        found = lua.call(client, "HGET", f"{key}:taken:{digest[:3]}", digest[3:24], again=True)
+    return int(found) if found and found.isdigit() else None
 
 
 def _pages(
     client: redis.Redis, calls: Sequence[tuple[str | int, ...]], numbers: Sequence[int]
-) -> list[list[Listed]]:
+) -> list[Page]:
     with errors:
         replies = lua.run_many(client, "page", calls)
-    return [
-        [
+    pages = []
+    for number, (attempts, error, stopped, *found) in zip(numbers, replies, strict=True):
+        rows = [
             Listed(Place(_micros(place), number, id), entry, attempts, error)
             for id, place, flat in found
             if (entry := codec.entry(id, flat))
         ]
-        for number, (attempts, error, *found) in zip(numbers, replies, strict=True)
-    ]
+        stop = Place(_micros(stopped[1]), number, stopped[0]) if stopped else None
+        pages.append(Page(rows, stop))
+    return pages
 
 
 def _or(number: int | None, default: str) -> int | str:

@@ -28,6 +28,7 @@ class Batch:
     token: str
     attempts: int  # how often it failed so far
     entries: list[Entry]
+    error: str = ""  # why, the last time
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,9 @@ class Shard:
                 *ids,
             )
         match reply:
-            case ["batch", token, attempts, *entries]:
+            case ["batch", token, attempts, error, *entries]:
                 found = (codec.entry(id, flat) for id, flat in entries)
-                return Batch(token, attempts, [entry for entry in found if entry])
+                return Batch(token, attempts, [entry for entry in found if entry], error)
             case [("busy" | "backoff") as reason, micros]:
                 return Wait(reason, micros / 1e6)
             case ["paused"]:

@@ -3,7 +3,7 @@
 -- KEYS[1]  the shard
 -- ARGV     fresh token, lease µs, size, which ('due', 'all' or 'ids'), '1' to ignore the backoff
 --          or '', then the ids when which is 'ids'
--- Returns  {'batch', token, attempts, {id, {name, text, ...}}, ...}
+-- Returns  {'batch', token, attempts, why the last one failed, {id, {name, text, ...}}, ...}
 --          {'busy', µs until the lease ends}     another flusher has the batch
 --          {'backoff', µs until the next try}    the batch failed a moment ago
 --          {'paused'}                            somebody said that nothing is to be flushed
@@ -42,7 +42,7 @@ local function texts_of(entry)
 end
 
 local state = redis.call('HMGET', shard, 'token', 'lease', 'attempts', 'retry_at', 'to', 'no',
-  'paused')
+  'paused', 'error')
 if state[7] then
   return {'paused'}
 end
@@ -73,7 +73,7 @@ if state[1] then
   -- that takes no memory.
   redis.call('HDEL', shard, 'retry_at')
   redis.call('HSET', shard, 'lease', now + lease)
-  local reply = {'batch', state[1], tonumber(state[3]) or 0}
+  local reply = {'batch', state[1], tonumber(state[3]) or 0, state[8] or ''}
   for _, record in ipairs(state[5] and redis.call('XRANGE', log, '-', state[5]) or {}) do
     reply[#reply + 1] = record_of(record)
   end
@@ -93,7 +93,7 @@ if oldest then
   if which == 'due' and not is_due then
     return {'empty'}
   end
-  local reply = {'batch', token, 0}
+  local reply = {'batch', token, 0, ''}
   local after, count, bytes, taken = '-', 1, 0, 0
   while count > 0 do -- one at first, which tells how long the others may be
     local found = redis.call('XRANGE', log, after, '+', 'COUNT', count)
@@ -107,7 +107,7 @@ if oldest then
   end
   redis.call('HDEL', shard, 'retry_at') -- first, for a Redis that is full
   redis.call('HSET', shard, 'token', token, 'lease', now + lease, 'attempts', 0,
-    'to', string.match(reply[#reply][1], '%d+'), 'flying', #reply - 3)
+    'to', string.match(reply[#reply][1], '%d+'), 'flying', #reply - 4)
   return reply
 end
 
@@ -127,7 +127,7 @@ if #ids == 0 then
   return {'empty'}
 end
 
-local reply, bytes = {'batch', token, 0}, 0
+local reply, bytes = {'batch', token, 0, ''}, 0
 for i, id in ipairs(ids) do
   if bytes > most_bytes then
     break
@@ -140,10 +140,10 @@ for i, id in ipairs(ids) do
   if type(moved) == 'table' and moved.err and not string.find(moved.err, 'no such key') then
     error(moved.err)
   end
-  reply[i + 3] = {id, texts}
+  reply[i + 4] = {id, texts}
   bytes = bytes + #table.concat(texts)
 end
-local count = #reply - 3
+local count = #reply - 4
 for i = 1, count, 1000 do -- Lua unpacks a few thousand at most
   local last = math.min(i + 999, count)
   redis.call('ZREM', due, unpack(ids, i, last))

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the shard
 -- ARGV     how many at most, the token of a batch that nobody works on any more or '', then ids (of
---          a log: unique ids); without ids, those of that batch, then those due first
+--          a log: unique ids, or '#number'); without ids, those of that batch, then those due first
 -- Returns  how many went
 --
 -- The numbers of the last thousand are kept, so that a receipt can tell a discarded write from a
@@ -53,7 +53,7 @@ end
 local after = to and not idle and '(' .. state[2] or '-' -- what is in work is before it
 local records = all and redis.call('XRANGE', log, after, '+', 'COUNT', limit) or {}
 for _, id in ipairs(redis.call('EXISTS', log) == 1 and ids or {}) do
-  local no = redis.call('HGET', place(id))
+  local no = string.match(id, '^#(%d+)$') or redis.call('HGET', place(id))
   if no and (after == '-' or tonumber(no) > to) then
     records[#records + 1] = redis.call('XRANGE', log, no, no)[1]
   end

@@ -4,16 +4,23 @@
 --
 -- KEYS[1]  the shard
 -- ARGV     'pending' or 'in_flight', how many at most, '1' for the last ones first, the least and
---          the greatest place as ZRANGE takes them, and the id of the entry before the page, or ''
--- Returns  {attempts, error, {id, place, {name, text, ...}}, ...}; the first two are of the batch,
---          and of a text that nobody reads in a list there is no more than that it is long
+--          the greatest place as ZRANGE takes them, and the id of the entry before the page, or '';
+--          then what the ids of entries begin with, or '', and how many are looked at for it
+-- Returns  {attempts, error, stopped, {id, place, {name, text, ...}}, ...}; the first two are of the
+--          batch; stopped is {id, place} of the last entry that was looked at, if there may be more
+--          of that beginning; and of a text that nobody reads in a list there is no more than that
+--          it is long
 
 local shard, which, count, reverse = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local least, greatest, before = ARGV[4], ARGV[5], ARGV[6]
+local beginning, most = ARGV[7], tonumber(ARGV[8])
 local due, flight, log = shard .. ':due', shard .. ':flight', shard .. ':log'
 
 local state = redis.call('HMGET', shard, 'attempts', 'error', 'to')
-local reply = {tonumber(state[1]) or 0, state[2] or ''}
+local reply = {tonumber(state[1]) or 0, state[2] or '', {}}
+local function is_full()
+  return #reply - 3 >= count
+end
 local function shortened(texts, first) -- where a value begins
   for i = 2, #texts, 2 do
     if #texts[i] > 10000 then
@@ -26,6 +33,9 @@ end
 local function texts_of(entry)
   local texts = redis.pcall('HGETALL', entry)
   return texts.err and {'@', 'no hash'} or shortened(texts, 17) -- as in claim.lua
+end
+local function is_wanted(id)
+  return string.sub(id, 1, #beginning) == beginning
 end
 
 if redis.call('EXISTS', log) == 1 then
@@ -57,25 +67,44 @@ end
 
 if which == 'in_flight' then
   local first = math.max(tonumber(least) or 0, 0)
-  for i, id in ipairs(redis.call('LRANGE', flight, first, first + count - 1)) do
-    reply[#reply + 1] = {id, string.format('%d', first + i - 1), texts_of(shard .. ':f:' .. id)}
+  local last = beginning == '' and first + count - 1 or -1
+  for i, id in ipairs(redis.call('LRANGE', flight, first, last)) do
+    if is_wanted(id) and not is_full() then
+      reply[#reply + 1] = {id, string.format('%d', first + i - 1), texts_of(shard .. ':f:' .. id)}
+    end
   end
   return reply
 end
 
--- Of entries that are due at the same time, those after the one before the page.
-local skip, place = 0, before ~= '' and redis.call('ZSCORE', due, before)
-if place and tonumber(place) == tonumber(reverse and greatest or least) then
-  if reverse then
-    skip = redis.call('ZREVRANK', due, before) - redis.call('ZCOUNT', due, '(' .. place, '+inf') + 1
-  else
-    skip = redis.call('ZRANK', due, before) - redis.call('ZCOUNT', due, '-inf', '(' .. place) + 1
+-- How many are beyond a bound, and so not between the two.
+local function beyond(bound, is_least)
+  if bound == '-inf' or bound == '+inf' then
+    return 0
   end
+  local other = string.sub(bound, 1, 1) == '(' and string.sub(bound, 2) or '(' .. bound
+  return redis.call('ZCOUNT', due, is_least and '-inf' or other, is_least and other or '+inf')
 end
-local found = reverse
-    and redis.call('ZREVRANGEBYSCORE', due, greatest, least, 'WITHSCORES', 'LIMIT', skip, count)
-  or redis.call('ZRANGEBYSCORE', due, least, greatest, 'WITHSCORES', 'LIMIT', skip, count)
-for i = 1, #found, 2 do
-  reply[#reply + 1] = {found[i], found[i + 1], texts_of(shard .. ':e:' .. found[i])}
+
+-- Ranks, from the end at which the list begins.
+local first = beyond(reverse and greatest or least, not reverse)
+local last = redis.call('ZCARD', due) - 1 - beyond(reverse and least or greatest, reverse)
+local place = before ~= '' and redis.call('ZSCORE', due, before)
+if place and tonumber(place) == tonumber(reverse and greatest or least) then
+  first = redis.call(reverse and 'ZREVRANK' or 'ZRANK', due, before) + 1
+end
+local chunk = beginning == '' and count or 1000
+local stopped, looked = {}, 0
+while first <= last and not is_full() and (looked == 0 or looked + chunk <= most) do
+  local stop = math.min(first + chunk - 1, last)
+  local found = redis.call(reverse and 'ZREVRANGE' or 'ZRANGE', due, first, stop, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    if is_wanted(found[i]) and not is_full() then
+      reply[#reply + 1] = {found[i], found[i + 1], texts_of(shard .. ':e:' .. found[i])}
+    end
+  end
+  first, looked, stopped = stop + 1, looked + chunk, {found[#found - 1], found[#found]}
+end
+if first <= last and not is_full() then
+  reply[3] = stopped
 end
 return reply

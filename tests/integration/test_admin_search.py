@@ -1,0 +1,157 @@
+"""Pending entries are searched for by their key, as a whole or by how it begins."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.test import Client
+
+from tests.admin import client, entries, page
+from tests.models import Everything, Item, Note, Owner, Pair, Tick, Visit
+from writebehind_app.admin import pending
+from writebehind_app.store import listing
+from writebehind_app.store.connection import client as redis_client
+
+ITEMS, PAIRS = entries("tests.Item"), entries("tests.Pair")
+
+
+@pytest.fixture
+def admin(plain) -> Client:
+    return client(superuser=True)
+
+
+def rows(text: str) -> list[str]:
+    return re.findall(r"<th scope=\"row\">(?:<a [^>]*>)?(.*?)<", text)
+
+
+def keys(**texts: str) -> dict[str, str]:
+    return {f"key-{name}": text for name, text in texts.items()}
+
+
+def test_an_entry_is_found_by_its_key(admin):
+    Pair.buffered.set(owner=7, name='a "b"', value=3)
+    response = admin.get(PAIRS, keys(owner="7", name='a "b"'))
+    assert 'name=a "b"' in page(admin, response["Location"])
+    response = admin.get(PAIRS, keys(owner="7", name="c"))
+    assert "Nothing is pending under this key" in page(admin, response["Location"])
+
+
+def test_entries_are_found_by_how_their_key_begins(admin):
+    for owner, name in ((7, "anna"), (7, 'an"na'), (7, "bert"), (71, "anna")):
+        Pair.buffered.set(owner=owner, name=name, value=3)
+    assert rows(page(admin, PAIRS, **keys(owner="7"))) == [
+        "owner_id=7, name=anna",
+        'owner_id=7, name=an"na',
+        "owner_id=7, name=bert",
+    ]
+    assert rows(page(admin, PAIRS, **keys(owner="7*")))[-1] == "owner_id=71, name=anna"
+    found = rows(page(admin, PAIRS, order="newest", **keys(owner="7", name="an*")))
+    assert found == ['owner_id=7, name=an"na', "owner_id=7, name=anna"]
+    assert rows(page(admin, PAIRS, **keys(owner="7", name='an"*'))) == ['owner_id=7, name=an"na']
+    assert rows(page(admin, PAIRS, age="10", **keys(owner="7"))) == []
+    Note.buffered.of(page="ä1", owner=7)["color"] = "red"
+    assert rows(page(admin, entries("tests.Note"), **keys(page="ä*"))) == ["page=ä1, owner_id=7"]
+    key = "12345678-0000-0000-0000-000000000001"
+    Everything.buffered.set(key=key, integer=1)
+    assert rows(page(admin, entries("tests.Everything"), **keys(key="1234*"))) == [f"key={key}"]
+
+
+def test_what_is_in_flight_is_found_too(admin):
+    for n in (1, 12, 2):
+        Item.buffered.set(number=n, a=1)
+    for shard in Item.buffered.shards():
+        shard.claim("a" * 32, lease=60, size=10, due_only=False)
+    found = rows(page(admin, ITEMS, state="in_flight", **keys(number="1*")))
+    assert sorted(found) == ["number=1", "number=12"]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_the_search_stops_and_goes_on(admin, monkeypatch, newest_first):
+    """Of many entries a part is looked at with each page: none is missed, and none twice."""
+    monkeypatch.setattr(listing, "LOOKED_AT", 1000)
+    monkeypatch.setattr(pending, "PAGE", 3)
+    monkeypatch.setattr(pending, "_ROUNDS", 1)
+    Item.buffered.set_many([{"number": n, "a": n} for n in range(10_000)])
+    order = "newest" if newest_first else ""
+    path, query, found, pages = ITEMS, {"order": order, **keys(number="999*")}, [], 0
+    while path:
+        text = page(admin, path, **query)
+        found += rows(text)
+        pages += 1
+        further = re.search(r'href="(\?[^"]*)">(Look further|Next page)', text)
+        path, query = (ITEMS + further[1], {}) if further else ("", {})
+    numbers = [999, *range(9990, 10_000)]
+    assert found == [f"number={n}" for n in (reversed(numbers) if newest_first else numbers)]
+    assert pages > 4
+
+
+def test_a_search_that_was_cut_off_says_so(admin, monkeypatch):
+    monkeypatch.setattr(listing, "LOOKED_AT", 1000)
+    monkeypatch.setattr(pending, "_ROUNDS", 1)
+    Item.buffered.set_many([{"number": n, "a": n} for n in range(5000)])
+    text = page(admin, ITEMS, **keys(number="4999*"))
+    assert "There is nothing like that as far as was looked." in text
+    assert "Look further" in text
+
+
+def test_the_index_is_looked_through_for_a_while_only(admin):
+    """However much is pending: one call looks at so many of a shard."""
+    Item.buffered.set_many([{"number": n, "a": n} for n in range(100)])
+    (key, *_) = Item.buffered.shard_keys()
+    with redis_client().pipeline() as pipe:
+        for start in range(0, 50_000, 1000):
+            pipe.zadd(f"{key}:due", {f"planted{n}": n for n in range(start, start + 1000)})
+        pipe.execute()
+    found = listing.pending(redis_client(), [key], 10, beginning="planted3999")
+    assert found.rows == []
+    assert found.stopped == (listing.LOOKED_AT - 1, 0, f"planted{listing.LOOKED_AT - 1}")
+
+
+@pytest.mark.parametrize(
+    ("texts", "error"),
+    [
+        (keys(owner="x", name="y"), "must be an integer"),
+        (keys(name="anna"), "The fields after it need this one, too."),
+        (keys(owner="7*", name="anna"), "Only the last one that is given ends in *."),
+    ],
+)
+def test_a_search_says_what_is_wrong(admin, texts, error):
+    Pair.buffered.set(owner=7, name="anna", value=3)
+    text = page(admin, PAIRS, **texts)
+    assert error in text
+    assert rows(text) == ["owner_id=7, name=anna"]
+
+
+def test_a_record_is_found_by_its_unique_values(admin):
+    Visit.buffered.append(event=9, email="a@b.c", note="hello")
+    visits = entries("tests.Visit")
+    response = admin.get(visits, keys(event="9", email="a@b.c"))
+    assert "hello" in page(admin, response["Location"])
+    response = admin.get(visits, keys(event="9", email="b@b.c"))
+    assert "Nothing is pending under this key" in page(admin, response["Location"])
+    assert "Records are found by exact values" in page(admin, visits, **keys(event="9"))
+    assert "Records are found" in page(admin, visits, **keys(event="9", email="a*"))
+    assert "key-" not in page(admin, entries("tests.Tick"))
+    assert Tick.buffered.count_pending() == 0
+
+
+def test_a_hidden_key_is_not_to_be_guessed(plain, monkeypatch):
+    """Neither by a search, nor by the address of an entry."""
+    monkeypatch.setattr(Pair.buffered, "sensitive", ("name",))
+    monkeypatch.setattr(Visit.buffered, "sensitive", ("email",))
+    Owner.objects.create(pk=7, name="anna")
+    Pair.buffered.set(owner=7, name="secret", value=3)
+    Visit.buffered.append(event=9, email="secret@b.c")
+    viewer = client("view", "flush", "discard")
+    text = page(viewer, PAIRS, **keys(owner="7", name="sec*"))
+    assert "owner_id=7, name=•••" in text
+    assert "key-name" not in text
+    assert rows(page(viewer, PAIRS, **keys(owner="8"))) == []
+    assert "secret" not in re.sub(r"<form method=\"get\".*?</form>", "", text, flags=re.S).replace(
+        "key-name=sec", ""
+    )
+    text = page(viewer, entries("tests.Visit"))
+    assert "email=•••" in text
+    assert "key-" not in text
+    assert "secret" in page(client("view", "reveal"), PAIRS, **keys(owner="7"))

@@ -1,0 +1,258 @@
+"""The pages about what is pending in a buffer, and what acts on some of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import ValidationError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_GET, require_POST, require_safe
+
+from writebehind_app.admin import flushing, pending, search
+from writebehind_app.admin.access import Guarded, hidden_names, log_buffers, masked
+from writebehind_app.admin.search import Search
+from writebehind_app.admin.shown import duration, inline
+from writebehind_app.buffers import registry
+from writebehind_app.buffers.base import MASK, Buffer, PendingEntry
+from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.flush import giving_up
+from writebehind_app.store import shard as store
+from writebehind_app.store.connection import client
+
+_MOST = 100  # entries that one request acts on by their ids
+_SAMPLE = 20  # entries that are shown before they are discarded
+
+
+class EntryPages(Guarded):
+    """The list of a buffer, an entry of it, and what is done to those that are chosen."""
+
+    def entry_urls(self) -> list[URLPattern]:
+        return [
+            self.page("<str:label>/", require_safe(self.entries), "entries"),
+            # Where the log of the admin links to.
+            self.page("<path:label>/change/", require_GET(self.change), "change"),
+            self.page("<str:label>/entry/", require_safe(self.entry), "entry"),
+            self.page("<str:label>/flush/", require_POST(self.flush_some), "flush_some", "flush"),
+            self.page("<str:label>/discard/", require_POST(self.discard), "discard", "discard"),
+        ]
+
+    def page(self, route: str, view: Any, name: str, what: str = "view") -> URLPattern:
+        return path(route, self.guarded(view, what), name=f"writebehind_dashboard_{name}")
+
+    # Looking
+
+    def change(self, request: HttpRequest, label: str) -> HttpResponse:
+        return redirect(self.url("entries", label))
+
+    def entries(self, request: HttpRequest, label: str) -> HttpResponse:
+        buffer = buffer_of(label)
+        filters = pending.Filters(request.GET)
+        given = filters.cleaned_data if filters.is_valid() else dict.fromkeys(filters.fields, "")
+        context = self.context(request, label, buffer=buffer, filters=filters)
+        try:
+            context["keys"], wanted = _searched(request, buffer)
+            if wanted.id:
+                return redirect(self._entry_url(label, wanted.id))
+            counts = store.count(client(), buffer.shard_keys()).values()
+            page = pending.page(buffer, given, request.GET.get("after", ""), wanted.beginning)
+        except BufferUnavailable as error:
+            context["redis_problem"] = str(error)
+        else:
+            query = request.GET.copy()
+            query.pop("after", None)
+            first = query.urlencode()
+            query["after"] = page.after
+            is_keyed = bool(buffer.layout().key)
+            rows = [self._row(request, buffer, row) for row in page.rows]
+            context |= {
+                "pending": sum(count.pending for count in counts),
+                "due": sum(count.due for count in counts),
+                "in_flight": sum(count.in_flight for count in counts),
+                "rows": rows,
+                "is_selectable": any(row["is_selectable"] for row in rows),
+                "is_keyed": is_keyed,
+                "is_cut": page.is_cut,
+                "first": f"?{first}" if "after" in request.GET else "",
+                "next": f"?{query.urlencode()}" if page.after else "",
+            }
+        return TemplateResponse(request, "writebehind/entries.html", context)
+
+    def _row(self, request: HttpRequest, buffer: Buffer, row: pending.Row) -> dict[str, Any]:
+        """A line of the list. Where the key is hidden, so is the id, which is made of it."""
+        entry = row.entry
+        is_hidden = bool(hidden_names(request, buffer, entry.key) & entry.key.keys())
+        deletes = entry.delete and not entry.values
+        return {
+            "id": row.id,
+            "url": "" if is_hidden else self._entry_url(buffer.label, row.id),
+            "key": inline(masked(request, buffer, entry.key, {})[0]) or row.id,
+            "changes": _("deletes") if deletes else len(entry.values),
+            "names": ", ".join(map(str, entry.values)),
+            "entry": entry,
+            "waiting": duration(row.seconds),
+            "state": row.state,
+            "state_name": pending.STATES[row.state],
+            "error": row.error,
+            "is_selectable": row.is_free and not is_hidden,
+        }
+
+    def entry(self, request: HttpRequest, label: str) -> HttpResponse:
+        buffer = buffer_of(label)
+        id = request.GET.get("id", "")
+        context = self.context(request, id, buffer=buffer, id=id)
+        try:
+            context["detail"] = detail = pending.detail(buffer, id)
+        except BufferUnavailable as error:
+            context["redis_problem"] = str(error)
+        else:
+            context["is_keyed"] = bool(buffer.layout().key)
+            if detail:
+                context["title"] = inline(masked(request, buffer, detail.key, {})[0]) or id
+                hidden = hidden_names(request, buffer, detail.key)
+                context["lines"] = [
+                    replace(line, stored=MASK, pending=[MASK] * len(line.pending), result=MASK)
+                    if line.name in hidden
+                    else line
+                    for line in detail.lines
+                ]
+        return TemplateResponse(request, "writebehind/entry.html", context)
+
+    # Acting
+
+    def flush_some(self, request: HttpRequest, label: str) -> HttpResponse:
+        """Flush the entries that were chosen."""
+        buffer = buffer_of(label)
+        ids = request.POST.getlist("id")[:_MOST]
+        if not buffer.layout().key:
+            messages.warning(request, _("Records are flushed in their order: flush the buffer."))
+        elif not ids:
+            messages.warning(request, _("Choose what to flush."))
+        else:
+            try:
+                outcome = flushing.flush_ids(buffer, ids)
+            except BufferUnavailable as error:
+                self.tell_away(request, error)
+            else:
+                log_buffers(request, [buffer], f"Flushed {len(ids)} chosen entries: {outcome}")
+                self.tell(request, outcome)
+        return redirect(self.url("entries", label))
+
+    def discard(self, request: HttpRequest, label: str) -> HttpResponse:
+        """Show what would be lost; discard it once the name of the buffer was typed."""
+        buffer = buffer_of(label)
+        ids = request.POST.getlist("id")[:_MOST]
+        everything = "all" in request.POST
+        if not (ids or everything):
+            messages.warning(request, _("Choose what to discard."))
+            return redirect(self.url("entries", label))
+        typed = request.POST.get("confirmation")
+        try:
+            if typed == label:
+                count = _discarded(buffer, () if everything else ids)
+                log_buffers(request, [buffer], f"Discarded {count} entries.")
+                messages.success(
+                    request, ngettext("%d entry discarded.", "%d entries discarded.", count) % count
+                )
+                return redirect(self.url("entries", label))
+            if everything:
+                total, lost = buffer.count_pending(), buffer.pending(_SAMPLE)
+            else:
+                total, lost = len(ids), pending.entries_of(buffer, ids[:_SAMPLE])
+        except BufferUnavailable as error:
+            self.tell_away(request, error)
+            return redirect(self.url("entries", label))
+        context = self.context(
+            request,
+            _("Discard"),
+            buffer=buffer,
+            ids=[] if everything else ids,
+            everything=everything,
+            total=total,
+            word=label,
+            lost=[_lost(request, buffer, entry) for entry in lost],
+            more=max(total - len(lost), 0),
+            wrong=typed is not None,
+        )
+        return TemplateResponse(request, "writebehind/discard.html", context)
+
+    # Telling
+
+    def tell(self, request: HttpRequest, outcome: flushing.Outcome) -> None:
+        """Say what a flush came to."""
+        letters = reverse(
+            "admin:writebehind_deadletter_changelist", current_app=self.admin_site.name
+        )
+        text = ngettext("%d row stored", "%d rows stored", outcome.rows) % outcome.rows
+        if outcome.refused:
+            refused = ngettext("%d refused", "%d refused", outcome.refused) % outcome.refused
+            text = format_html(
+                '{}, {}: <a href="{}">{}</a>', text, refused, letters, _("see dead letters")
+            )
+        if outcome.left:
+            left = ngettext("%d entry is left", "%d entries are left", outcome.left) % outcome.left
+            text = format_html("{}; {}", text, left)
+        if outcome.failed:
+            text = format_html(
+                "{}. {}", text, _("A batch failed and waits: see Health, and the flusher's log")
+            )
+        level = messages.SUCCESS if not (outcome.refused or outcome.left) else messages.WARNING
+        messages.add_message(request, level, format_html("{}.", text))
+
+    def tell_away(self, request: HttpRequest, error: BufferUnavailable) -> None:
+        messages.error(request, _("Redis does not answer: %s") % error)
+
+    # Addresses
+
+    def url(self, name: str, *args: str) -> str:
+        full = f"admin:writebehind_dashboard_{name}"
+        return reverse(full, args=args, current_app=self.admin_site.name)
+
+    def _entry_url(self, label: str, id: str) -> str:
+        return f"{self.url('entry', label)}?{urlencode({'id': id})}"
+
+
+def buffer_of(label: str) -> Buffer:
+    buffer = registry.buffers().get(label)
+    if buffer is None:
+        raise Http404(f"There is no buffer {label}.")
+    return buffer
+
+
+def _searched(request: HttpRequest, buffer: Buffer) -> tuple[forms.Form | None, Search]:
+    """The form of the fields of a key, where there are any, and what was searched for in it."""
+    columns = search.columns(buffer, hidden_names(request, buffer, {}))
+    if not columns:
+        return None, Search()
+    form = search.form(columns)(request.GET, prefix="key")
+    form.is_valid()
+    texts = {column.name: form.cleaned_data.get(column.name, "") for column in columns}
+    try:
+        return form, search.search(buffer, columns, texts)
+    except ValidationError as error:
+        for name, found in error.message_dict.items():
+            form.add_error(name if name in form.fields else None, found)
+        return form, Search()
+
+
+def _discarded(buffer: Buffer, ids: Sequence[str]) -> int:
+    """Throw away entries by their ids, or all; says how many."""
+    if not ids or buffer.layout().key:
+        return giving_up.discard(buffer, ids)
+    places = [place for id in ids if (place := pending.place_of_record(buffer, id))]
+    return giving_up.discard_records(buffer, places)
+
+
+def _lost(request: HttpRequest, buffer: Buffer, entry: PendingEntry) -> tuple[str, str, Any]:
+    key, values = masked(request, buffer, entry.key, entry.values)
+    return inline(key), inline(values), entry

@@ -1,0 +1,115 @@
+"""The search for pending entries by the fields of their key."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from json.encoder import encode_basestring as json_string
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from writebehind_app.admin.pending import record_id
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.coalescing import CoalescingBuffer
+from writebehind_app.buffers.columns import Column
+from writebehind_app.buffers.layout import encoded
+from writebehind_app.buffers.log import LogBuffer
+from writebehind_app.store import listing
+from writebehind_app.store.connection import client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is searched for; nothing, where both are empty."""
+
+    id: str = ""  # one entry
+    beginning: str = ""  # all whose ids begin so
+
+
+def columns(buffer: Buffer, hidden: Container[str]) -> list[Column]:
+    """The fields that may be searched for, up to one that is hidden; of a log, the fields of which
+    no two records have the same values."""
+    if isinstance(buffer, LogBuffer):
+        found = buffer.unique_columns()
+        return found if all(map(_shown(hidden), found)) else []
+    assert isinstance(buffer, CoalescingBuffer)
+    return list(takewhile(_shown(hidden), buffer.key_layout().key))
+
+
+def form(columns: Sequence[Column]) -> type[forms.Form]:
+    """Asks for values of these fields, as text."""
+    fields = {
+        column.name: forms.CharField(label=column.field.verbose_name, required=False)
+        for column in columns
+    }
+    return type("KeyForm", (forms.Form,), fields)
+
+
+def search(buffer: Buffer, columns: Sequence[Column], texts: Mapping[str, str]) -> Search:
+    """What somebody typed is for: the entry whose key is given as a whole, or all whose keys begin
+    so, where the last text ends in * or the last fields are left out. A ValidationError says which
+    field is wrong."""
+    given = [texts[column.name].strip() for column in columns]
+    count = sum(1 for _ in takewhile(bool, given))
+    if any(given[count:]):
+        raise ValidationError({columns[count].name: _("The fields after it need this one, too.")})
+    parts = []
+    for column, text in zip(columns[: count - 1], given, strict=False):
+        if text.endswith("*"):
+            raise ValidationError({column.name: _("Only the last one that is given ends in *.")})
+        parts.append(_exact(column, text))
+    if not count:
+        return Search()
+    column, text = columns[count - 1], given[count - 1]
+    is_begun = text.endswith("*")
+    parts.append(_begun(column, text[:-1]) if is_begun else _exact(column, text))
+    id = ",".join(parts)
+    if isinstance(buffer, LogBuffer):
+        if is_begun or count < len(columns):
+            message = _("Records are found by exact values of all of these fields.")
+            raise ValidationError({column.name: message})
+        return Search(id=_of_record(buffer, id))
+    assert isinstance(buffer, CoalescingBuffer)
+    if is_begun:
+        return Search(beginning=id)
+    if count < len(buffer.key_layout().key):
+        return Search(beginning=f"{id},")
+    return Search(id=id)
+
+
+def _shown(hidden: Container[str]) -> Any:
+    return lambda column: column.name not in hidden and column.attname not in hidden
+
+
+def _exact(column: Column, text: str) -> str:
+    try:
+        value = _target(column).to_python(text)
+    except ValidationError as error:
+        raise ValidationError({column.name: error.messages}) from None
+    return encoded(column, value)
+
+
+def _begun(column: Column, text: str) -> str:
+    """The beginning of a text of the column, as an id has it."""
+    if isinstance(_target(column), models.IntegerField):
+        return text
+    return json_string(text)[:-1]
+
+
+def _target(column: Column) -> Any:
+    field: Any = column.field
+    while field.remote_field:
+        field = field.target_field
+    return field
+
+
+def _of_record(buffer: LogBuffer, unique_id: str) -> str:
+    """The id of the pending record with these values; '-' where there is none."""
+    key = buffer.shard_key_of(unique_id)
+    number = listing.record_number(client(), key, unique_id)
+    return "-" if number is None else record_id(buffer.shard_keys().index(key), number)
