@@ -17,7 +17,7 @@ from pytest_django import DjangoDbBlocker
 
 from tests import child, router, servers
 from tests.servers import Proxy, RedisServer
-from writebehind_app import conf
+from writebehind_app import conf, sampling
 from writebehind_app.buffers import fallback, urgency
 
 # Examples of one property share the fixtures of its test and are told apart by their keys.
@@ -145,7 +145,7 @@ def _redis(server: RedisServer, settings: LazySettings) -> Generator[RedisServer
     yield server
     server.clear()
     # The outage of a test is none of the next one's.
-    fallback._away_at = urgency._asked_again_at = -float("inf")
+    fallback._away_at = urgency._asked_again_at = sampling._next_at = -float("inf")
     del os.environ["WRITEBEHIND_TEST_REDIS"]
 
 

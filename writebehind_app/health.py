@@ -17,7 +17,7 @@ from django.urls import path
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from writebehind_app import conf, status
+from writebehind_app import conf, sampling, status
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.fallback import is_direct
 from writebehind_app.exceptions import BufferUnavailable
@@ -41,6 +41,7 @@ def look() -> tuple[list[Status], list[str]]:
     """How the buffers are, and what is wrong with them as the settings HEALTH_… see it."""
     try:
         found = status.read(client(), list(registry.buffers().values()))
+        sampling.take(client())
     except BufferUnavailable:
         return [], [] if is_direct() else ["Redis cannot be used."]
     return found, [problem for one in found for problem in _problems(one)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import close_old_connections
 
-from writebehind_app import conf, jobs, schedules
+from writebehind_app import conf, jobs, sampling, schedules
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import BufferUnavailable
@@ -112,6 +112,7 @@ def _go_on(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> Non
     deadline = time.monotonic() + seconds
     while True:
         try:
+            sampling.take(client(patient=True))
             for buffer in _due(buffers):
                 total.add(_flush(buffer, deadline if seconds else None))
         except BufferUnavailable as error:
@@ -157,6 +158,7 @@ def _tick(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> None
                 has_place = places.hold(client(patient=True), place, token, _ALIVE)
             elif places.is_taken(client(patient=True), place):
                 break  # the next one has begun
+            sampling.take(client(patient=True))
             for buffer in _hand_out(_due(buffers), handed_out):
                 total.add(_flush(buffer, last))
         except BufferUnavailable as error:

@@ -17,7 +17,7 @@ from django.utils import translation
 import writebehind_app
 from tests.admin import ADMIN, DASHBOARD, HISTORY, LETTERS, client, entries, messages, page
 from tests.models import Item, Note, Owner, Pair, Setting, Visit
-from writebehind_app import Add
+from writebehind_app import Add, sampling
 from writebehind_app.admin import flushing
 from writebehind_app.flush import engine
 from writebehind_app.models import AppliedBatch, DeadLetter
@@ -184,12 +184,50 @@ def test_the_dashboard(admin):
 
 def test_the_charts(admin):
     flushed()
+    Item.buffered.set(number=2, a=2)
+    Note.buffered.of(page="p", owner=7)["color"] = "red"
+    page(admin, f"{DASHBOARD}status/")  # which takes a sample
+    drawn = charts(page(admin, DASHBOARD))
+    assert drawn["Entries that wait, at most"] == ["2"]
+    assert drawn["Rows stored, per minute"] == drawn["Batches, per minute"] == ["1"]
+    assert len(drawn) == 6
+    assert all(len(values) == 1 for values in drawn.values())
+    drawn = charts(page(admin, DASHBOARD, span="day", buffer="tests.Note"))
+    assert drawn["Entries that wait, at most"] == ["1"]
+    assert drawn["Rows stored, per hour"] == []
+    assert charts(page(admin, DASHBOARD, span="nonsense", buffer="tests.Nothing"))
+
+
+def charts(text: str) -> dict[str, list[str]]:
+    """What is drawn in each chart."""
+    figures = re.findall(r"<figcaption>(.*?)</figcaption>(.*?)</svg>", text, re.S)
+    return {name: re.findall(r"<title>[\d:]+: (.*?)<", svg) for name, svg in figures}
+
+
+def test_the_charts_say_when_nobody_looked(admin, plain):
     text = page(admin, DASHBOARD)
-    assert text.count("<title>") == 1 + 4  # that of the page, and a bar in each chart
-    assert re.search(r"<title>\d\d:\d\d: 1</title>", text)
-    assert text.count("<title>") == page(admin, DASHBOARD, span="day").count("<title>")
-    assert "per hour" in page(admin, DASHBOARD, span="day")
-    page(admin, DASHBOARD, span="nonsense")
+    assert text.count(": nobody looked</title>") == 2  # in two charts, but for this minute
+    with plain.client() as redis:
+        (samples,) = redis.keys("*samples*")
+        assert redis.ttl(samples) > 86400
+        now = int(redis.time()[0]) // 60
+        slot = {"at": now - 5, "of": {"tests.Item": [1234, 90_000], "tests.Gone": [1, 2]}}
+        redis.hset(samples, f"minute {(now - 5) % 60}", json.dumps(slot))
+        old = {"at": now - 65, "of": {"tests.Item": [99999, 5]}}
+        redis.hset(samples, f"minute {(now - 6) % 60}", json.dumps(old))
+        for planted in ("nonsense", "[]", '{"at": 5, "of": [1]}'):
+            redis.hset(samples, f"minute {(now - 7) % 60}", planted)
+            text = page(admin, DASHBOARD)
+            drawn = charts(text)
+            assert drawn["Entries that wait, at most"] == ["1,234"]
+            assert drawn["Age of the oldest, at most"][0] == "90 s"
+            assert text.count(": nobody looked</title>") == 4
+        redis.delete(samples)
+        redis.set(samples, "planted")
+        assert charts(page(admin, DASHBOARD))["Entries that wait, at most"] == []
+        sampling._next_at = 0
+        page(admin, f"{DASHBOARD}status/")
+        assert redis.type(samples) == b"hash"
 
 
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -198,8 +236,7 @@ def test_the_charts_add_up(database, redis_server):
         Item.buffered.set(number=n, a=2)
         Item.buffered.flush()
     text = page(client(superuser=True), DASHBOARD, span="day")
-    rows = re.search(r"Rows stored.*?</svg>", text, re.S)[0]
-    assert sum(int(n) for n in re.findall(r"<title>[\d:]+: (\d+)<", rows)) == 3
+    assert sum(map(int, charts(text)["Rows stored, per hour"])) == 3
     history = page(client(superuser=True), HISTORY)
     assert history.count(">tests.Item</td>") == 3
 

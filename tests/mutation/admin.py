@@ -24,7 +24,7 @@ MUTANTS = [
     ),
     mutant(
         "a discard needs no name",
-        "admin/dashboard.py",
+        "admin/entries.py",
         "            if typed == label:\n",
         "            if True:\n",
         f"{_ADMIN}test_a_discard_is_confirmed_by_the_name_of_the_buffer",

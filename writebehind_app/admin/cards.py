@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from writebehind_app import status
+from writebehind_app import sampling, status
 from writebehind_app.admin.shown import duration
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
@@ -64,6 +64,7 @@ def read() -> tuple[list[Card], str]:
     buffers = list(registry.buffers().values())
     try:
         found = status.read(client(), buffers)
+        sampling.take(client())
     except BufferUnavailable as error:
         letters = status.dead_letters(buffers)
         cards = [Card(buffer, letters[buffer.label], None) for buffer in buffers]

@@ -42,9 +42,9 @@ class DashboardAdmin(EntryPages):
         context = self.context(
             request,
             _("Dashboard"),
-            charts=charts.drawn(request.GET.get("span", "")),
-            schedule=schedules.is_on() if jobs.is_installed() else None,
             **self._status(),
+            charts=charts.drawn(request.GET),
+            schedule=schedules.is_on() if jobs.is_installed() else None,
         )
         return TemplateResponse(request, "writebehind/dashboard.html", context)
 

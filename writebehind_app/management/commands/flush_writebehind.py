@@ -15,6 +15,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
+from writebehind_app import sampling
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import FlushResult, flush, logger
@@ -92,6 +93,7 @@ class Command(BaseCommand):
             else:
                 logger.warning(NO_BUFFERS)
         while True:
+            sampling.take(client(patient=True))
             with self._progress(buffers, options) as progress:
                 flushed = 0
 
