@@ -28,6 +28,7 @@ class Status:
     oldest_seconds: float  # that the oldest of all these has waited; 0 where there is none
     dead_letters: int | None  # None where the database does not say
     paused: bool
+    attempts: int  # how often a batch in flight failed so far, of the shard where that was most
     seconds: float  # that the last batch took, of the shard where that was longest
     counters: Mapping[str, int]  # see store/shard.py
 
@@ -50,6 +51,7 @@ def read(client: redis.Redis, buffers: Sequence[Buffer]) -> list[Status]:
                 oldest_seconds=round(max(shard.oldest for shard in own), 3),
                 dead_letters=letters[buffer.label],
                 paused=any(shard.paused for shard in own),
+                attempts=max(shard.attempts for shard in own),
                 seconds=max(shard.took for shard in own),
                 counters=dict(counters),
             )

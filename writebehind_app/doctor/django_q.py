@@ -90,6 +90,9 @@ def cluster() -> Iterator[Finding]:
             "Nobody carries the schedule out.",
             "Run manage.py qcluster, as a service.",
         )
+    else:
+        workers = sum(len(one.workers) for one in running)
+        yield Finding("", f"Django-Q2: clusters that run: {len(running)}, with workers: {workers}")
 
 
 def _is_seen() -> bool:

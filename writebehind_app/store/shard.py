@@ -200,24 +200,26 @@ class Overview:
     in_flight: int
     oldest: float  # seconds that its oldest entry has waited; 0 where there is none
     paused: bool
+    attempts: int  # how often the batch in flight failed so far
     took: float  # seconds of its last batch
     counters: dict[str, int]
 
 
 def overview(client: redis.Redis, keys: Sequence[str]) -> dict[str, Overview]:
     """How the shards are doing, in one round trip."""
-    names = ("paused", "took", *COUNTERS)
+    names = ("paused", "attempts", "took", *COUNTERS)
     with errors:
         replies = lua.run_many(client, "count", [(key, *names) for key in keys])
     found = {}
     for key, (pending, in_flight, _, since, now, state) in zip(keys, replies, strict=True):
         # Anything may be there where somebody else has written.
-        paused, took, *numbers = state
+        paused, attempts, took, *numbers = state
         found[key] = Overview(
             pending,
             in_flight,
             max(int(now) - (_whole(since) or int(now)), 0) / 1e6,
             paused is not None,
+            _whole(attempts),
             _whole(took) / 1e6,
             dict(zip(COUNTERS, map(_whole, numbers), strict=True)),
         )

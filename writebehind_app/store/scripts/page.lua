@@ -90,13 +90,14 @@ local first = beyond(reverse and greatest or least, not reverse)
 local last = redis.call('ZCARD', due) - 1 - beyond(reverse and least or greatest, reverse)
 local place = before ~= '' and redis.call('ZSCORE', due, before)
 if place and tonumber(place) == tonumber(reverse and greatest or least) then
-  first = redis.call(reverse and 'ZREVRANK' or 'ZRANK', due, before) + 1
+  first = 1 + (reverse and redis.call('ZREVRANK', due, before) or redis.call('ZRANK', due, before))
 end
 local chunk = beginning == '' and count or 1000
 local stopped, looked = {}, 0
 while first <= last and not is_full() and (looked == 0 or looked + chunk <= most) do
   local stop = math.min(first + chunk - 1, last)
-  local found = redis.call(reverse and 'ZREVRANGE' or 'ZRANGE', due, first, stop, 'WITHSCORES')
+  local found = reverse and redis.call('ZREVRANGE', due, first, stop, 'WITHSCORES')
+    or redis.call('ZRANGE', due, first, stop, 'WITHSCORES')
   for i = 1, #found, 2 do
     if is_wanted(found[i]) and not is_full() then
       reply[#reply + 1] = {found[i], found[i + 1], texts_of(shard .. ':e:' .. found[i])}
