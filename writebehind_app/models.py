@@ -31,7 +31,7 @@ class AppliedBatch(models.Model):
 
     class Meta:
         verbose_name = _("applied batch")
-        verbose_name_plural = _("applied batches")
+        verbose_name_plural = _("flush history")
         ordering = ("-applied_at",)
         indexes = [
             models.Index(fields=["buffer", "shard", "upto"], name="writebehind_upto"),

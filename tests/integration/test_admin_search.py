@@ -118,6 +118,7 @@ def test_the_index_is_looked_through_for_a_while_only(admin):
 )
 def test_a_search_says_what_is_wrong(admin, texts, error):
     Pair.buffered.set(owner=7, name="anna", value=3)
+    assert "errorlist" not in page(admin, PAIRS)
     text = page(admin, PAIRS, **texts)
     assert error in text
     assert rows(text) == ["owner_id=7, name=anna"]

@@ -28,6 +28,9 @@ def may(request: HttpRequest, what: str) -> bool:
 class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
     """A section of the admin with those permissions, in place of the model's own."""
 
+    class Media:
+        css = {"all": ["writebehind/admin.css"]}
+
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return may(request, "view")
 

@@ -21,7 +21,7 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
 from writebehind_app.admin.filters import DatabaseFilter, using_of
-from writebehind_app.admin.shown import inline, shown
+from writebehind_app.admin.shown import inline, moment, shown
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.columns import Column
@@ -36,7 +36,7 @@ _SAMPLE = 20  # letters that are shown before they are discarded
 
 
 class DeadLetterAdmin(Guarded):
-    list_display = ("id", "buffer", "error", "short_reason", "attempts", "last_seen")
+    list_display = ("id", "buffer", "error", "short_reason", "attempts", "last_refused")
     list_filter = (
         DatabaseFilter,
         ("buffer", admin.AllValuesFieldListFilter),
@@ -68,6 +68,10 @@ class DeadLetterAdmin(Guarded):
     @admin.display(description=gettext_lazy("reason"))
     def short_reason(self, letter: DeadLetter) -> str:
         return shown(letter.reason, 120)
+
+    @admin.display(description=gettext_lazy("last seen"), ordering="last_seen")
+    def last_refused(self, letter: DeadLetter) -> str:
+        return moment(letter.last_seen)
 
     def has_retry_permission(self, request: HttpRequest) -> bool:
         return may(request, "retry")

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy
 
 from writebehind_app.admin.access import Guarded
 from writebehind_app.admin.filters import BufferFilter, DatabaseFilter, using_of
-from writebehind_app.admin.shown import duration, shown
+from writebehind_app.admin.shown import duration, moment, shown
 from writebehind_app.models import AppliedBatch
 
 
@@ -64,7 +64,7 @@ class _Newest(Paginator):  # type: ignore[type-arg]
 class AppliedBatchAdmin(Guarded):
     paginator = _Newest
     list_display = (
-        "applied_at",
+        "applied",
         "buffer",
         "shard",
         "entries",
@@ -90,7 +90,13 @@ class AppliedBatchAdmin(Guarded):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        return super().changelist_view(request, {"title": _("History"), **(extra_context or {})})
+        return super().changelist_view(
+            request, {"title": _("Flush history"), **(extra_context or {})}
+        )
+
+    @admin.display(description=gettext_lazy("applied"), ordering="applied_at")
+    def applied(self, batch: AppliedBatch) -> str:
+        return moment(batch.applied_at)
 
     @admin.display(description=gettext_lazy("failed attempts"), ordering="attempts")
     def failures(self, batch: AppliedBatch) -> str:

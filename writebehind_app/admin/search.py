@@ -58,13 +58,13 @@ def search(buffer: Buffer, columns: Sequence[Column], texts: Mapping[str, str]) 
     count = sum(1 for _ in takewhile(bool, given))
     if any(given[count:]):
         raise ValidationError({columns[count].name: _("The fields after it need this one, too.")})
+    if not count:
+        return Search()
     parts = []
     for column, text in zip(columns[: count - 1], given, strict=False):
         if text.endswith("*"):
             raise ValidationError({column.name: _("Only the last one that is given ends in *.")})
         parts.append(_exact(column, text))
-    if not count:
-        return Search()
     column, text = columns[count - 1], given[count - 1]
     is_begun = text.endswith("*")
     parts.append(_begun(column, text[:-1]) if is_begun else _exact(column, text))

@@ -30,8 +30,7 @@ def _text(value: Any) -> str:
         case str() | int() | float():
             return str(value)
         case datetime():
-            local = timezone.localtime(value) if timezone.is_aware(value) else value
-            return formats.date_format(local, "DATETIME_FORMAT")
+            return moment(value)
         case date():
             return formats.date_format(value)
         case time():
@@ -41,6 +40,14 @@ def _text(value: Any) -> str:
         case dict() | list():
             return json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, default=repr)
     return str(value)
+
+
+def moment(at: datetime) -> str:
+    """A time to the second, which is what one looks for in a log."""
+    local = timezone.localtime(at) if timezone.is_aware(at) else at
+    return (
+        f"{formats.date_format(local, 'SHORT_DATE_FORMAT')} {formats.time_format(local, 'H:i:s')}"
+    )
 
 
 def inline(values: Mapping[str, Any]) -> str:

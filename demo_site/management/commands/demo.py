@@ -58,6 +58,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, port: int, once: bool, writes: int, **options: Any) -> None:
+        logging.getLogger("django-q").setLevel(logging.WARNING)  # no line for each job
         with ExitStack() as stack:
             self.ending = _Ending(at_once=once)
             lock = Lock(settings.DATA_DIR / "demo.lock")
@@ -115,7 +116,6 @@ class Command(BaseCommand):
     # --once
 
     def _prove(self, writes: int) -> None:
-        logging.getLogger("django-q").setLevel(logging.WARNING)  # no line for each job
         drain()
         self._say(
             f"{writes:,} writes on {proof.KEYS * len(SYSTEMS)} keys from {proof.THREADS} threads, "
