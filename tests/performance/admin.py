@@ -34,6 +34,8 @@ PAGES = {
     "entries": ITEMS,
     "entries, newest": f"{ITEMS}?order=newest",
     "entries, by age": f"{ITEMS}?age=10",
+    "entries, 1 found": f"{ITEMS}?key-number=999999*",
+    "entries, many found": f"{ITEMS}?key-number=9*",
     "entry": f"{ITEMS}entry/?id=500000",
     "discard all": f"{ITEMS}discard/",
     "dead letters": LETTERS,

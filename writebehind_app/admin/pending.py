@@ -23,7 +23,7 @@ from writebehind_app.store.connection import client
 from writebehind_app.store.listing import Listed, Place
 
 PAGE = 50
-_ROUNDS = 5  # in which a page looks for entries whose ids begin in some way
+_ROUNDS = 3  # in which a page looks for entries whose ids begin in some way
 _RECORD = re.compile(r"([0-9]{1,18})-([0-9]{1,4})")
 _SALT = "writebehind.pending"
 

@@ -93,19 +93,19 @@ if place and tonumber(place) == tonumber(reverse and greatest or least) then
   first = 1 + (reverse and redis.call('ZREVRANK', due, before) or redis.call('ZRANK', due, before))
 end
 local chunk = beginning == '' and count or 1000
-local stopped, looked = {}, 0
+local seen, looked = '', 0
 while first <= last and not is_full() and (looked == 0 or looked + chunk <= most) do
   local stop = math.min(first + chunk - 1, last)
-  local found = reverse and redis.call('ZREVRANGE', due, first, stop, 'WITHSCORES')
-    or redis.call('ZRANGE', due, first, stop, 'WITHSCORES')
-  for i = 1, #found, 2 do
-    if is_wanted(found[i]) and not is_full() then
-      reply[#reply + 1] = {found[i], found[i + 1], texts_of(shard .. ':e:' .. found[i])}
+  local found = reverse and redis.call('ZREVRANGE', due, first, stop)
+    or redis.call('ZRANGE', due, first, stop)
+  for _, id in ipairs(found) do
+    if is_wanted(id) and not is_full() then
+      reply[#reply + 1] = {id, redis.call('ZSCORE', due, id), texts_of(shard .. ':e:' .. id)}
     end
   end
-  first, looked, stopped = stop + 1, looked + chunk, {found[#found - 1], found[#found]}
+  first, looked, seen = stop + 1, looked + chunk, found[#found]
 end
 if first <= last and not is_full() then
-  reply[3] = stopped
+  reply[3] = {seen, redis.call('ZSCORE', due, seen)}
 end
 return reply
