@@ -144,7 +144,12 @@ def settings() -> Settings:
 def prefix() -> str:
     """What keys in Redis begin with. The tests of a project have other keys than the project: they
     would bring its pending writes to the test database, and to nowhere with its rollback."""
-    return f"{settings().PREFIX}:test" if hasattr(mail, "outbox") else settings().PREFIX
+    return f"{settings().PREFIX}:test" if is_tested() else settings().PREFIX
+
+
+def is_tested() -> bool:
+    """Whether a test runner is at work."""
+    return hasattr(mail, "outbox")
 
 
 def _reset(*, setting: str, **kwargs: Any) -> None:

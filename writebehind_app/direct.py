@@ -89,7 +89,7 @@ def _write(
     """Write to rows, or entities, of which no two are the same; on what is stored, where that was
     read and locked."""
     now = clock.now()
-    entries = [_entry(write, now) for write in writes]
+    entries = [entry_of(write, now) for write in writes]
     rows = sorted(buffer.row_entries(entries), key=lambda entry: entry.id)
     deadletters.supersede(buffer, rows, entries)
     try:
@@ -101,7 +101,7 @@ def _write(
     fences.leave(buffer, [*rows, *deleted], now, whole=whole)
 
 
-def _entry(write: Write, now: int) -> Entry:
+def entry_of(write: Write, now: int) -> Entry:
     """A write as Redis would give it to a flusher, if it were the only one."""
     texts = {}
     for name, text in write.texts.items():
