@@ -57,9 +57,7 @@ def direct() -> Iterator[None]:
 def _options(mode: Literal["buffered", "direct"]) -> dict[str, Any]:
     options = {**conf.raw(), "MODE": mode}
     # Each process of a parallel run has a database of its own, and so must have keys of its own.
-    number = getattr(
-        runner, "_worker_id", None
-    )  # of Django's runner, or 0
+    number = getattr(runner, "_worker_id", None)  # of Django's runner, or 0
     worker = os.environ.get("PYTEST_XDIST_WORKER") or number
     if worker and mode == "buffered":
         options["PREFIX"] = f"{conf.settings().PREFIX}:{worker}"

@@ -255,6 +255,11 @@ _idle: deque[_Session] = deque()  # those that have none under way
 os.register_at_fork(after_in_child=_idle.clear)
 
 
+def memories(shard: str) -> list[str]:
+    """The keys under which a shard may remember calls of this process; see scripts/delivery.lua."""
+    return [f"{shard}:w:{session.id}" for session in _idle]
+
+
 def _round(way: _Way, calls: Sequence[Call], room: int | None, once: str = "") -> list[Outcome]:
     """Send calls, and once more those whose connection broke."""
     if not calls:
