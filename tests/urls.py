@@ -19,5 +19,6 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("other/", other_site.urls),
     path("health/", include("writebehind_app.health")),
+    path("metrics/", include("writebehind_app.contrib.prometheus")),
     path("meta/", include("writebehind_app.meta.urls")),
 ]
