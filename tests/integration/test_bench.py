@@ -196,7 +196,7 @@ def bench_without_end() -> None:
 
 class TestRefuses:
     def test_to_begin_without_a_yes(self, plain, monkeypatch):
-        monkeypatch.setattr("builtins.input", lambda prompt: "no")
+        monkeypatch.setattr("builtins.input", lambda: "no")
         with pytest.raises(CommandError, match=r"Nothing was done\."):
             run(ask=True)
         assert table.TABLE not in tables()

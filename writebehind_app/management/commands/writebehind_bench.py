@@ -78,7 +78,7 @@ class Command(BaseCommand):
             self.stdout.write(report.as_text(result, on))
         if options["report"]:
             options["report"].write_text(report.as_page(result, on), encoding="utf-8")
-            self.stderr.write(f"The page is {options['report']}.")
+            self._say(f"The page is {options['report']}.")
 
     def _check(self, plan: Plan, page: Path | None) -> None:
         if plan.count > _MOST:
@@ -91,18 +91,24 @@ class Command(BaseCommand):
     def _ask(self, plan: Plan) -> None:
         connection = connections[plan.using]
         where = f"{plan.using!r} ({connection.display_name}, {connection.settings_dict['NAME']})"
-        self.stderr.write(
+        self._say(
             f"This makes a table {table.TABLE} in the database {where}, writes {plan.rows:,} rows "
             f"to it, each {4 * plan.writes * (plan.rounds + 1):,} times, and drops it. Redis at "
             f"{server.address(client())} gets as many writes. What else runs there has to share "
             "with it for so long."
         )
         try:
-            answer = input("Go on? [y/N] ")
+            self._say("Go on? [y/N] ", ending="")  # input() would write it into the JSON
+            answer = input()
         except EOFError:
             raise CommandError("Nobody answered. With --no-input nobody is asked.") from None
         if answer.strip().lower() not in ("y", "yes"):
             raise CommandError("Nothing was done.")
+
+    def _say(self, text: str, ending: str = "\n") -> None:
+        """Beside the report, and not in the colour of an error."""
+        self.stderr.write(text, style_func=str, ending=ending)
+        self.stderr.flush()
 
     def _measure(self, plan: Plan) -> tuple[Result, dict[str, Any]]:
         try:
@@ -112,12 +118,11 @@ class Command(BaseCommand):
                 def progress(number: int) -> None:
                     name = f"round {number} of {plan.rounds}" if number else "warming up"
                     if self.stderr.isatty():
-                        self.stderr.write(f"\r{name:20}", ending="")
-                        self.stderr.flush()
+                        self._say(f"\r{name:20}", ending="")
 
                 result = measure(plan, hold, is_over=stop.is_set, progress=progress)
                 if self.stderr.isatty():
-                    self.stderr.write("\r" + " " * 20 + "\r", ending="")
+                    self._say("\r" + " " * 20 + "\r", ending="")
                 return result, on
         except Stopped:
             raise CommandError("Ended before there was a result. The table is dropped.") from None
