@@ -1,6 +1,6 @@
 """Notes how much waits, for the charts: whoever looks at all buffers anyway takes a sample now and
-then. That are the flushers, the health view, and who has the dashboard open; while there is none of
-them, nobody knows, and the charts say so."""
+then. These are the flushers, the health view, Prometheus, and who has the dashboard open; while
+there is none of them, nobody knows, and the charts say so."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ def test_says_how_the_buffers_are_doing(database, redis_server, configure, scrap
         "in_flight": 1,
         "dead_letters": 0,
         "paused": 1,
+        "failed_attempts": 0,
         "accepted_total": 6,
         "flushed_total": 1,
         "rows_total": 1,

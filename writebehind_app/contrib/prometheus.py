@@ -24,7 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from writebehind_app import status
+from writebehind_app import sampling, status
 from writebehind_app.buffers import registry
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.status import Status
@@ -37,6 +37,7 @@ _GAUGES = {
     "oldest_seconds": "How long the oldest entry has waited; 0 where there is none.",
     "dead_letters": "Entries that the database refused; missing where it cannot be asked.",
     "paused": "1 while the buffer is not to be flushed.",
+    "attempts": "How often a batch in flight failed so far, of the shard where that was most.",
     "seconds": "How long the last batch took, of the shard where that was longest.",
 }
 _COUNTERS = {
@@ -48,7 +49,8 @@ _COUNTERS = {
     "buried": "Entries that became dead letters.",
     "fallbacks": "Writes and reads that went around Redis, as it was away or full.",
 }
-_NAMES = {"seconds": "batch_seconds"}  # where it is called otherwise here
+# Where it is called otherwise here.
+_NAMES = {"seconds": "batch_seconds", "attempts": "failed_attempts"}
 
 
 class WritebehindCollector(Collector):
@@ -64,6 +66,7 @@ class WritebehindCollector(Collector):
         close_old_connections()  # a thread that is scraped knows no requests
         try:
             up, found = True, status.read(client(), list(registry.buffers().values()))
+            sampling.take(client())
         except BufferUnavailable:
             up, found = False, []
         finally:
