@@ -44,9 +44,9 @@ class Browser:
     def open(self, path: str) -> None:
         self.driver.get(self.url + path)
 
-    def log_in(self) -> None:
+    def log_in(self, name: str = "demo") -> None:
         self.open("login/")
-        self.fill("username", "demo")
+        self.fill("username", name)
         self.fill("password", "demo")
         self.click("form.stack button")
         wait_until(lambda: self.has("[action='/logout/']"))
@@ -60,6 +60,11 @@ class Browser:
     def text(self, selector: str) -> str:
         # In one step: between two, a part of the page may be replaced by a newer one.
         return self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)"
+        found: list[str] = self.run(script, selector)
+        return found
 
     def click(self, selector: str) -> None:
         # What has the focus is not replaced by a newer one.

@@ -119,6 +119,146 @@ def test_an_entry_is_found_and_flushed_with_the_keyboard_alone(
     browser.wait_for_text(".messagelist", "row")
 
 
+def test_entries_are_found_by_how_their_key_begins(
+    browser: Browser, demo: Demo, paused: None
+) -> None:
+    shell(
+        demo,
+        "from writebehind_app.meta.models import LessonMeta\n"
+        "for user in range(3): LessonMeta.buffered.of(lesson_id=880 + user, user=1)['n'] = 1",
+    )
+    browser.open(LESSONS)
+    browser.find("[name=key-lesson_id]").send_keys("88*\n")
+    assert [cell.split(",")[0] for cell in browser.texts(".wb tbody th")] == [
+        f"lesson_id={n}" for n in (880, 881, 882)
+    ]
+    assert browser.hurdles() == []
+    browser.find("[name=key-user]").send_keys("1\n")
+    browser.wait_for_text(".errorlist", "Only the last one that is given ends in *.")
+    browser.fill("key-lesson_id", "881")
+    browser.find("[name=key-user]").send_keys("\n")
+    browser.wait_for_text("h1", "lesson_id=881, user_id=1")
+
+
+def test_what_waits_is_paused_discarded_and_flushed_with_the_mouse(
+    browser: Browser, demo: Demo
+) -> None:
+    browser.open(LESSONS)
+    browser.click("[action$='pause/'] .button:not([name])")
+    browser.wait_for_text(".messagelist", "LessonMeta is paused")
+    assert "paused" in browser.text("#wb-status")
+    shell(
+        demo,
+        "from writebehind_app.meta.models import LessonMeta\n"
+        "LessonMeta.buffered.of(lesson_id=77, user=1)['note'] = 'lost'\n"
+        "LessonMeta.buffered.of(lesson_id=78, user=1)['note'] = 'kept'",
+    )
+    browser.open(f"{LESSONS}?key-lesson_id=77")
+    browser.click(".wb tbody [name=id]")
+    browser.click("[formaction$='discard/']:not([name])")
+    browser.fill("confirmation", "something else")
+    browser.click(".wb-danger")
+    browser.wait_for_text(".errornote", "That is something else.")
+    assert "lost" in browser.text(".wb tbody")
+    browser.fill("confirmation", "writebehind_meta.LessonMeta")
+    browser.click(".wb-danger")
+    browser.wait_for_text(".messagelist", "1 entry discarded.")
+    browser.open(LESSONS)
+    browser.click("[action$='pause/'] [name=resume]")
+    browser.wait_for_text(".messagelist", "LessonMeta is flushed again.")
+    browser.open(LESSONS)
+    browser.click("[action$='flush/'] [name=begin]")
+    browser.wait_for_text("#content", "It has ended:")
+    browser.open("admin/")
+    assert "writebehind_meta.LessonMeta" in browser.text("#recent-actions-module")
+    stored = "SELECT lesson_id FROM writebehind_meta_lessonmeta WHERE lesson_id IN (77, 78)"
+    assert rows(demo.data, stored) == [(78,)]
+
+
+def test_dead_letters_are_retried_exported_and_discarded_in_bulk(
+    browser: Browser, demo: Demo
+) -> None:
+    shell(
+        demo,
+        "from writebehind_app.meta.models import LessonMeta\n"
+        "for n in range(3): LessonMeta.buffered.of(lesson_id=n, user=990002)['note'] = 'lost'\n"
+        "LessonMeta.buffered.flush()",
+    )
+    letters = f"{ADMIN}deadletter/?q=990002"
+
+    def act(action: str) -> None:
+        browser.open(letters)
+        browser.click("#action-toggle")
+        browser.run("document.querySelector('[name=action]').value = arguments[0]", action)
+        browser.click("[name=index]")
+
+    act("export_csv")
+    act("retry")
+    browser.wait_for_text(".messagelist", "3 refused again: see why below.")
+    act("discard")
+    browser.wait_for_text(".wb tbody", "user_id=990002")
+    assert browser.hurdles() == []
+    browser.fill("confirmation", "3")
+    browser.click(".wb-danger")
+    browser.wait_for_text(".messagelist", "3 dead letters discarded.")
+
+
+@pytest.fixture
+def as_user(browser: Browser, demo: Demo) -> Iterator[Callable[[str, str], None]]:
+    """`as_user("view", "somebody")`: log in as staff with these permissions."""
+
+    def log_in(name: str, permissions: str) -> None:
+        shell(
+            demo,
+            "from django.contrib.auth.models import Permission, User\n"
+            f"user, _ = User.objects.get_or_create(username='{name}', is_staff=True)\n"
+            "user.set_password('demo'); user.save()\n"
+            "user.user_permissions.set(Permission.objects.filter("
+            f"content_type__app_label='writebehind', codename__in='{permissions}'.split()))",
+        )
+        browser.driver.delete_all_cookies()
+        browser.log_in(name)
+
+    yield log_in
+    browser.driver.delete_all_cookies()
+    browser.log_in()
+
+
+def test_who_may_only_look_sees_all_pages_and_no_button(
+    browser: Browser, as_user: Callable[[str, str], None]
+) -> None:
+    as_user("looking", "view")
+    for name, path in PAGES.items():
+        browser.open(path)
+        if name == "admin-flush":
+            assert "403" in browser.text("h1")
+            browser.errors()  # the console has the 403
+            continue
+        assert browser.text("h1"), name
+        assert not browser.has("#content form[method=post] .wb-actions .button"), name
+        assert not browser.has(".wb-actions .button"), name
+    browser.open(f"{ADMIN}deadletter/")
+    assert "Discard" not in browser.text("#content")
+    browser.open("admin/")
+    assert browser.has(".app-writebehind.module")
+
+
+def test_who_may_nothing_and_who_is_nobody_see_nothing(
+    browser: Browser, as_user: Callable[[str, str], None]
+) -> None:
+    as_user("idle", "")
+    browser.open("admin/")
+    assert not browser.has(".app-writebehind.module")
+    for path in PAGES.values():
+        browser.open(path)
+        assert "403" in browser.text("body"), path
+    browser.driver.delete_all_cookies()
+    for path in PAGES.values():
+        browser.open(path)
+        assert browser.has("#login-form"), path
+    browser.errors()  # the console has each 403
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_each_page_of_the_admin_fits_the_window_and_is_for_all(
