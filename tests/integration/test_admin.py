@@ -598,6 +598,25 @@ def test_the_reason_of_a_letter_has_no_sensitive_values(database, redis_server, 
     assert "secret" not in DeadLetter.objects.get().reason
 
 
+def test_why_a_batch_failed_is_told_without_sensitive_values(admin, secret, monkeypatch):
+    """It is kept in Redis and, once the batch was applied, in the ledger."""
+
+    def away(*args, **kwargs):
+        raise OperationalError("could not write 'top secret'")
+
+    Pair.buffered.set(owner=7, name="x", note="top secret")
+    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+        patch.setattr(engine, "apply", away)
+        Pair.buffered.flush()
+    text = page(client("view"), entries("tests.Pair"), state="retrying")
+    assert "OperationalError" in text
+    assert "secret" not in text
+    assert "secret" not in page(admin, HEALTH)
+    Owner.objects.create(pk=7, name="anna")
+    Pair.buffered.flush()
+    assert AppliedBatch.objects.get().error == "OperationalError"
+
+
 # Languages
 
 

@@ -30,6 +30,27 @@ MUTANTS = [
         f"{_ADMIN}test_a_discard_is_confirmed_by_the_name_of_the_buffer",
     ),
     mutant(
+        "a hidden key is in the address of its entry",
+        "admin/entries.py",
+        "        is_hidden = bool(hidden_names(request, buffer, entry.key) & entry.key.keys())\n",
+        "        is_hidden = False\n",
+        "tests/integration/test_admin_search.py::test_a_hidden_key_is_not_to_be_guessed",
+    ),
+    mutant(
+        "why a batch failed is told with sensitive values",
+        "flush/engine.py",
+        'type(error).__name__ if buffer.sensitive else f"',
+        'type(error).__name__ if False else f"',
+        f"{_ADMIN}test_why_a_batch_failed_is_told_without_sensitive_values",
+    ),
+    mutant(
+        "a search goes on behind what it has not looked at",
+        "store/listing.py",
+        "    return Page(rows[:size], stopped)\n",
+        "    return Page(rows[:size], (min if newest_first else max)(stops))\n",
+        "tests/integration/test_admin_search.py::test_the_search_stops_and_goes_on",
+    ),
+    mutant(
         "sensitive values are shown",
         "admin/access.py",
         '    if buffer is None or may(request, "reveal"):\n',
