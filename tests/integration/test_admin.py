@@ -605,9 +605,10 @@ def test_why_a_batch_failed_is_told_without_sensitive_values(admin, secret, monk
         raise OperationalError("could not write 'top secret'")
 
     Pair.buffered.set(owner=7, name="x", note="top secret")
-    with monkeypatch.context() as patch, pytest.raises(OperationalError):
+    with monkeypatch.context() as patch:
         patch.setattr(engine, "apply", away)
-        Pair.buffered.flush()
+        with pytest.raises(OperationalError):
+            Pair.buffered.flush()
     text = page(client("view"), entries("tests.Pair"), state="retrying")
     assert "OperationalError" in text
     assert "secret" not in text
