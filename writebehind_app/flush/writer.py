@@ -28,6 +28,9 @@ from writebehind_app.store.codec import understood
 from writebehind_app.store.shard import Batch
 
 
+_MOST_ATTEMPTS = 2**31 - 1  # that the ledger takes
+
+
 class AlreadyApplied(Exception):
     """The ledger refused the token, because a flusher before this one committed the batch and did
     not acknowledge it, or for the reason given."""
@@ -136,7 +139,7 @@ def enter(buffer: Buffer, shard: int, batch: Batch) -> None:
         entries=len(batch.entries),
         oldest_at=_stored(moment(oldest)),
         upto=None if layout.key else max((entry.no for entry in entries), default=None),
-        attempts=batch.attempts,
+        attempts=min(max(batch.attempts, 0), _MOST_ATTEMPTS),  # somebody else may have written it
         error=storable(batch.error)[:500],
         applied_at=timezone.now(),
     )
