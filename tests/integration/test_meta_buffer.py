@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from django.core.exceptions import FieldError, ValidationError
 from django.db import connections
+from django.db.models import Case, Value, When
 from django.utils import timezone
 
 from tests.models import Item, Note, Owner, Setting, Visit
 from writebehind_app import DELETED, Add, Max, Merge, MetaBuffer, Min
-from writebehind_app.buffers import reading
+from writebehind_app.buffers import keyed, reading
 from writebehind_app.store import lua
 
 ODD_KEYS = ["a", "A:b", 'q"', "\\u003a", "@", "&x:", "!", "", "#", "ü\n", "-1", "'"]
@@ -215,6 +216,17 @@ class TestCost:
         assert len(dict(notes)) == 20
         assert len({**notes}) == 20
         assert len(reads) == 2
+
+    def test_stored_keys_are_in_the_order_of_the_model(self, plain, notes, monkeypatch):
+        notes.update(a=1, b=2, c=3)
+        notes.flush()
+        first = Case(When(key="b", then=Value(0)), default=Value(1))
+        monkeypatch.setattr(Note._meta, "ordering", [first, "-key"])
+        keyed._row.cache_clear()
+        try:
+            assert list(notes) == ["b", "c", "a"]
+        finally:
+            keyed._row.cache_clear()
 
     def test_a_value_written_after_the_keys_were_read_is_seen(self, plain, notes):
         notes.update(a=1, b=1)

@@ -172,12 +172,14 @@ def _stored(
     from writebehind_app.models import AppliedBatch
 
     tokens = {readings[id].token for id in ids if id in readings[id].in_flight}
+    if not tokens:
+        return buffer.stored(ids), set()
     ledger = AppliedBatch.objects.using(buffer.layout().using).filter(
         token__in=tokens, duration__isnull=False
     )
 
     def applied() -> set[str]:
-        return set(ledger.values_list("token", flat=True)) if tokens else set()
+        return set(ledger.values_list("token", flat=True))
 
     before = applied()
     while True:
