@@ -191,9 +191,7 @@ class Fences:
         """Ask for those of many rows at once."""
         new = set(ids) - self.ids
         digests = {digest for id in new for digest in self._digests(id)} - self._asked
-        self._marks |= {
-            digest: marks for digest, (_, marks) in _read(self._buffer, digests).items()
-        }
+        self._marks |= _marks(self._buffer, digests)
         self._asked |= digests
         self.ids |= new
 
@@ -225,8 +223,7 @@ class Fences:
 
     def are_current(self) -> bool:
         """Whether nothing was written directly since they were asked for."""
-        now = _read(self._buffer, self._asked)
-        return self._marks == {digest: marks for digest, (_, marks) in now.items()}
+        return self._marks == _marks(self._buffer, self._asked)
 
     def _digests(self, id: str) -> tuple[str, str]:
         return _digest(id), _digest(self._buffer.entry_id(id))
@@ -291,7 +288,7 @@ def leave(buffer: Buffer, entries: Sequence[Entry], at: int, *, whole: bool = Fa
     if it says all there is of the rows."""
     using = buffer.layout().using
     written = {_digest(entry.id): entry for entry in entries}
-    stored = _read(buffer, written, lock=True)
+    stored = _locked(buffer, written)
     new: list[Fence] = []
     changed: list[Fence] = []
     for digest, entry in written.items():
@@ -324,17 +321,38 @@ def _of(buffer: Buffer) -> models.QuerySet[Fence]:
     return Fence.objects.using(buffer.layout().using).filter(buffer=buffer.label)
 
 
-def _read(
-    buffer: Buffer, digests: Iterable[str], *, lock: bool = False
-) -> dict[str, tuple[Fence, Marks]]:
+def _marks(buffer: Buffer, digests: Iterable[str]) -> dict[str, Marks]:
+    """By digest. Every look at what is pending asks for them, and mostly there are none: by a
+    cursor, as a QuerySet takes several times as long."""
+    found: dict[str, Marks] = {}
+    wanted = sorted(digests)
+    connection = connections[buffer.layout().using]
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = wanted[start : start + _CHUNK]
+        sql = (
+            f"SELECT digest, marks, at FROM {Fence._meta.db_table} "
+            f"WHERE buffer = %s AND digest IN ({', '.join(['%s'] * len(chunk))})"
+        )
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [buffer.label, *chunk])
+            found |= {digest: _parsed(at, text) for digest, text, at in cursor.fetchall()}
+    return found
+
+
+def _locked(buffer: Buffer, digests: Iterable[str]) -> dict[str, tuple[Fence, Marks]]:
     wanted, found = sorted(digests), {}
     for start in range(0, len(wanted), _CHUNK):
         fences = _of(buffer).filter(digest__in=wanted[start : start + _CHUNK])
-        for fence in fences.order_by("pk").select_for_update() if lock else fences:
-            row, fields = json.loads(fence.marks)
-            marks = {name: [(at, text) for at, text in given] for name, given in fields.items()}
-            found[fence.digest] = fence, Marks(fence.at, row, marks)
+        for fence in fences.order_by("pk").select_for_update():
+            found[fence.digest] = fence, _parsed(fence.at, fence.marks)
     return found
+
+
+def _parsed(at: int, text: str) -> Marks:
+    row, fields = json.loads(text)
+    return Marks(
+        at, row, {name: [(at, text) for at, text in given] for name, given in fields.items()}
+    )
 
 
 def _digest(id: str) -> str:
