@@ -49,23 +49,24 @@ def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
 def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[Any]:
     """Run a script for each `(key, *args)`, all in one round trip.
 
-    SCRIPT LOAD goes ahead of them, so that Redis knows the script unless another client flushes
-    it in that moment. Calls that found it missing did not run and are sent again, after the
-    others: they must not depend on each other's order. The first error is raised, after all were
-    sent.
+    Calls that found it missing did not run and are sent again, after the others and a SCRIPT LOAD:
+    they must not depend on each other's order. The first error is raised, after all were sent.
     """
-    load = ("SCRIPT", "LOAD", source(name))
+    load: list[Command] = []
     replies: dict[int, Any] = {}
     left = list(range(len(calls)))
     while left:
-        commands = [load, *(("EVALSHA", digest(name), 1, *calls[i]) for i in left)]
+        commands = [*load, *(("EVALSHA", digest(name), 1, *calls[i]) for i in left)]
         results, error = exchange(client, commands, again=name in _READ_ONLY)
         if error:
             raise error
-        if isinstance(results[0], redis.ResponseError):  # it never comes to know the script
+        if load and isinstance(
+            results[0], redis.ResponseError
+        ):  # it never comes to know the script
             raise results[0]
-        replies.update(zip(left, results[1:], strict=True))
+        replies.update(zip(left, results[len(load) :], strict=True))
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
+        load = [("SCRIPT", "LOAD", source(name))]
     for i, call in enumerate(calls):
         if isinstance(replies[i], Exception):
             mend(client, str(call[0]), replies[i])
