@@ -51,6 +51,16 @@ class PendingEntry:
     state: Literal["pending", "in_flight"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushedRow:
+    """What a flush wrote to one row, or of one record."""
+
+    key: dict[str, Any]  # by attname; of a record, nothing
+    values: dict[str, Any]  # by the name of the field: values, and operations
+    delete: bool  # what was stored went first
+    at: datetime  # when the last of these writes came: the time of a record that was given none
+
+
 def asynchronous(
     verb: Callable[Concatenate[_Self, _Params], _Result],
 ) -> Callable[Concatenate[_Self, _Params], Coroutine[Any, Any, _Result]]:
@@ -206,6 +216,10 @@ class Buffer(ABC):
     def clean(self, values: dict[str, Any]) -> dict[str, Any]:
         """Hook: the values of one write, to be checked or changed before they are taken."""
         return values
+
+    def on_flushed(self, rows: list[FlushedRow]) -> None:  # noqa: B027
+        """Hook: what a batch wrote, once it was committed and acknowledged; for each batch once at
+        most, in the process that flushed it."""
 
     def _cleaned(self, values: Mapping[str, Any]) -> dict[str, Any]:
         found: Any = self.clean(as_dict(values))

@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from django.db import Error, connections
 
 from writebehind_app import conf
+from writebehind_app.buffers.base import Buffer, FlushedRow
+from writebehind_app.buffers.layout import moment
 from writebehind_app.exceptions import BufferPaused, WritebehindError
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import Kind, kind, storable
@@ -47,9 +48,6 @@ from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Batch, Shard, Wait
-
-if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
 
 logger = logging.getLogger("writebehind")
 
@@ -292,7 +290,29 @@ def _flush_batch(
         logger.error("%s: the database refused %d entries: %s", buffer, len(letters), letters[0])
         dead_lettered.send_robust(buffer.model, buffer=buffer, shard=number, letters=letters)
     flushed.send_robust(buffer.model, buffer=buffer, shard=number, applied=applied)
+    _tell(buffer, applied)
     return applied
+
+
+def _tell(buffer: Buffer, applied: Applied) -> None:
+    """Call the hook of the buffer, if it has one."""
+    if type(buffer).on_flushed is Buffer.on_flushed or not applied.written:
+        return
+    layout = buffer.layout()
+    try:
+        buffer.on_flushed(
+            [
+                FlushedRow(
+                    key=layout.key_of(entry.id),
+                    values=layout.values(entry),
+                    delete=entry.delete,
+                    at=moment(entry.at),
+                )
+                for entry in applied.written
+            ]
+        )
+    except Exception:  # it is the project's; the batch is stored
+        logger.exception("%s: on_flushed failed", buffer)
 
 
 def _log(buffer: Buffer, number: int, batch: Batch, applied: Applied) -> None:

@@ -24,7 +24,7 @@ from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.flush.rows import write
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import reach
-from writebehind_app.store.codec import understood
+from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.shard import Batch
 
 
@@ -63,6 +63,7 @@ class Applied:
     statements: int
     seconds: float
     dead_letters: Sequence[DeadLetter] = ()
+    written: Sequence[Entry] = ()  # what was written, row by row
 
 
 def apply(
@@ -89,11 +90,11 @@ def apply(
         if isolating:
             fences = of_rows(buffer) if fences is None else fences
             rows, written, refused = write_isolating(buffer, batch.entries, fences)
-            ids = [entry.id for entry in written]
+            entries, ids = written, [entry.id for entry in written]
             by_database = [each for each in refused if each.is_readable]
             if not written and len(by_database) >= conf.settings().POISON_LIMIT:
                 raise AllRefused(by_database)
-            deadletters.supersede(buffer, written, batch.entries, refused)
+            deadletters.supersede(buffer, entries, batch.entries, refused)
         else:
             # Always in the same order, whatever the order of the writes was.
             every = buffer.row_entries(understood(batch.entries, records=not layout.key))
@@ -120,7 +121,7 @@ def apply(
             statements=statements,
             duration=datetime.timedelta(seconds=seconds),
         )
-    return Applied(rows, statements, seconds, letters)
+    return Applied(rows, statements, seconds, letters, entries)
 
 
 def enter(buffer: Buffer, shard: int, batch: Batch) -> None:
