@@ -80,6 +80,17 @@ def check_buffers(**kwargs: Any) -> list[checks.CheckMessage]:
 
 
 def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
+    version: Any = buffer.version
+    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version < 10**9:
+        hint = "Set it to a whole number from 0 on, one greater with each change."
+        yield _error(11, f"version is {version!r}.", hint, buffer)
+    elif version == 0 and type(buffer).upgrade is not Buffer.upgrade:
+        yield checks.Warning(
+            "upgrade() is never called, as the buffer has no version.",
+            hint="Give it version=1: what was written before that is handed to upgrade().",
+            obj=buffer,
+            id="writebehind.W010",
+        )
     for name, value in buffer.options.items():
         if problem := conf.problem(name, value):
             hint = f"Set {name.lower()} to such a value, or leave it out for the project's."

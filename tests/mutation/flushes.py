@@ -13,9 +13,10 @@ from tests.mutation.mutant import (
     mutant,
 )
 
+VERSIONS = "tests/integration/test_versions.py::"
 _ENTER = "record.save(using=layout.using, force_insert=True)"
-_BURY = "        letters = deadletters.bury(buffer, shard, refused)\n"
-_RETURN = "    return Applied(rows, statements, seconds, letters)\n"
+_BURY = "        letters = deadletters.bury(buffer, shard, refused, entries)\n"
+_RETURN = "    return Applied(rows, statements, seconds, letters, entries)\n"
 _OF_THIS_TOKEN = "if redis.call('HGET', shard, 'token') ~= ARGV[1] then"
 _APPLY = "            applied = _apply(buffer, number, batch)\n"
 _ATOMIC = "transaction.atomic(using=layout.using, durable=True),"
@@ -267,10 +268,38 @@ MUTANTS = [
         f"{POISON}TestDeadLetters",
     ),
     mutant(
+        "a later layer of an entry with a refused one is not struck out of the dead letters",
+        "flush/deadletters.py",
+        "        refused = [each._replace(entry=_left(each.entry, written)) for each in refused]\n",
+        "        pass\n",
+        f"{VERSIONS}TestBoth::test_of_which_one_is_refused",
+    ),
+    mutant(
+        "what newer code wrote is flushed by older code",
+        "buffers/versions.py",
+        "        if layer.version > buffer.version and layer.texts:\n",
+        "        if False:\n",
+        f"{VERSIONS}TestNewerPayload",
+    ),
+    mutant(
+        "an entry has the version of its last write",
+        "store/scripts/write.lua",
+        "local is_apart = version ~= ARGV[7] and",
+        "local is_apart = false and",
+        f"{VERSIONS}TestBoth",
+    ),
+    mutant(
+        "layers of one row are planned from what was stored before all of them",
+        "flush/isolation.py",
+        "        stored = _stored_rows(layout, found) if is_once else None\n",
+        "        stored = _stored_rows(layout, found)\n",
+        f"{VERSIONS}TestBoth",
+    ),
+    mutant(
         "the letters of an entity that is cleared are not struck out",
         "flush/deadletters.py",
-        " or deletions.get(buffer.entry_id(older.id))",
-        "",
+        " or ([deletion] if deletion else [])",
+        " or []",
         f"{POISON}TestDeadLetters::test_an_entity_that_was_cleared_since_stays_clear",
     ),
     mutant(

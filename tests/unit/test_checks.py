@@ -126,6 +126,38 @@ class TestDeclaration:
         assert error.msg == f"{option} {must}, not {value!r}."
         assert f"Set {option}" in error.hint
 
+    @pytest.mark.parametrize("version", [-1, True, "1", 1.0])
+    def test_what_is_no_version(self, version):
+        class Versioned(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", version=version)
+
+        error = problem(Versioned, "E011")
+        assert error.msg == f"version is {version!r}."
+        assert "a whole number" in error.hint
+
+    def test_an_upgrade_that_is_never_called(self):
+        class Upgrading(RowBuffer):
+            def upgrade(self, values, version):
+                return values
+
+        class Versioned(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = Upgrading(key="number", version=1)
+
+        assert problems(Versioned) == []
+
+        class Unversioned(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = Upgrading(key="number")
+
+        (warning,) = problems(Unversioned)
+        assert warning.id == "writebehind.W010"
+        assert "version=1" in warning.hint
+
     def test_a_model_in_two_tables(self):
         class Parent(models.Model):
             number = models.IntegerField(unique=True)

@@ -26,11 +26,11 @@ def one(redis_server) -> Iterator[Shard]:
 
 def write(one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, **texts: str) -> int:
     fields = [part for pair in texts.items() for part in pair]
-    return delivered(one, id, round(max_age * 1e6), round(quiet * 1e6), "", "", *fields)
+    return delivered(one, id, round(max_age * 1e6), round(quiet * 1e6), "", "", 0, *fields)
 
 
 def delete(one: Shard, id: str) -> int:
-    return delivered(one, id, 0, 0, "1", "")
+    return delivered(one, id, 0, 0, "1", "", 0)
 
 
 def delivered(one: Shard, *args: str | int) -> int:
@@ -124,7 +124,9 @@ def test_a_claim_of_ids(one):
 def test_a_batch_of_any_size_comes_and_goes_whole(one, count):
     with one.client.pipeline(transaction=False) as pipeline:
         for n in range(count):
-            pipeline.eval(lua.source("write"), 1, KEY, named(n), str(n), 0, 0, "", "", "a", str(n))
+            pipeline.eval(
+                lua.source("write"), 1, KEY, named(n), str(n), 0, 0, "", "", 0, "a", str(n)
+            )
         pipeline.execute()
     batch = claim(one, size=count)
     assert {e.id: e.texts["a"] for e in batch.entries} == {str(n): str(n) for n in range(count)}
@@ -234,7 +236,7 @@ def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one, 
         return replies[:5] + replies[6:], error
 
     monkeypatch.setattr(lua, "exchange", flush_amid)
-    calls = [(KEY, named(n), str(n), 0, 0, "", "", "a", str(n)) for n in range(10)]
+    calls = [(KEY, named(n), str(n), 0, 0, "", "", 0, "a", str(n)) for n in range(10)]
     numbers = [no for _, no in lua.run_many(one.client, "write", calls)]
     assert sizes == [11, 7]
     assert sorted(numbers) == list(range(min(numbers), min(numbers) + 10))
@@ -256,7 +258,9 @@ class TestDelivery:
         options = {"deadline": 9999999999999999, "again": 0, "room": "-", "guard": "", **options}
         call = f"{options['deadline']} {seq:016} {options['again']} me {index} {options['room']} -"
         guard = options["guard"]
-        return lua.run(one.client, "write", KEY, call, "1", 0, 0, "", guard, "a", "+#1,,-9,99")[1:]
+        return lua.run(one.client, "write", KEY, call, "1", 0, 0, "", guard, 0, "a", "+#1,,-9,99")[
+            1:
+        ]
 
     def sent(self, one: Shard) -> int:
         entry = only(one, "1")

@@ -206,7 +206,8 @@ class CoalescingBuffer(Buffer):
             fields = [part for pair in texts.items() for part in pair]
             if once:
                 fields += [ONCE + once.digest, ""]
-            calls.append((self.shard_key_of(id), id, age, quiet, delete, guard, *fields))
+            shard = self.shard_key_of(id)
+            calls.append((shard, id, age, quiet, delete, guard, self.version, *fields))
         try:
             named = once.digest if once else ""
             return deliver(

@@ -135,6 +135,12 @@ class MetaBuffer(CoalescingBuffer):
         layout = self.entity_layout()
         return layout.entity.key_of(entry.id), layout.described(entry)
 
+    def upgraded(self, entry: Entry) -> Entry:
+        return self.entity_layout().upgraded(self, entry)
+
+    def whole(self, entry: Entry) -> Entry:
+        return self.entity_layout().whole(entry)
+
     def row_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         layout = self.entity_layout()
         # All rows of an entity that was deleted go, also those that no write has named.

@@ -23,7 +23,9 @@ from django.db import models
 from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.refusals import shown
+from writebehind_app.buffers.versions import readable
 from writebehind_app.store import shard as store
+from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Reading
 
@@ -46,13 +48,13 @@ def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
         for id in ids:
             reading, row = readings[id], stored.get(id)
             if id in reading.in_flight and reading.token not in applied:
-                row = buffer.merged(reading.in_flight[id], row, fences)
+                row = _merged(buffer, reading.in_flight[id], row, fences)
             if id in reading.pending:
                 entry = still[id].pending.get(id)
                 if entry is None or entry.no != reading.pending[id].no:
                     again.append(id)
                     continue
-                row = buffer.merged(entry, row, fences)
+                row = _merged(buffer, entry, row, fences)
             if row is not None:
                 found[id] = row
         ids = again
@@ -69,11 +71,17 @@ def guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any
     for id in ids:
         reading, row = readings[id], stored.get(id)
         if id in reading.in_flight and reading.token not in applied:
-            row = buffer.merged(reading.in_flight[id], row, fences)
+            row = _merged(buffer, reading.in_flight[id], row, fences)
         if id in reading.pending:
-            row = buffer.merged(reading.pending[id], row, fences)
+            row = _merged(buffer, reading.pending[id], row, fences)
         found[id] = row, _guard(reading, id)
     return found
+
+
+def _merged(buffer: CoalescingBuffer, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
+    for layer in readable(buffer, entry):
+        row = buffer.merged(layer, row, fences)
+    return row
 
 
 def is_unchanged(buffer: CoalescingBuffer, id: str, guard: str) -> bool:
@@ -159,7 +167,8 @@ def _fences(buffer: CoalescingBuffer, readings: dict[str, Reading]) -> Fences:
             for id, reading in readings.items()
             for entries in (reading.pending, reading.in_flight)
             if id in entries
-            for row_id in buffer.row_ids(entries[id])
+            for layer in readable(buffer, entries[id])
+            for row_id in buffer.row_ids(layer)
         ],
     )
 

@@ -16,6 +16,7 @@ from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
+from writebehind_app.buffers.versions import upgraded
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
 
@@ -193,6 +194,9 @@ class RowBuffer(CoalescingBuffer):
         except REFUSALS:  # somebody else wrote it to Redis, and it will not be stored
             return row
         return layout.merge(left, row) if left else row
+
+    def upgraded(self, entry: Entry) -> Entry:
+        return upgraded(self, self.layout(), entry)
 
     def row_ids(self, entry: Entry) -> Sequence[str]:
         return [entry.id]

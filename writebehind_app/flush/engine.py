@@ -356,7 +356,7 @@ def _give_back(buffer: Buffer, number: int, shard: Shard, batch: Batch, error: E
 
 _WHY: dict[Kind, str] = {
     "row": "its entries are refused, but not one by one",
-    "schema": "a table, a column or a right may be missing",
+    "schema": "a table, a column or a right may be missing, or code that is new enough",
     "transient": "others were in the way each time",
     "connection": "the database is out of reach, full, or takes no writes",
 }

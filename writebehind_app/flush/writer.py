@@ -17,6 +17,7 @@ from django.utils import timezone
 from writebehind_app import conf, once
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.layout import Layout, moment
+from writebehind_app.buffers.versions import current
 from writebehind_app.fences import Fences, of_rows
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import storable
@@ -94,17 +95,18 @@ def apply(
             by_database = [each for each in refused if each.is_readable]
             if not written and len(by_database) >= conf.settings().POISON_LIMIT:
                 raise AllRefused(by_database)
-            deadletters.supersede(buffer, entries, batch.entries, refused)
+            deadletters.supersede(buffer, written, batch.entries, refused)
         else:
             # Always in the same order, whatever the order of the writes was.
-            every = buffer.row_entries(understood(batch.entries, records=not layout.key))
+            readable = understood(batch.entries, records=not layout.key)
+            every = buffer.row_entries(current(buffer, readable))
             entries = sorted(every, key=lambda entry: entry.id)
             ids = [entry.id for entry in entries]
             if fences is not None:
                 entries = fences.left_of_all(entries)
             deadletters.supersede(buffer, entries, batch.entries)
             rows, refused = write(layout, entries), []
-        letters = deadletters.bury(buffer, shard, refused)
+        letters = deadletters.bury(buffer, shard, refused, entries)
         once.settle(buffer, batch.entries)
         reach("flush.buried")
         # By now the rows are locked: whoever writes to one directly comes before this, and has

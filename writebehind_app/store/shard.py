@@ -299,6 +299,7 @@ def append(
     unique: int,
     limit: Limit | None = None,
     once: str = "",
+    version: int = 0,
     durability: Durability | None = None,
 ) -> int | Moved | Taken:
     """Append all or none; the number of the first, which the others follow.
@@ -309,6 +310,7 @@ def append(
     args: list[str | int] = [guard, round(max_age * 1e6), round(quiet * 1e6), unique]
     for id, time, texts in records:
         parts = [part for pair in texts.items() for part in pair]
+        parts += [codec.VERSION, str(version)] if version else []
         parts += [codec.ONCE + once, ""] if once else [] if parts else [codec.NOTHING, ""]
         args += [id, "" if time is None else time, len(parts), *parts]
     [outcome] = delivery.deliver(
