@@ -14,6 +14,7 @@ from django.db import models, router
 from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
 from writebehind_app.buffers.custom import own_methods
 from writebehind_app.buffers.layout import may_be_written
@@ -76,6 +77,8 @@ def check_buffers(**kwargs: Any) -> list[checks.CheckMessage]:
         if not table:
             kind = next(kind for kind in _KINDS if isinstance(buffer, kind))
             messages += _KINDS[kind](buffer)
+            if isinstance(buffer, CoalescingBuffer):
+                messages += _retain(buffer)
     return messages
 
 
@@ -95,6 +98,25 @@ def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
         if problem := conf.problem(name, value):
             hint = f"Set {name.lower()} to such a value, or leave it out for the project's."
             yield _error(11, problem.replace(name, name.lower()), hint, buffer)
+
+
+def _retain(buffer: CoalescingBuffer) -> Iterator[checks.CheckMessage]:
+    """Errors for what keeps rows from being read from Redis alone, where they are to be."""
+    project = conf.raw() if isinstance(conf.raw(), dict) else {}
+    given = {**project, **buffer.options}
+    if not given.get("RETAIN"):
+        return
+    for name in ("WHEN_DOWN", "WHEN_FULL"):
+        if given.get(name, "direct") == "direct":
+            yield _error(
+                23,
+                f"retain is set, and {name.lower()} is 'direct'.",
+                "What goes around Redis cannot change the copies that others read there: set "
+                f"{name.lower()}='raise', or leave retain out.",
+                buffer,
+            )
+    hint = "Leave retain out: its copies have all fields of a row."
+    yield from _supported(buffer, buffer.model._meta.concrete_fields, hint)
 
 
 def _table(buffer: Buffer) -> Iterator[checks.CheckMessage]:

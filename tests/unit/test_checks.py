@@ -158,6 +158,32 @@ class TestDeclaration:
         assert warning.id == "writebehind.W010"
         assert "version=1" in warning.hint
 
+    @pytest.mark.parametrize("left", ["when_down", "when_full"])
+    def test_copies_for_reads_where_a_write_may_go_around_redis(self, left):
+        options = {"when_down": "raise", "when_full": "raise", left: "direct"}
+
+        class Retained(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", retain=5, **options)
+
+        error = problem(Retained, "E023")
+        assert error.msg == f"retain is set, and {left} is 'direct'."
+        assert f"{left}='raise'" in error.hint
+
+    def test_copies_for_reads_of_a_field_that_cannot_travel(self):
+        class Retained(models.Model):
+            number = models.IntegerField(unique=True)
+            upper = models.GeneratedField(
+                expression=Lower("number"), output_field=models.TextField(), db_persist=True
+            )
+
+            buffered = RowBuffer(key="number", retain=5, when_down="raise", when_full="raise")
+
+        error = problem(Retained, "E018")
+        assert error.msg == "The field 'upper' cannot be buffered: the database computes it."
+        assert "Leave retain out" in error.hint
+
     def test_a_model_in_two_tables(self):
         class Parent(models.Model):
             number = models.IntegerField(unique=True)

@@ -187,6 +187,13 @@ class RowBuffer(CoalescingBuffer):
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
         return rows_by_id(self.layout(), ids, lock=lock)
 
+    def every_row(self, found: Any) -> list[Any]:
+        return [found]
+
+    def of_rows(self, rows: Sequence[Any]) -> Any:
+        (row,) = rows
+        return row
+
     def merged(self, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
         layout = self.layout()
         try:

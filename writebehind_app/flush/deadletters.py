@@ -21,7 +21,7 @@ from django.db import models, transaction
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app.buffers import registry, retained
 from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
 from writebehind_app.buffers.versions import current
@@ -172,7 +172,8 @@ def retry(buffer: Buffer, ids: Iterable[int]) -> tuple[int, int]:
     )
     if missing:
         raise DeadLetter.DoesNotExist(f"{buffer} has no dead letter {min(missing)}.")
-    outcomes = [_retry(buffer, id) for id in wanted]
+    with retained.past(buffer):
+        outcomes = [_retry(buffer, id) for id in wanted]
     return outcomes.count(True), outcomes.count(False)
 
 

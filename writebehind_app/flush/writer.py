@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from django.conf import settings
@@ -15,7 +15,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from writebehind_app import conf, once
+from writebehind_app.buffers import retained
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.buffers.versions import current
 from writebehind_app.fences import Fences, of_rows
@@ -65,6 +67,7 @@ class Applied:
     seconds: float
     dead_letters: Sequence[DeadLetter] = ()
     written: Sequence[Entry] = ()  # what was written, row by row
+    copies: Mapping[str, str] = field(default_factory=dict)  # what is stored now, by id, for reads
 
 
 def apply(
@@ -116,6 +119,9 @@ def apply(
                 raise Fenced(found)
         elif not fences.are_current():
             raise Fenced(Fences(buffer, fences.ids))
+        copies: dict[str, str] = {}
+        if not isolating and isinstance(buffer, CoalescingBuffer) and retained.seconds(buffer):
+            copies = retained.copies(buffer, [entry.id for entry in batch.entries])
         statements, seconds = count() + 1, time.monotonic() - started
         AppliedBatch.objects.using(layout.using).filter(token=batch.token).update(
             rows=rows,
@@ -123,7 +129,7 @@ def apply(
             statements=statements,
             duration=datetime.timedelta(seconds=seconds),
         )
-    return Applied(rows, statements, seconds, letters, entries)
+    return Applied(rows, statements, seconds, letters, entries, copies)
 
 
 def enter(buffer: Buffer, shard: int, batch: Batch) -> None:
