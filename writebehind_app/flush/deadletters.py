@@ -340,6 +340,8 @@ def _digest(id: str) -> str:
 
 def _reason(buffer: Buffer, entry: Entry, error: Exception) -> str:
     """In a form that each database takes, and without sensitive values, which databases quote."""
+    if buffer.sensitive and (entry.version != buffer.version or entry.older):
+        return "upgrade() did not take it. What it says is not told, as it may quote what it got."
     reason = str(error)
     for secret in _secrets(buffer, entry):
         reason = reason.replace(secret, MASK)
