@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -13,12 +14,16 @@ import pytest
 from django.core.exceptions import FieldError
 
 from tests.models import Counter, Item, Line, Note, Owner, Setting, Stamp
-from writebehind_app import DELETED, Add, Max, Merge, Min
+from writebehind_app import DELETED, Add, Max, Merge, Min, steps
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import NewerVersion
 from writebehind_app.flush import deadletters
 from writebehind_app.models import AppliedBatch, DeadLetter
+
+
+class Died(BaseException):
+    pass
 
 
 class Code(NamedTuple):
@@ -404,6 +409,31 @@ class TestBoth:
         assert Counter.buffered.flush().dead_letters == 2
         found = Counter.objects.filter(name__in="012").values_list("big", flat=True)
         assert [*found] == [111] * 3
+
+    @pytest.mark.parametrize("step", ["flush.token", "flush.updated", "flush.committed"])
+    def test_is_applied_once_however_the_flusher_ends(
+        self, step, database, redis_server, deploy, configure, monkeypatch
+    ):
+        configure(LEASE=0.05)
+        Item.objects.create(number=1, a=100)
+        for code, amount in ((OLD, 1), (RENAMED, 10), (OLD, 2)):
+            deploy(code)
+            Item.buffered.set(number=1, a=Add(amount))
+        deploy(RENAMED)
+        reached = []
+
+        def die(at: str) -> None:
+            reached.append(at)
+            if at == step and reached.count("flush.updated") != 1:  # in the midst of the layers
+                raise Died
+
+        monkeypatch.setattr(steps, "hook", die)
+        with pytest.raises(Died):
+            Item.buffered.flush()
+        monkeypatch.setattr(steps, "hook", None)
+        assert Item.buffered.get(number=1).a == 113
+        time.sleep(0.06)
+        assert state() == (113, "", None)
 
     def test_a_call_with_a_name_is_carried_out_once(self, plain, deploy):
         deploy(OLD)

@@ -24,9 +24,11 @@ def one(redis_server) -> Iterator[Shard]:
         yield Shard(client, KEY)
 
 
-def write(one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, **texts: str) -> int:
+def write(
+    one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, version: int = 0, **texts: str
+) -> int:
     fields = [part for pair in texts.items() for part in pair]
-    return delivered(one, id, round(max_age * 1e6), round(quiet * 1e6), "", "", 0, *fields)
+    return delivered(one, id, round(max_age * 1e6), round(quiet * 1e6), "", "", version, *fields)
 
 
 def delete(one: Shard, id: str) -> int:
@@ -76,6 +78,57 @@ def test_a_delete_forgets_the_fields_before_it_and_a_write_after_it_makes_a_new_
     assert entry.since < entry.born < entry.at
     delete(one, "1")
     assert not only(one, "1").keep
+
+
+class TestVersions:
+    def test_each_change_between_two_begins_a_layer(self, one):
+        numbers = {write(one, "1", version=v, a=a) for v, a in ((0, "1"), (0, "2"), (7, "3"))}
+        numbers |= {write(one, "1", version=v, b=b) for v, b in ((7, "4"), (0, "5"))}
+        entry = only(one, "1")
+        assert numbers == {entry.no}
+        assert entry.writes == 5
+        layers = [(layer.version, layer.texts) for layer in (*entry.older, entry)]
+        assert layers == [(0, {"a": "2"}), (7, {"a": "3", "b": "4"}), (0, {"b": "5"})]
+        assert [layer.writes for layer in entry.older] == [2, 4]
+        first, second = entry.older
+        assert first.since == second.since == entry.since
+        assert first.at < second.at < entry.at
+
+    def test_a_delete_ends_all_layers(self, one):
+        for version in (0, 1, 2):
+            write(one, "1", version=version, a="1")
+        delete(one, "1")
+        write(one, "1", version=2, a="2")
+        entry = only(one, "1")
+        assert (entry.version, entry.older, entry.texts) == (2, (), {"a": "2"})
+        assert entry.delete
+
+    def test_an_operation_meets_no_value_of_another_version(self, one):
+        write(one, "1", a="5")
+        write(one, "1", version=1, a="+#1,,-9,9")
+        write(one, "1", version=1, a="+#2,,-9,9")
+        entry = only(one, "1")
+        assert entry.relative
+        assert entry.texts == {"a": "#3,,,3,"}
+        assert entry.apart == {}
+        assert [layer.texts for layer in entry.older] == [{"a": "5"}]
+
+    @pytest.mark.parametrize("name", ["<1:@", "<1:a", "<2:@"])
+    def test_one_that_is_not_whole_is_broken(self, one, name):
+        for version in (0, 1, 2):
+            write(one, "1", version=version, a="1")
+        one.client.hset(f"{KEY}:e:1", name, "else")
+        assert only(one, "1").broken
+        one.client.hdel(f"{KEY}:e:1", name)
+        entry = only(one, "1")
+        assert entry.broken or name == "<1:a"  # of which nobody knows
+
+    def test_layers_of_layers_are_broken(self, one):
+        write(one, "1", a="1")
+        write(one, "1", version=1, a="1")
+        head = one.client.hget(f"{KEY}:e:1", "@")
+        one.client.hset(f"{KEY}:e:1", mapping={f"{'<1:' * n}@": head for n in range(3000)})
+        assert only(one, "1").broken
 
 
 def test_ids_and_texts_are_taken_as_they_are(one):

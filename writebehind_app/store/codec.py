@@ -143,7 +143,7 @@ def _older(id: str, texts: dict[str, str]) -> tuple[Entry, ...]:
     layers: dict[int, list[str]] = {}
     for name in [name for name in texts if name.startswith(LAYER)]:
         number, _, own = name.removeprefix(LAYER).partition(":")
-        if _VERSION.fullmatch(number):
+        if _VERSION.fullmatch(number) and not own.startswith(LAYER):  # there are none of layers
             layers.setdefault(int(number), []).extend((own, texts.pop(name)))
     found = [entry(id, layers[number]) for number in sorted(layers)]
     return tuple(layer for layer in found if layer and layer.head)
