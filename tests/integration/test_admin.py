@@ -561,29 +561,6 @@ def test_the_reason_of_a_letter_has_no_sensitive_values(database, redis_server, 
     assert "secret" not in DeadLetter.objects.get().reason
 
 
-def test_what_a_field_held_that_a_deploy_took_away_is_masked(plain, monkeypatch):
-    """Whether it was sensitive nobody can say any more."""
-
-    class Refusing(type(Pair.buffered)):
-        def upgrade(self, values, version):
-            raise ValueError(f"nothing to be done with {values}")
-
-    Pair.buffered.set(owner=7, name="x", note="top secret", value=1)
-    monkeypatch.setattr(Pair.buffered, "__class__", Refusing)
-    for name, given in {"version": 1, "fields": ["value"], "_layouts": {}}.items():
-        monkeypatch.setattr(Pair.buffered, name, given)
-    monkeypatch.setattr(Pair.buffered, "sensitive", ("value",))
-    viewer = client("view", "discard", "retry")
-    listed = page(viewer, entries("tests.Pair"))
-    paths = re.findall(r'href="([^"]*/entry/[^"]*)"', listed)
-    assert "secret" not in listed + "".join(page(viewer, path) for path in paths)
-    Pair.buffered.flush()
-    letter = f"{LETTERS}{DeadLetter.objects.get().pk}/change/"
-    assert "secret" not in page(viewer, LETTERS) + page(viewer, letter)
-    assert "upgrade() did not take it" in page(viewer, letter)
-    assert "secret" in page(client("view", "reveal"), letter)
-
-
 # Languages
 
 

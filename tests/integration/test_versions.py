@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 from django.core.exceptions import FieldError
 
-from tests.models import Counter, Item, Line, Note, Owner, Setting, Stamp
+from tests.admin import LETTERS, client, entries, page
+from tests.models import Counter, Item, Line, Note, Owner, Pair, Setting, Stamp
 from writebehind_app import DELETED, Add, Max, Merge, Min, steps
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
@@ -536,3 +538,26 @@ def test_what_a_model_left_that_is_not_declared_any_more_waits_for_it(plain, mon
     assert Stamp.buffered.count_pending() == 1
     Stamp.buffered.flush()
     assert Stamp.objects.get().count == 1
+
+
+def test_what_a_field_held_that_a_deploy_took_away_is_masked(plain, monkeypatch):
+    """Whether it was sensitive nobody can say any more."""
+
+    class Refusing(type(Pair.buffered)):
+        def upgrade(self, values, version):
+            raise ValueError(f"nothing to be done with {values}")
+
+    Pair.buffered.set(owner=7, name="x", note="top secret", value=1)
+    monkeypatch.setattr(Pair.buffered, "__class__", Refusing)
+    for name, given in {"version": 1, "fields": ["value"], "_layouts": {}}.items():
+        monkeypatch.setattr(Pair.buffered, name, given)
+    monkeypatch.setattr(Pair.buffered, "sensitive", ("value",))
+    viewer = client("view", "discard", "retry")
+    listed = page(viewer, entries("tests.Pair"))
+    paths = re.findall(r'href="([^"]*/entry/[^"]*)"', listed)
+    assert "secret" not in listed + "".join(page(viewer, path) for path in paths)
+    Pair.buffered.flush()
+    letter = f"{LETTERS}{DeadLetter.objects.get().pk}/change/"
+    assert "secret" not in page(viewer, LETTERS) + page(viewer, letter)
+    assert "upgrade() did not take it" in page(viewer, letter)
+    assert "secret" in page(client("view", "reveal"), letter)
