@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from writebehind_app.buffers.entity import DELETED
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
-from writebehind_app.buffers.operations import Add, Max, Merge, Min
+from writebehind_app.buffers.operations import DELETED, Add, Max, Merge, Min
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.registry import register
 from writebehind_app.buffers.row import RowBuffer

@@ -14,6 +14,7 @@ from django.db import models, router
 from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
 from writebehind_app.buffers.custom import own_methods
 from writebehind_app.buffers.layout import may_be_written
@@ -76,14 +77,46 @@ def check_buffers(**kwargs: Any) -> list[checks.CheckMessage]:
         if not table:
             kind = next(kind for kind in _KINDS if isinstance(buffer, kind))
             messages += _KINDS[kind](buffer)
+            if isinstance(buffer, CoalescingBuffer):
+                messages += _retain(buffer)
     return messages
 
 
 def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
+    version: Any = buffer.version
+    if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version < 10**9:
+        hint = "Set it to a whole number from 0 on, one greater with each change."
+        yield _error(11, f"version is {version!r}.", hint, buffer)
+    elif version == 0 and type(buffer).upgrade is not Buffer.upgrade:
+        yield checks.Warning(
+            "upgrade() is never called, as the buffer has no version.",
+            hint="Give it version=1: what was written before that is handed to upgrade().",
+            obj=buffer,
+            id="writebehind.W010",
+        )
     for name, value in buffer.options.items():
         if problem := conf.problem(name, value):
             hint = f"Set {name.lower()} to such a value, or leave it out for the project's."
             yield _error(11, problem.replace(name, name.lower()), hint, buffer)
+
+
+def _retain(buffer: CoalescingBuffer) -> Iterator[checks.CheckMessage]:
+    """Errors for what keeps rows from being read from Redis alone, where they are to be."""
+    project = conf.raw() if isinstance(conf.raw(), dict) else {}
+    given = {**project, **buffer.options}
+    if not given.get("RETAIN"):
+        return
+    for name in ("WHEN_DOWN", "WHEN_FULL"):
+        if given.get(name, "direct") == "direct":
+            yield _error(
+                23,
+                f"retain is set, and {name.lower()} is 'direct'.",
+                "What goes around Redis cannot change the copies that others read there: set "
+                f"{name.lower()}='raise', or leave retain out.",
+                buffer,
+            )
+    hint = "Leave retain out: its copies have all fields of a row."
+    yield from _supported(buffer, buffer.model._meta.concrete_fields, hint)
 
 
 def _table(buffer: Buffer) -> Iterator[checks.CheckMessage]:

@@ -31,6 +31,7 @@ class Settings:
     MAX_PENDING: int = 1_000_000  # entries of one buffer in Redis, those in flight included
     MAX_AGE: float = 5.0  # flushed at the latest this long after the first unflushed write
     QUIET: float = 0.0  # flushed once no write came for so long; 0: only MAX_AGE counts
+    RETAIN: float = 0.0  # after a flush, rows are read from Redis alone for so long
     BATCH_SIZE: int = 1000  # entries in one transaction
     SHARDS: int = 4  # batches of one buffer that can be in flight at a time
     LEASE: float = 60.0  # a batch whose flusher was silent for so long is taken over
@@ -61,6 +62,7 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "MAX_PENDING": (int, 1, True),
     "MAX_AGE": (float, 0, True),
     "QUIET": (float, 0, True),
+    "RETAIN": (float, 0, True),
     "BATCH_SIZE": (int, 1, True),
     "SHARDS": (int, 1, True),
     "LEASE": (float, 0, False),

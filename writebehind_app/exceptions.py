@@ -29,6 +29,10 @@ class BufferFull(WritebehindError):
     """The buffer holds as many entries as it may; the write was not taken."""
 
 
+class NewerVersion(WritebehindError):
+    """Something was written by newer code, which alone knows what it means. Nothing is lost."""
+
+
 class WriteUncertain(WritebehindError):
     """The write was sent, and the answer was lost: it was taken once, or not at all.
 

@@ -256,8 +256,8 @@ class TestBrokenPackage:
     def test_does_not_read_what_is_in_flight(self, how, plain, dawdling, monkeypatch):
         read = reading.store.read
 
-        def blind(*args: Any) -> Any:
-            found = read(*args)
+        def blind(*args: Any, **options: Any) -> Any:
+            found = read(*args, **options)
             return {key: replace(each, in_flight={}) for key, each in found.items()}
 
         monkeypatch.setattr(reading.store, "read", blind)

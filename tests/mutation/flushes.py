@@ -13,9 +13,11 @@ from tests.mutation.mutant import (
     mutant,
 )
 
+_RETAINED = "tests/integration/test_retain.py::TestNeverStale"
+VERSIONS = "tests/integration/test_versions.py::"
 _ENTER = "record.save(using=layout.using, force_insert=True)"
-_BURY = "        letters = deadletters.bury(buffer, shard, refused)\n"
-_RETURN = "    return Applied(rows, statements, seconds, letters)\n"
+_BURY = "        letters = deadletters.bury(buffer, shard, refused, entries)\n"
+_RETURN = "    return Applied(rows, statements, seconds, letters, entries, copies)\n"
 _OF_THIS_TOKEN = "if redis.call('HGET', shard, 'token') ~= ARGV[1] then"
 _APPLY = "            applied = _apply(buffer, number, batch)\n"
 _ATOMIC = "transaction.atomic(using=layout.using, durable=True),"
@@ -267,10 +269,73 @@ MUTANTS = [
         f"{POISON}TestDeadLetters",
     ),
     mutant(
+        "copies of rows stay when their batch is dropped",
+        "store/scripts/ack.lua",
+        "  for i = 1, state[5] and #ids or 0 do\n",
+        "  for i = 1, 0 do\n",
+        _RETAINED,
+    ),
+    mutant(
+        "copies of rows count whatever is pending",
+        "store/scripts/read.lua",
+        "copies and #pending + #in_flight == 0 and",
+        "copies and",
+        _RETAINED,
+    ),
+    mutant(
+        "a batch that a retry met leaves copies of rows",
+        "store/scripts/ack.lua",
+        "if ARGV[6] and state[6] ~= ARGV[1] and",
+        "if ARGV[6] and",
+        f"{_RETAINED}::test_a_dead_letter_that_is_retried_while_a_batch_is_in_flight",
+    ),
+    mutant(
+        "copies of rows are read after a retry",
+        "store/scripts/read.lua",
+        " and redis.call('EXISTS', shard .. ':dry') == 0",
+        "",
+        f"{_RETAINED}::test_a_dead_letter_that_is_retried",
+    ),
+    mutant(
+        "copies of rows are kept where writes go around Redis",
+        "buffers/retained.py",
+        "    if not found or goes_around or is_direct():\n",
+        "    if not found or is_direct():\n",
+        "tests/integration/test_retain.py::TestServed",
+    ),
+    mutant(
+        "a later layer of an entry with a refused one is not struck out of the dead letters",
+        "flush/deadletters.py",
+        "        refused = [each._replace(entry=_left(each.entry, written)) for each in refused]\n",
+        "        pass\n",
+        f"{VERSIONS}TestBoth::test_of_which_one_is_refused",
+    ),
+    mutant(
+        "what newer code wrote is flushed by older code",
+        "buffers/versions.py",
+        "        if layer.version > buffer.version and layer.texts:\n",
+        "        if False:\n",
+        f"{VERSIONS}TestNewerPayload",
+    ),
+    mutant(
+        "an entry has the version of its last write",
+        "store/scripts/write.lua",
+        "local is_apart = version ~= ARGV[7] and",
+        "local is_apart = false and",
+        f"{VERSIONS}TestBoth",
+    ),
+    mutant(
+        "layers of one row are planned from what was stored before all of them",
+        "flush/isolation.py",
+        "        stored = _stored_rows(layout, found) if is_once else None\n",
+        "        stored = _stored_rows(layout, found)\n",
+        f"{VERSIONS}TestBoth",
+    ),
+    mutant(
         "the letters of an entity that is cleared are not struck out",
         "flush/deadletters.py",
-        " or deletions.get(buffer.entry_id(older.id))",
-        "",
+        " or ([deletion] if deletion else [])",
+        " or []",
         f"{POISON}TestDeadLetters::test_an_entity_that_was_cleared_since_stays_clear",
     ),
     mutant(

@@ -126,6 +126,64 @@ class TestDeclaration:
         assert error.msg == f"{option} {must}, not {value!r}."
         assert f"Set {option}" in error.hint
 
+    @pytest.mark.parametrize("version", [-1, True, "1", 1.0])
+    def test_what_is_no_version(self, version):
+        class Versioned(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", version=version)
+
+        error = problem(Versioned, "E011")
+        assert error.msg == f"version is {version!r}."
+        assert "a whole number" in error.hint
+
+    def test_an_upgrade_that_is_never_called(self):
+        class Upgrading(RowBuffer):
+            def upgrade(self, values, version):
+                return values
+
+        class Versioned(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = Upgrading(key="number", version=1)
+
+        assert problems(Versioned) == []
+
+        class Unversioned(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = Upgrading(key="number")
+
+        (warning,) = problems(Unversioned)
+        assert warning.id == "writebehind.W010"
+        assert "version=1" in warning.hint
+
+    @pytest.mark.parametrize("left", ["when_down", "when_full"])
+    def test_copies_for_reads_where_a_write_may_go_around_redis(self, left):
+        options = {"when_down": "raise", "when_full": "raise", left: "direct"}
+
+        class Retained(models.Model):
+            number = models.IntegerField(unique=True)
+
+            buffered = RowBuffer(key="number", retain=5, **options)
+
+        error = problem(Retained, "E023")
+        assert error.msg == f"retain is set, and {left} is 'direct'."
+        assert f"{left}='raise'" in error.hint
+
+    def test_copies_for_reads_of_a_field_that_cannot_travel(self):
+        class Retained(models.Model):
+            number = models.IntegerField(unique=True)
+            upper = models.GeneratedField(
+                expression=Lower("number"), output_field=models.TextField(), db_persist=True
+            )
+
+            buffered = RowBuffer(key="number", retain=5, when_down="raise", when_full="raise")
+
+        error = problem(Retained, "E018")
+        assert error.msg == "The field 'upper' cannot be buffered: the database computes it."
+        assert "Leave retain out" in error.hint
+
     def test_a_model_in_two_tables(self):
         class Parent(models.Model):
             number = models.IntegerField(unique=True)

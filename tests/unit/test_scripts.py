@@ -24,13 +24,15 @@ def one(redis_server) -> Iterator[Shard]:
         yield Shard(client, KEY)
 
 
-def write(one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, **texts: str) -> int:
+def write(
+    one: Shard, id: str, *, max_age: float = 0, quiet: float = 0, version: int = 0, **texts: str
+) -> int:
     fields = [part for pair in texts.items() for part in pair]
-    return delivered(one, id, round(max_age * 1e6), round(quiet * 1e6), "", "", *fields)
+    return delivered(one, id, round(max_age * 1e6), round(quiet * 1e6), "", "", version, *fields)
 
 
 def delete(one: Shard, id: str) -> int:
-    return delivered(one, id, 0, 0, "1", "")
+    return delivered(one, id, 0, 0, "1", "", 0)
 
 
 def delivered(one: Shard, *args: str | int) -> int:
@@ -76,6 +78,57 @@ def test_a_delete_forgets_the_fields_before_it_and_a_write_after_it_makes_a_new_
     assert entry.since < entry.born < entry.at
     delete(one, "1")
     assert not only(one, "1").keep
+
+
+class TestVersions:
+    def test_each_change_between_two_begins_a_layer(self, one):
+        numbers = {write(one, "1", version=v, a=a) for v, a in ((0, "1"), (0, "2"), (7, "3"))}
+        numbers |= {write(one, "1", version=v, b=b) for v, b in ((7, "4"), (0, "5"))}
+        entry = only(one, "1")
+        assert numbers == {entry.no}
+        assert entry.writes == 5
+        layers = [(layer.version, layer.texts) for layer in (*entry.older, entry)]
+        assert layers == [(0, {"a": "2"}), (7, {"a": "3", "b": "4"}), (0, {"b": "5"})]
+        assert [layer.writes for layer in entry.older] == [2, 4]
+        first, second = entry.older
+        assert first.since == second.since == entry.since
+        assert first.at < second.at < entry.at
+
+    def test_a_delete_ends_all_layers(self, one):
+        for version in (0, 1, 2):
+            write(one, "1", version=version, a="1")
+        delete(one, "1")
+        write(one, "1", version=2, a="2")
+        entry = only(one, "1")
+        assert (entry.version, entry.older, entry.texts) == (2, (), {"a": "2"})
+        assert entry.delete
+
+    def test_an_operation_meets_no_value_of_another_version(self, one):
+        write(one, "1", a="5")
+        write(one, "1", version=1, a="+#1,,-9,9")
+        write(one, "1", version=1, a="+#2,,-9,9")
+        entry = only(one, "1")
+        assert entry.relative
+        assert entry.texts == {"a": "#3,,,3,"}
+        assert entry.apart == {}
+        assert [layer.texts for layer in entry.older] == [{"a": "5"}]
+
+    @pytest.mark.parametrize("name", ["<1:@", "<1:a", "<2:@"])
+    def test_one_that_is_not_whole_is_broken(self, one, name):
+        for version in (0, 1, 2):
+            write(one, "1", version=version, a="1")
+        one.client.hset(f"{KEY}:e:1", name, "else")
+        assert only(one, "1").broken
+        one.client.hdel(f"{KEY}:e:1", name)
+        entry = only(one, "1")
+        assert entry.broken or name == "<1:a"  # of which nobody knows
+
+    def test_layers_of_layers_are_broken(self, one):
+        write(one, "1", a="1")
+        write(one, "1", version=1, a="1")
+        head = one.client.hget(f"{KEY}:e:1", "@")
+        one.client.hset(f"{KEY}:e:1", mapping={f"{'<1:' * n}@": head for n in range(3000)})
+        assert only(one, "1").broken
 
 
 def test_ids_and_texts_are_taken_as_they_are(one):
@@ -124,7 +177,9 @@ def test_a_claim_of_ids(one):
 def test_a_batch_of_any_size_comes_and_goes_whole(one, count):
     with one.client.pipeline(transaction=False) as pipeline:
         for n in range(count):
-            pipeline.eval(lua.source("write"), 1, KEY, named(n), str(n), 0, 0, "", "", "a", str(n))
+            pipeline.eval(
+                lua.source("write"), 1, KEY, named(n), str(n), 0, 0, "", "", 0, "a", str(n)
+            )
         pipeline.execute()
     batch = claim(one, size=count)
     assert {e.id: e.texts["a"] for e in batch.entries} == {str(n): str(n) for n in range(count)}
@@ -235,7 +290,7 @@ def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one, 
         return replies[:5] + replies[6:], error
 
     monkeypatch.setattr(lua, "exchange", flush_amid)
-    calls = [(KEY, named(n), str(n), 0, 0, "", "", "a", str(n)) for n in range(10)]
+    calls = [(KEY, named(n), str(n), 0, 0, "", "", 0, "a", str(n)) for n in range(10)]
     numbers = [no for _, no in lua.run_many(one.client, "write", calls)]
     assert sizes == [10, 6]
     assert sorted(numbers) == list(range(min(numbers), min(numbers) + 10))
@@ -257,7 +312,9 @@ class TestDelivery:
         options = {"deadline": 9999999999999999, "again": 0, "room": "-", "guard": "", **options}
         call = f"{options['deadline']} {seq:016} {options['again']} me {index} {options['room']} -"
         guard = options["guard"]
-        return lua.run(one.client, "write", KEY, call, "1", 0, 0, "", guard, "a", "+#1,,-9,99")[1:]
+        return lua.run(one.client, "write", KEY, call, "1", 0, 0, "", guard, 0, "a", "+#1,,-9,99")[
+            1:
+        ]
 
     def sent(self, one: Shard) -> int:
         entry = only(one, "1")

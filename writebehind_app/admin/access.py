@@ -14,6 +14,7 @@ from django.db import connections, models
 from django.http import HttpRequest, HttpResponse
 
 from writebehind_app.buffers.base import MASK, Buffer
+from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.models import Dashboard
 
 _View = Callable[..., HttpResponse]
@@ -79,7 +80,9 @@ def masked(
     hidden = hidden_names(request, buffer, key)
 
     def visible(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: MASK if name in hidden else value for name, value in found.items()}
+        return {
+            name: MASK if hides(buffer, hidden, name) else value for name, value in found.items()
+        }
 
     return visible(key), visible(values)
 
@@ -89,6 +92,17 @@ def hidden_names(request: HttpRequest, buffer: Buffer | None, key: Mapping[str, 
     if buffer is None or may(request, "reveal"):
         return set()
     return buffer.secret_names(key)
+
+
+def hides(buffer: Buffer | None, hidden: set[str], name: str) -> bool:
+    """Whether a name is among those, or nobody knows what it means to a buffer that has some: it is
+    that of a field that went, or what is not to be understood has it in Redis."""
+    if name in hidden or not hidden or buffer is None:
+        return name in hidden
+    layout = buffer.layout()
+    known = {"id", *layout.columns, *(n for c in layout.key for n in (c.name, c.attname))}
+    is_free = isinstance(buffer, MetaBuffer) and name[:1] not in ('"', "&", "@")
+    return not is_free and name not in known
 
 
 def log(

@@ -20,7 +20,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
 from writebehind_app.admin import flushing, pending, search
-from writebehind_app.admin.access import Guarded, hidden_names, log_buffers, masked
+from writebehind_app.admin.access import Guarded, hidden_names, hides, log_buffers, masked
 from writebehind_app.admin.search import Search
 from writebehind_app.admin.shown import duration, inline
 from writebehind_app.buffers import registry
@@ -122,7 +122,7 @@ class EntryPages(Guarded):
                 hidden = hidden_names(request, buffer, detail.key)
                 context["lines"] = [
                     replace(line, stored=MASK, pending=[MASK] * len(line.pending), result=MASK)
-                    if line.name in hidden
+                    if hides(buffer, hidden, line.name)
                     else line
                     for line in detail.lines
                 ]

@@ -288,7 +288,7 @@ def _is_understood(buffer: CoalescingBuffer, id: str, entries: Sequence[Entry]) 
         understood(entries, records=False)
         buffer.key_layout().key_of(id)
         for entry in entries:
-            buffer.described(entry)
+            buffer.description(entry)
     except REFUSALS:
         return False
     return True

@@ -19,6 +19,7 @@ from writebehind_app.buffers import registry
 from writebehind_app.buffers.fallback import if_there
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
+from writebehind_app.buffers.versions import layers
 from writebehind_app.exceptions import NotDurable
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry, understood
@@ -51,6 +52,16 @@ class PendingEntry:
     state: Literal["pending", "in_flight"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushedRow:
+    """What a flush wrote to one row, or of one record."""
+
+    key: dict[str, Any]  # by attname; of a record, nothing
+    values: dict[str, Any]  # by the name of the field: values, and operations
+    delete: bool  # what was stored went first
+    at: datetime  # when the last of these writes came: the time of a record that was given none
+
+
 def asynchronous(
     verb: Callable[Concatenate[_Self, _Params], _Result],
 ) -> Callable[Concatenate[_Self, _Params], Coroutine[Any, Any, _Result]]:
@@ -69,7 +80,8 @@ class Buffer(ABC):
     """A declaration, and the verbs that all kinds of buffers have.
 
     Options that are not given are those of `WRITEBEHIND`. `sensitive` names fields, of a meta
-    buffer meta keys, whose values the admin shows to those alone who may see them.
+    buffer meta keys, whose values the admin shows to those alone who may see them. `version` is
+    raised where what was written before means something else to the model now; see `upgrade()`.
     """
 
     model: type[models.Model]
@@ -87,7 +99,9 @@ class Buffer(ABC):
         when_down: str | None = None,
         when_full: str | None = None,
         sensitive: str | Iterable[str] = (),
+        version: int = 0,
     ) -> None:
+        self.version = version
         self.sensitive = (sensitive,) if isinstance(sensitive, str) else tuple(sensitive)
         self.options = {
             name: value
@@ -150,6 +164,14 @@ class Buffer(ABC):
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
 
+    @abstractmethod
+    def upgraded(self, entry: Entry) -> Entry:
+        """What `upgrade()` makes of an entry of an older version."""
+
+    def whole(self, entry: Entry) -> Entry:
+        """The entry that comes to one for a row, of a dead letter."""
+        return entry
+
     def row_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """What the entries come to for single rows. Called in the transaction of their flush."""
         return entries
@@ -207,6 +229,15 @@ class Buffer(ABC):
         """Hook: the values of one write, to be checked or changed before they are taken."""
         return values
 
+    def upgrade(self, values: dict[str, Any], version: int) -> dict[str, Any]:
+        """Hook: what values that were written under an older version are under this one, by the
+        names of the fields. Both may have operations among them; see docs/running.md."""
+        return values
+
+    def on_flushed(self, rows: list[FlushedRow]) -> None:  # noqa: B027
+        """Hook: what a batch wrote, once it was committed and acknowledged; for each batch once at
+        most, in the process that flushed it."""
+
     def _cleaned(self, values: Mapping[str, Any]) -> dict[str, Any]:
         found: Any = self.clean(as_dict(values))
         if not isinstance(found, dict):
@@ -249,15 +280,25 @@ class Buffer(ABC):
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         """For people: the key of an entry, and what is written to it."""
 
+    def description(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The same of an entry into which several versions of the declaration wrote."""
+        key: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        for layer in layers(self, entry):
+            key, more = self.described(layer)
+            values |= more
+        return key, values
+
     def _describe(self, entry: Entry, attempts: int, state: Any) -> PendingEntry:
         try:
-            key, values = self.described(understood([entry], records=not self.layout().key)[0])
+            (entry,) = understood([entry], records=not self.layout().key)
+            key, values = self.description(entry)
         except REFUSALS:  # somebody else wrote it to Redis: a flush will say what is wrong with it
             key, values = {"id": entry.id}, dict(entry.texts)
         return PendingEntry(
             key=key,
             values=values,
-            delete=entry.delete,
+            delete=any(layer.delete for layer in (*entry.older, entry)),
             writes=entry.writes,
             since=moment(entry.since),
             attempts=attempts,

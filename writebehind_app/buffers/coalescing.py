@@ -49,7 +49,16 @@ class Write(NamedTuple):
 
 
 class CoalescingBuffer(Buffer):
-    """Writes to an id, and reads of what is there with all of them."""
+    """Writes to an id, and reads of what is there with all of them.
+
+    `retain` keeps what is stored after a flush in Redis, to be read without the database; see
+    retained.py.
+    """
+
+    def __init__(self, *, retain: float | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        if retain is not None:
+            self.options["RETAIN"] = retain
 
     @abstractmethod
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
@@ -58,6 +67,14 @@ class CoalescingBuffer(Buffer):
     def rows_in(self, stored: dict[str, Any]) -> dict[str, Any]:
         """The rows of that, by their own ids."""
         return stored
+
+    @abstractmethod
+    def every_row(self, found: Any) -> list[Any]:
+        """The rows of what the database has of an id."""
+
+    @abstractmethod
+    def of_rows(self, rows: Sequence[Any]) -> Any:
+        """The opposite."""
 
     @abstractmethod
     def merged(self, entry: Entry, stored: Any | None, fences: Fences) -> Any | None:
@@ -206,7 +223,8 @@ class CoalescingBuffer(Buffer):
             fields = [part for pair in texts.items() for part in pair]
             if once:
                 fields += [ONCE + once.digest, ""]
-            calls.append((self.shard_key_of(id), id, age, quiet, delete, guard, *fields))
+            shard = self.shard_key_of(id)
+            calls.append((shard, id, age, quiet, delete, guard, self.version, *fields))
         try:
             named = once.digest if once else ""
             return deliver(

@@ -13,22 +13,21 @@ from django.core.exceptions import ValidationError
 
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import Layout, parts_of
-from writebehind_app.buffers.operations import Operation, is_kept_operation, operation_texts
+from writebehind_app.buffers.operations import (
+    DELETED,
+    Operation,
+    is_kept_operation,
+    operation_texts,
+)
 from writebehind_app.buffers.refusals import REFUSALS, refusal, refuse_oversized, shown
+from writebehind_app.buffers.versions import Texts, renewed, value_of
 from writebehind_app.store.codec import APART, Entry
 
 if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
     from writebehind_app.fences import Fences
 
 Rows = dict[str, Any]  # of one entity, by meta key
-
-
-class _Deleted:
-    def __repr__(self) -> str:
-        return "DELETED"
-
-
-DELETED = _Deleted()  # in place of the value of a meta key that is deleted
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +176,64 @@ class EntityLayout:
         """Of a row that goes with its entity."""
         id = self.row_id(entry.id, key)
         return entry._replace(id=id, delete=True, keep=False, relative=False, texts={})
+
+    # Entries of another version
+
+    def upgraded(self, buffer: Buffer, entry: Entry) -> Entry:
+        """What `upgrade()` makes of an entry of an entity, by meta key."""
+        given: dict[str, Texts] = {}
+        quoted: dict[str | None, str] = {}
+        gone: set[str | None] = set()  # the meta keys whose rows go
+        for name, text in entry.texts.items():
+            if name[0] == "@":
+                continue
+            own, _, suffix = name[1:].partition(":") if name[0] == "&" else (name, "", "")
+            key = json.loads(own)
+            quoted[key], texts = own, given.setdefault(key, {})
+            if name[0] == "&":
+                texts[f":{suffix}"] = text
+                continue
+            if text.startswith("!"):
+                gone.add(key)
+                text = text[1:]
+            if text:
+                texts[""] = text
+        values = {key: value_of(texts) for key, texts in given.items()}
+        fields = renewed(buffer, entry.version, given, values, lambda key: self._value)
+        made = entry._replace(texts={}, times={}, apart={})
+        for key, (texts, source, is_same) in fields.items():
+            new, old = self._quoted(key), quoted.get(source, "")
+            if source in gone or not texts:
+                texts = {**texts, "": f"!{texts.get('', '')}"}
+            for suffix, text in texts.items():
+                name, before = ((f"&{q}{suffix}" if suffix else q) for q in (new, old))
+                made.texts[name] = text
+                made.times[name] = entry.times.get(before, f"{entry.at:016}")
+            if f"@{old}" in entry.texts:
+                made.texts[f"@{new}"] = entry.texts[f"@{old}"]
+            if is_same and old in entry.apart:
+                made.apart[new] = entry.apart[old]
+                made.times[APART + new] = entry.times[APART + old]
+        return made
+
+    def whole(self, entry: Entry) -> Entry:
+        """The entry of an entity that comes to this one of a row."""
+        parts = [*parts_of(entry.id)]
+        if len(parts) < len(self.rows.key):
+            return entry
+        quoted, value = parts.pop().replace(":", "\\u003a"), self._value.name
+
+        def named(name: str) -> str:
+            return quoted if name == value else f"&{quoted}{name.removeprefix(f'&{value}')}"
+
+        texts = {named(name): text for name, text in entry.texts.items()}
+        if entry.delete:
+            texts[quoted] = f"!{texts.get(quoted, '')}"
+        times = {named(name): at for name, at in entry.times.items() if name[0] != APART}
+        if self._is_stamped:
+            texts[f"@{quoted}"] = f"{entry.born} {entry.at}"
+        id = ",".join(parts)
+        return entry._replace(id=id, texts=texts, times=times, apart={}, delete=False, keep=True)
 
     def merge(self, entry: Entry, stored: Rows | None, fences: Fences) -> Rows | None:
         """The rows of an entity after the entry: changed in place; None where there are none."""

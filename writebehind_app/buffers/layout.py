@@ -52,9 +52,7 @@ class Layout:
         aliases = self._aliases
         texts: dict[str, str] = {}
         for alias, value in values.items():
-            column = aliases.get(alias)
-            if column is None:
-                raise FieldError(self._unknown(alias))
+            column = aliases.get(alias) or self.column(alias)
             if column.name in texts:
                 raise FieldError(self._twice(column))
             if isinstance(value, Operation):
@@ -79,11 +77,16 @@ class Layout:
         """The text of each value that a row is expected to have, by name."""
         texts = {}
         for alias, value in values.items():
-            column = self._aliases.get(alias)
-            if column is None:
-                raise FieldError(self._unknown(alias))
+            column = self.column(alias)
             texts[column.name] = encoded(column, value)
         return texts
+
+    def column(self, alias: str) -> Column:
+        """The column that a caller calls so, or a FieldError."""
+        found = self._aliases.get(alias)
+        if found is None:
+            raise FieldError(self._unknown(alias))
+        return found
 
     def is_as_expected(self, row: models.Model, texts: Mapping[str, str]) -> bool:
         """Whether fields of a row have these values; JSON has them where Python says so."""

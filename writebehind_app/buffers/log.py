@@ -20,6 +20,7 @@ from writebehind_app.buffers.layout import Layout, layout, may_be_written, micro
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import refuse_nameless, shown
+from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.window import Window
 from writebehind_app.exceptions import AlreadyExists, BufferFull, BufferUnavailable, NotDurable
 from writebehind_app.steps import reach
@@ -230,6 +231,7 @@ class LogBuffer(Buffer):
                     limit=self.limit(len(records)),
                     durability=self.durability(),
                     once=once.digest if once else "",
+                    version=self.version,
                 )
             except Fleeting as short:
                 (appended,), missing = short.outcome, str(short)
@@ -299,6 +301,9 @@ class LogBuffer(Buffer):
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         values = self.layout().values(self.layout().known(entry))
         return {c.attname: values.pop(c.name) for c in self.unique_columns()}, values
+
+    def upgraded(self, entry: Entry) -> Entry:
+        return upgraded(self, self.layout(), entry)
 
     # Acting
 

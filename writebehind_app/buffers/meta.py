@@ -122,6 +122,12 @@ class MetaBuffer(CoalescingBuffer):
         row_id = self.entity_layout().row_id
         return {row_id(id, key): row for id, rows in stored.items() for key, row in rows.items()}
 
+    def every_row(self, found: Rows) -> list[Any]:
+        return [*found.values()]
+
+    def of_rows(self, rows: Sequence[Any]) -> Rows:
+        return self.entity_layout().by_key(rows)
+
     def merged(self, entry: Entry, stored: Rows | None, fences: Fences) -> Rows | None:
         return self.entity_layout().merge(entry, stored, fences)
 
@@ -134,6 +140,12 @@ class MetaBuffer(CoalescingBuffer):
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         layout = self.entity_layout()
         return layout.entity.key_of(entry.id), layout.described(entry)
+
+    def upgraded(self, entry: Entry) -> Entry:
+        return self.entity_layout().upgraded(self, entry)
+
+    def whole(self, entry: Entry) -> Entry:
+        return self.entity_layout().whole(entry)
 
     def row_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         layout = self.entity_layout()

@@ -59,6 +59,14 @@ class Merge(Operation):
     values: Mapping[str, Any]
 
 
+class _Deleted:
+    def __repr__(self) -> str:
+        return "DELETED"
+
+
+DELETED = _Deleted()  # in place of the value of a meta key that is deleted
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """A field as whole numbers, exact and of any length."""
@@ -162,6 +170,13 @@ def _parsed(column: Column, text: str, using: str) -> tuple[str, list[str]]:
     if kind != right or (kind == "~" and not isinstance(column.field, _TIMES)):
         raise ValueError(f"{text[:100]!r} is no operation on a {type(column.field).__name__}")
     return kind, text[1:].split(",")
+
+
+def is_current(column: Column, text: str, using: str) -> bool:
+    """Whether an operation that Redis kept is one on the field as it is declared now."""
+    kind, parts = _parsed(column, text, using)
+    scale = _scale(column.field, using) if kind == "#" else None
+    return scale is None or parts[-1] == scale.places
 
 
 def is_operation(text: str) -> bool:
@@ -293,7 +308,7 @@ def _scale(field: models.Field[Any, Any], using: str) -> Scale | None:
         bound = 10**field.max_digits - 1
         return Scale(
             lambda value: int(Decimal(value).scaleb(places)),
-            lambda number: _decimal(number, places),
+            lambda number: exact_decimal(number, places),
             -bound,
             bound,
             str(places),
@@ -303,7 +318,7 @@ def _scale(field: models.Field[Any, Any], using: str) -> Scale | None:
     return None
 
 
-def _decimal(number: int, places: int) -> Decimal:
+def exact_decimal(number: int, places: int) -> Decimal:
     """Without a context, which would round."""
     digits = Decimal(number).as_tuple()
     return Decimal((digits.sign, digits.digits, -places))

@@ -10,6 +10,7 @@ the other in between. A write must be seen once then, not twice and not at all:
 - What is pending counts only if it is pending still after the rows were read. Rows of which that
   is not so are read again.
 - Of what Redis holds, nothing counts that is older than a write which went around it.
+- A copy that a flush left is all there is; see retained.py.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import models
 
+from writebehind_app.buffers import retained
 from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.refusals import shown
+from writebehind_app.buffers.versions import readable
 from writebehind_app.store import shard as store
+from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Reading
 
@@ -35,9 +39,14 @@ if TYPE_CHECKING:
 
 def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
     """What is there of those ids with all accepted writes, by id."""
-    found = {}
+    found: dict[str, Any] = {}
+    retains = retained.seconds(buffer) > 0
     while ids:
-        readings = _read(buffer, ids)
+        readings = _read(buffer, ids, copies=retains)
+        if retains:
+            kept = {id: r.copies[id] for id, r in readings.items() if id in r.copies}
+            found |= retained.rows(buffer, kept)
+            ids = [id for id in ids if id not in found]
         fences = _fences(buffer, readings)
         stored, applied = _stored(buffer, ids, readings)
         pending = [id for id in ids if id in readings[id].pending]
@@ -46,13 +55,13 @@ def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
         for id in ids:
             reading, row = readings[id], stored.get(id)
             if id in reading.in_flight and reading.token not in applied:
-                row = buffer.merged(reading.in_flight[id], row, fences)
+                row = _merged(buffer, reading.in_flight[id], row, fences)
             if id in reading.pending:
                 entry = still[id].pending.get(id)
                 if entry is None or entry.no != reading.pending[id].no:
                     again.append(id)
                     continue
-                row = buffer.merged(entry, row, fences)
+                row = _merged(buffer, entry, row, fences)
             if row is not None:
                 found[id] = row
         ids = again
@@ -69,11 +78,17 @@ def guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any
     for id in ids:
         reading, row = readings[id], stored.get(id)
         if id in reading.in_flight and reading.token not in applied:
-            row = buffer.merged(reading.in_flight[id], row, fences)
+            row = _merged(buffer, reading.in_flight[id], row, fences)
         if id in reading.pending:
-            row = buffer.merged(reading.pending[id], row, fences)
+            row = _merged(buffer, reading.pending[id], row, fences)
         found[id] = row, _guard(reading, id)
     return found
+
+
+def _merged(buffer: CoalescingBuffer, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
+    for layer in readable(buffer, entry):
+        row = buffer.merged(layer, row, fences)
+    return row
 
 
 def is_unchanged(buffer: CoalescingBuffer, id: str, guard: str) -> bool:
@@ -138,12 +153,14 @@ def _with_keys(layout: Layout, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _read(buffer: CoalescingBuffer, ids: Iterable[str]) -> dict[str, Reading]:
+def _read(
+    buffer: CoalescingBuffer, ids: Iterable[str], *, copies: bool = False
+) -> dict[str, Reading]:
     """What Redis holds for each id."""
     by_shard: dict[str, list[str]] = defaultdict(list)
     for id in ids:
         by_shard[buffer.shard_key_of(id)].append(id)
-    readings = store.read(client(), by_shard) if by_shard else {}
+    readings = store.read(client(), by_shard, copies=copies) if by_shard else {}
     return {id: readings[key] for key, ids in by_shard.items() for id in ids}
 
 
@@ -159,7 +176,8 @@ def _fences(buffer: CoalescingBuffer, readings: dict[str, Reading]) -> Fences:
             for id, reading in readings.items()
             for entries in (reading.pending, reading.in_flight)
             if id in entries
-            for row_id in buffer.row_ids(entries[id])
+            for layer in readable(buffer, entries[id])
+            for row_id in buffer.row_ids(layer)
         ],
     )
 

@@ -16,6 +16,7 @@ from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
+from writebehind_app.buffers.versions import upgraded
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
 
@@ -186,6 +187,13 @@ class RowBuffer(CoalescingBuffer):
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
         return rows_by_id(self.layout(), ids, lock=lock)
 
+    def every_row(self, found: Any) -> list[Any]:
+        return [found]
+
+    def of_rows(self, rows: Sequence[Any]) -> Any:
+        (row,) = rows
+        return row
+
     def merged(self, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
         layout = self.layout()
         try:
@@ -193,6 +201,9 @@ class RowBuffer(CoalescingBuffer):
         except REFUSALS:  # somebody else wrote it to Redis, and it will not be stored
             return row
         return layout.merge(left, row) if left else row
+
+    def upgraded(self, entry: Entry) -> Entry:
+        return upgraded(self, self.layout(), entry)
 
     def row_ids(self, entry: Entry) -> Sequence[str]:
         return [entry.id]

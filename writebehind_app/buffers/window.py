@@ -21,6 +21,7 @@ from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
 from writebehind_app.buffers.fallback import otherwise
 from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout, encoded, micros_of
+from writebehind_app.buffers.versions import readable
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
@@ -93,9 +94,10 @@ class Window:
 
         found: list[list[Entry]] = otherwise(self.buffer, in_redis, list)
         for n, entries in enumerate(found):
-            for entry in entries:
-                if self._has(entry):
-                    yield _name(n), entry
+            for found_entry in entries:
+                for entry in readable(self.buffer, found_entry):
+                    if self._has(entry):
+                        yield _name(n), entry
 
     def _has(self, entry: Entry) -> bool:
         wanted, texts = self.wanted, entry.texts

@@ -21,9 +21,11 @@ from django.db import models, transaction
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app.buffers import registry, retained
 from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
+from writebehind_app.buffers.versions import current
+from writebehind_app.exceptions import NewerVersion
 from writebehind_app.flush.failures import kind, storable
 from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.models import DeadLetter, DiscardedLetter
@@ -35,8 +37,13 @@ _CHUNK = 2000
 _LONGEST = 2000  # characters of a reason
 
 
-def bury(buffer: Buffer, shard: int, refused: Sequence[Refused]) -> list[DeadLetter]:
-    """Put refused entries into the table, in the transaction of their batch."""
+def bury(
+    buffer: Buffer, shard: int, refused: Sequence[Refused], written: Sequence[Entry] = ()
+) -> list[DeadLetter]:
+    """Put refused entries into the table, in the transaction of their batch, without what another
+    version of the declaration wrote to their rows later and which is `written`."""
+    if refused:
+        refused = [each._replace(entry=_left(each.entry, written)) for each in refused]
     now = timezone.now()
     letters = [
         DeadLetter(
@@ -62,7 +69,19 @@ def letters_of(buffer: Buffer) -> models.QuerySet[DeadLetter]:
 
 def entry_of(letter: DeadLetter) -> Entry:
     """The entry as it was refused, without what was written since."""
-    return Entry(*json.loads(letter.entry))
+    return _entry(json.loads(letter.entry))
+
+
+def _entry(values: Sequence[Any]) -> Entry:
+    entry = Entry(*values)
+    return entry._replace(older=tuple(map(_entry, entry.older)))
+
+
+def _left(entry: Entry, written: Sequence[Entry]) -> Entry:
+    for later in written:
+        if later.id == entry.id and later.at > entry.at:
+            entry = _without(entry, later)
+    return entry
 
 
 # What is written after a letter
@@ -79,17 +98,22 @@ def supersede(
     letters = letters_of(buffer)
     if not buffer.layout().key or not letters.exists():  # no record of a log is about another one
         return
-    newer = {entry.id: entry for entry in rows}
-    deletions = {entry.id: entry for entry in entries if entry.delete}
+    newer: dict[str, list[Entry]] = defaultdict(list)
+    for entry in rows:
+        newer[entry.id].append(entry)
+    layers = [layer for entry in entries for layer in (*entry.older, entry)]
+    deletions = {entry.id: entry for entry in layers if entry.delete}
     for each in refused:
         deletions.pop(each.entry.id, None)
     digests = list({_digest(buffer.entry_id(id)) for id in newer} | set(map(_digest, deletions)))
     for start in range(0, len(digests), _CHUNK):
         chunk = digests[start : start + _CHUNK]
         for letter in letters.filter(digest__in=chunk).order_by("pk").select_for_update():
-            older = entry_of(letter)
-            writer = newer.get(older.id) or deletions.get(buffer.entry_id(older.id))
-            if writer is not None and (left := _without(older, writer)) != older:
+            left = older = _as_now(buffer, entry_of(letter))
+            deletion = deletions.get(buffer.entry_id(older.id))
+            for writer in newer.get(older.id) or ([deletion] if deletion else []):
+                left = _without(left, writer)
+            if left != older:
                 letter.superseded = sorted({*letter.superseded, *(older.texts.keys() - left.texts)})
                 letter.entry = json.dumps(left)
                 letter.save(update_fields=["superseded", "entry"])
@@ -98,14 +122,30 @@ def supersede(
 def _without(older: Entry, newer: Entry) -> Entry:
     """What remains to be written of an entry after a newer one of its row."""
     if newer.delete:
-        return older._replace(texts={}, delete=False, keep=False)
+        return older._replace(texts={}, delete=False, keep=False, older=())
     texts = {
         name: text
         for name, text in older.texts.items()
         if not _is_superseded(name, text, newer.texts)
     }
+    layers = tuple(_without(layer, newer) for layer in older.older)
     # A row that was written since stays.
-    return older._replace(texts=texts, delete=False, keep=older.keep and bool(texts))
+    keep = older.keep and bool(texts)
+    return older._replace(texts=texts, delete=False, keep=keep, older=layers)
+
+
+def _as_now(buffer: Buffer, entry: Entry) -> Entry:
+    """An entry by the names that its fields have now, where that is known and it stays one."""
+    if entry.version != buffer.version or entry.older:
+        try:
+            rows = buffer.row_entries(current(buffer, [buffer.whole(entry)]))
+        except Exception as error:
+            if kind(error) != "row" and not isinstance(error, NewerVersion):
+                raise
+            return entry
+        if [row.id for row in rows] == [entry.id]:
+            return rows[0]
+    return entry
 
 
 def _is_superseded(name: str, text: str, newer: Mapping[str, str]) -> bool:
@@ -132,7 +172,8 @@ def retry(buffer: Buffer, ids: Iterable[int]) -> tuple[int, int]:
     )
     if missing:
         raise DeadLetter.DoesNotExist(f"{buffer} has no dead letter {min(missing)}.")
-    outcomes = [_retry(buffer, id) for id in wanted]
+    with retained.past(buffer):
+        outcomes = [_retry(buffer, id) for id in wanted]
     return outcomes.count(True), outcomes.count(False)
 
 
@@ -225,6 +266,11 @@ def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:
     with transaction.atomic(using=layout.using):
         letter = letters_of(buffer).select_for_update().get(pk=id)
         entry = entry_of(letter)
+        if entry.version != buffer.version or entry.older:
+            raise FieldError(
+                f"The letter was written under version {entry.version} of {buffer}, which has "
+                f"{buffer.version}: retry it once upgrade() takes it, or discard it and write anew."
+            )
         _, texts = layout.split({**layout.key_of(entry.id), **values})
         changed = {merged_field(name) or name for name in texts}
         kept = {n: t for n, t in entry.texts.items() if (merged_field(n) or n) not in changed}
@@ -294,6 +340,8 @@ def _digest(id: str) -> str:
 
 def _reason(buffer: Buffer, entry: Entry, error: Exception) -> str:
     """In a form that each database takes, and without sensitive values, which databases quote."""
+    if buffer.sensitive and (entry.version != buffer.version or entry.older):
+        return "upgrade() did not take it. What it says is not told, as it may quote what it got."
     reason = str(error)
     for secret in _secrets(buffer, entry):
         reason = reason.replace(secret, MASK)

@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from django.db import Error, connections
 
 from writebehind_app import conf
+from writebehind_app.buffers import retained
+from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import BufferPaused, WritebehindError
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import Kind, kind, storable
@@ -33,6 +34,7 @@ from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.lease import renewed
 from writebehind_app.flush.parents import ParentPending
 from writebehind_app.flush.pruning import prune
+from writebehind_app.flush.telling import tell
 from writebehind_app.flush.writer import (
     AlreadyApplied,
     Applied,
@@ -42,14 +44,11 @@ from writebehind_app.flush.writer import (
     state_of,
 )
 from writebehind_app.models import DeadLetter
-from writebehind_app.signals import dead_lettered, flush_failed, flushed
+from writebehind_app.signals import flush_failed
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Batch, Shard, Wait
-
-if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
 
 logger = logging.getLogger("writebehind")
 
@@ -198,7 +197,7 @@ def flush(
         again = [letter.pk for letter in letters[:_AGAIN]]
         try:
             result.dead_letters -= deadletters.retry(buffer, again)[0]
-        except (Error, ParentPending, DeadLetter.DoesNotExist):
+        except (Error, ParentPending, WritebehindError, DeadLetter.DoesNotExist):
             logger.exception("%s: dead letters could not be tried once more", buffer)
     result.remaining = sum(work.left for work in works)
     result.seconds = time.monotonic() - started
@@ -285,31 +284,17 @@ def _flush_batch(
         return error
     reach("flush.committed")
     dead, seconds = len(applied.dead_letters), applied.seconds
-    shard.ack(batch.token, rows=applied.rows, dead_letters=dead, seconds=seconds)
+    shard.ack(
+        batch.token,
+        rows=applied.rows,
+        dead_letters=dead,
+        seconds=seconds,
+        retain=retained.seconds(buffer),
+        copies=applied.copies,
+    )
     reach("flush.acked")
-    _log(buffer, number, batch, applied)
-    if letters := applied.dead_letters:
-        logger.error("%s: the database refused %d entries: %s", buffer, len(letters), letters[0])
-        dead_lettered.send_robust(buffer.model, buffer=buffer, shard=number, letters=letters)
-    flushed.send_robust(buffer.model, buffer=buffer, shard=number, applied=applied)
+    tell(buffer, number, batch, applied)
     return applied
-
-
-def _log(buffer: Buffer, number: int, batch: Batch, applied: Applied) -> None:
-    """One line for a batch, for people and for machines."""
-    found = {
-        "buffer": buffer.label,
-        "shard": number,
-        "token": batch.token,
-        "entries": len(batch.entries),
-        "rows": applied.rows,
-        "dead_letters": len(applied.dead_letters),
-        "statements": applied.statements,
-        "seconds": round(applied.seconds, 4),
-        "attempts": batch.attempts,
-    }
-    line = " ".join(f"{name}={value}" for name, value in found.items())
-    logger.info("batch %s", line, extra={"writebehind": found})
 
 
 def _give_back(buffer: Buffer, number: int, shard: Shard, batch: Batch, error: Exception) -> None:
@@ -336,7 +321,7 @@ def _give_back(buffer: Buffer, number: int, shard: Shard, batch: Batch, error: E
 
 _WHY: dict[Kind, str] = {
     "row": "its entries are refused, but not one by one",
-    "schema": "a table, a column or a right may be missing",
+    "schema": "a table, a column or a right may be missing, or code that is new enough",
     "transient": "others were in the way each time",
     "connection": "the database is out of reach, full, or takes no writes",
 }

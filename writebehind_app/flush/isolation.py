@@ -11,6 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.keyed import rows_by_id
 from writebehind_app.buffers.layout import Layout
+from writebehind_app.buffers.versions import current
 from writebehind_app.fences import Fences
 from writebehind_app.flush.failures import kind
 from writebehind_app.flush.parents import without_parent
@@ -48,8 +49,10 @@ def write_isolating(
 
     def expand(found: Sequence[Entry]) -> Sequence[Entry]:
         if of_rows:
-            return found
-        rows = buffer.row_entries(found)
+            if all(entry.version == buffer.version and not entry.older for entry in found):
+                return found
+            found = [buffer.whole(entry) for entry in found]
+        rows = buffer.row_entries(current(buffer, found))
         return rows if fences is None else fences.left_of_all(rows)
 
     found, refused = _readable(layout, in_order, expand)
@@ -64,7 +67,9 @@ def write_isolating(
         rows += written
 
     if found:
-        stored = _stored_rows(layout, found)
+        # Where several versions wrote to a row, it is another one after each of them.
+        is_once = len({entry.id for entry in found}) == len(found)
+        stored = _stored_rows(layout, found) if is_once else None
         refused += isolate(connection, found, write_part)
     return rows, _others(found, refused), refused
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -33,8 +33,28 @@ def write(
     """Write entries of rows; says how many rows were written or deleted.
 
     `stored` are the rows as they are, where they have been read and locked already. What says all
-    of a row goes over one that somebody else makes in this moment, if `over_new`.
+    of a row goes over one that somebody else makes in this moment, if `over_new`. Entries of one
+    row are written one after the other.
     """
+    if len({entry.id for entry in entries}) == len(entries):
+        return _write(layout, entries, stored, over_new=over_new)
+    parts: list[list[Entry]] = []
+    times: Counter[str] = Counter()
+    for entry in entries:
+        if times[entry.id] == len(parts):
+            parts.append([])
+        parts[times[entry.id]].append(entry)
+        times[entry.id] += 1
+    return sum(_write(layout, part, None, over_new=over_new) for part in parts)
+
+
+def _write(
+    layout: Layout,
+    entries: Sequence[Entry],
+    stored: Mapping[str, Any] | None,
+    *,
+    over_new: bool,
+) -> int:
     plan = make_plan(layout, entries, stored, over_new=over_new)
     if plan.delete:
         keys = [row.pk for row in plan.delete]

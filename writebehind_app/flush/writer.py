@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from django.conf import settings
@@ -15,8 +15,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from writebehind_app import conf, once
+from writebehind_app.buffers import retained
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.layout import Layout, moment
+from writebehind_app.buffers.versions import current
 from writebehind_app.fences import Fences, of_rows
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import storable
@@ -24,7 +27,7 @@ from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.flush.rows import write
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import reach
-from writebehind_app.store.codec import understood
+from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.shard import Batch
 
 
@@ -66,6 +69,8 @@ class Applied:
     statements: int
     seconds: float
     dead_letters: Sequence[DeadLetter] = ()
+    written: Sequence[Entry] = ()  # what was written, row by row
+    copies: Mapping[str, str] = field(default_factory=dict)  # what is stored now, by id, for reads
 
 
 def apply(
@@ -92,21 +97,22 @@ def apply(
         if isolating:
             fences = of_rows(buffer) if fences is None else fences
             rows, written, refused = write_isolating(buffer, batch.entries, fences)
-            ids = [entry.id for entry in written]
+            entries, ids = written, [entry.id for entry in written]
             by_database = [each for each in refused if each.is_readable]
             if not written and len(by_database) >= conf.settings().POISON_LIMIT:
                 raise AllRefused(by_database)
             deadletters.supersede(buffer, written, batch.entries, refused)
         else:
             # Always in the same order, whatever the order of the writes was.
-            every = buffer.row_entries(understood(batch.entries, records=not layout.key))
+            readable = understood(batch.entries, records=not layout.key)
+            every = buffer.row_entries(current(buffer, readable))
             entries = sorted(every, key=lambda entry: entry.id)
             ids = [entry.id for entry in entries]
             if fences is not None:
                 entries = fences.left_of_all(entries)
             deadletters.supersede(buffer, entries, batch.entries)
             rows, refused = write(layout, entries), []
-        letters = deadletters.bury(buffer, shard, refused)
+        letters = deadletters.bury(buffer, shard, refused, entries)
         once.settle(buffer, batch.entries)
         reach("flush.buried")
         # By now the rows are locked: whoever writes to one directly comes before this, and has
@@ -116,6 +122,9 @@ def apply(
                 raise Fenced(found)
         elif not fences.are_current():
             raise Fenced(Fences(buffer, fences.ids))
+        copies: dict[str, str] = {}
+        if not isolating and isinstance(buffer, CoalescingBuffer) and retained.seconds(buffer):
+            copies = retained.copies(buffer, [entry.id for entry in batch.entries])
         statements, seconds = count() + 1, time.monotonic() - started
         AppliedBatch.objects.using(layout.using).filter(token=batch.token).update(
             rows=rows,
@@ -123,7 +132,7 @@ def apply(
             statements=statements,
             duration=datetime.timedelta(seconds=seconds),
         )
-    return Applied(rows, statements, seconds, letters)
+    return Applied(rows, statements, seconds, letters, entries, copies)
 
 
 def enter(buffer: Buffer, shard: int, batch: Batch) -> None:

@@ -16,10 +16,16 @@ from writebehind_app import conf
 HEAD = "@"  # no field of a model can be called that
 APART = "+"  # what the name of a field has before it, for operations on its pending value
 ONCE = "*"  # what the name of a field begins with that stands for a call with a key, see once.py
+LAYER = "<"  # what the name of a text begins with that was written under another version
+VERSION = "="  # stands in a record for the version of the declaration, if that is not 0
 _TIME = 16  # digits of a time
 NOTHING = ""  # stands in a record without fields, as a stream takes none without
 
-_HEAD = re.compile(r"([0-9]{1,18}) " * 4 + r"([12]|([0-9]{1,18}):([0-9]{1,18})) ([01])")
+_HEAD = re.compile(
+    r"([0-9]{1,18}) " * 4
+    + r"([12]|([0-9]{1,18}):([0-9]{1,18})) ([01])(?: ([0-9]{1,18}) ([0-9]{1,18}))?"
+)
+_VERSION = re.compile(r"[0-9]{1,18}")
 _RECORD = re.compile(r"([0-9]{1,18})-0")
 _LAST = 253_370_764_800_000_000  # the year 9999: beyond, no database and no datetime goes
 _SHOWN = 1000  # characters of a text, and texts, that a broken entry keeps of too much
@@ -48,6 +54,8 @@ class Entry(NamedTuple):
     gone: int = 0  # when the stored row goes
     once: tuple[str, ...] = ()  # the keys, by their digests, of calls that are in it
     apart: dict[str, str] = {}  # operations that were carried out on the texts, by name
+    version: int = 0  # of the declaration, when it was written
+    older: tuple[Entry, ...] = ()  # what was written before it, under other versions
 
 
 def entry(id: str, flat: Sequence[str]) -> Entry | None:
@@ -65,10 +73,13 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
     found = _HEAD.fullmatch(head)
     if found is None:
         return _broken(id, head, f"its head is {head[:_SHOWN]!r}", texts)
-    no, writes, since, at, row, gone, born, relative = found.groups()
+    no, writes, since, at, row, gone, born, relative, version, layers = found.groups()
     if max(int(since), int(at), int(gone or 0), int(born or 0)) >= _LAST:
         return _broken(id, head, f"its times are those of {head!r}", texts)
     once = _once(texts)
+    older = _older(id, texts) if layers and layers != "0" else ()
+    if len(older) != int(layers or 0) or any(layer.broken for layer in older):
+        return _broken(id, head, "what was written under another version is not all there", texts)
     times = {name: text[:_TIME] for name, text in texts.items()}
     digits = "".join(times.values())
     if texts and not (len(digits) == _TIME * len(times) and digits.isascii() and digits.isdigit()):
@@ -89,6 +100,8 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         gone=int(gone or at),
         once=once,
         apart={name[1:]: text[_TIME:] for name, text in texts.items() if name[:1] == APART},
+        version=int(version or 0),
+        older=older,
     )
 
 
@@ -104,13 +117,17 @@ def understood(entries: Sequence[Entry], *, records: bool) -> Sequence[Entry]:
 
 
 def _record(id: str, texts: dict[str, str]) -> Entry:
-    found = _RECORD.fullmatch(id)
-    if found is None or int(found[1]) >= _LAST:
+    matched = _RECORD.fullmatch(id)
+    if matched is None or int(matched[1]) >= _LAST:
         return _broken(id, None, "it has no head", texts)
-    no = int(found[1])
+    no = int(matched[1])
     texts.pop(NOTHING, None)
+    version = texts.pop(VERSION, "0")
+    if not _VERSION.fullmatch(version):
+        return _broken(id, None, f"its version is {version[:_SHOWN]!r}", texts)
     once = _once(texts)
-    return Entry(str(no), "", no, 1, no, no, no, False, True, False, texts, once=once)
+    found = Entry(str(no), "", no, 1, no, no, no, False, True, False, texts, once=once)
+    return found._replace(version=int(version)) if version != "0" else found
 
 
 def _once(texts: dict[str, str]) -> tuple[str, ...]:
@@ -119,6 +136,17 @@ def _once(texts: dict[str, str]) -> tuple[str, ...]:
     for name in names:
         del texts[name]
     return tuple(name.removeprefix(ONCE)[:40] for name in names)
+
+
+def _older(id: str, texts: dict[str, str]) -> tuple[Entry, ...]:
+    """Takes what was written under other versions out of the texts."""
+    layers: dict[int, list[str]] = {}
+    for name in [name for name in texts if name.startswith(LAYER)]:
+        number, _, own = name.removeprefix(LAYER).partition(":")
+        if _VERSION.fullmatch(number) and not own.startswith(LAYER):  # there are none of layers
+            layers.setdefault(int(number), []).extend((own, texts.pop(name)))
+    found = [entry(id, layers[number]) for number in sorted(layers)]
+    return tuple(layer for layer in found if layer and layer.head)
 
 
 def _broken(id: str, head: str | None, why: str, texts: dict[str, str]) -> Entry:

@@ -19,6 +19,8 @@ def shard_key(prefix: str, label: str, number: int) -> str:
     {wb:app.Model:3}:w:*      hash    what became of the last calls of a writer
     {wb:app.Model:3}:told:*   string  that somebody was told to flush an entry at once; these two
                                       expire, as they are nothing that is to be stored
+    {wb:app.Model:3}:c:<id>   string  what is stored, for reads; see scripts/ack.lua. It expires, as
+    {wb:app.Model:3}:dry      string  does this: no copies are read
 
     and of a log, in place of those
 

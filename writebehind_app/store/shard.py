@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -48,6 +48,7 @@ class Reading:
     attempts: int  # how often it failed so far
     pending: dict[str, Entry]
     in_flight: dict[str, Entry]
+    copies: dict[str, str]  # of ids of which nothing is pending or in flight: what there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +110,20 @@ class Shard:
             lua.run(self.client, "renew", self.key, token, round(lease * 1e6))
 
     def ack(
-        self, token: str, *, rows: int = 0, dead_letters: int = 0, seconds: float = 0.0
+        self,
+        token: str,
+        *,
+        rows: int = 0,
+        dead_letters: int = 0,
+        seconds: float = 0.0,
+        retain: float = 0.0,
+        copies: Mapping[str, str] | None = None,
     ) -> bool:
         """Drop the batch in flight, and count what it came to; False where it is another one by
-        now."""
-        args = (token, rows, dead_letters, round(seconds * 1e6))
+        now. Keep `copies` for reads, by id, for so long."""
+        parts = [part for pair in (copies or {}).items() for part in pair]
+        kept: Sequence[str | int] = (max(round(retain * 1000), 1), *parts) if parts else ()
+        args = (token, rows, dead_letters, round(seconds * 1e6), *kept)
         with errors:
             return bool(lua.run(self.client, "ack", self.key, *args))
 
@@ -162,21 +172,26 @@ class Shard:
         return where
 
 
-def read(client: redis.Redis, ids: dict[str, list[str]]) -> dict[str, Reading]:
-    """What the shards hold for the ids asked of each, in one round trip."""
+def read(
+    client: redis.Redis, ids: dict[str, list[str]], *, copies: bool = False
+) -> dict[str, Reading]:
+    """What the shards hold for the ids asked of each, in one round trip; with `copies`, if any."""
     keys = list(ids)
     with errors:
-        replies = lua.run_many(client, "read", [(key, *ids[key]) for key in keys])
+        flag = "1" if copies else ""
+        replies = lua.run_many(client, "read", [(key, flag, *ids[key]) for key in keys])
     readings = {}
     for key, (moves, token, attempts, *flat) in zip(keys, replies, strict=True):
-        pending = zip(ids[key], flat[::2], strict=True)
-        in_flight = zip(ids[key], flat[1::2], strict=True)
+        pending = zip(ids[key], flat[::3], strict=True)
+        in_flight = zip(ids[key], flat[1::3], strict=True)
+        retained = zip(ids[key], flat[2::3], strict=True)
         readings[key] = Reading(
             moves,
             token,
             attempts,
             {id: entry for id, hash in pending if (entry := codec.entry(id, hash))},
             {id: entry for id, hash in in_flight if (entry := codec.entry(id, hash))},
+            {id: copy for id, copy in retained if copy},
         )
     return readings
 
@@ -253,6 +268,12 @@ def _set(client: redis.Redis, commands: Sequence[lua.Command]) -> Sequence[Any]:
     return replies
 
 
+def keep_dry(client: redis.Redis, keys: Sequence[str], seconds: float) -> None:
+    """Let nobody read copies of what these shards are for, for so long."""
+    with errors:
+        lua.run_many(client, "dry", [(key, max(round(seconds * 1000), 1)) for key in keys])
+
+
 def hasten(client: redis.Redis, entries: Sequence[tuple[str, str]], *, silence: float) -> list[str]:
     """Make pending entries due at once, by shard and id; the ids of those of which nobody was told
     in the last seconds of `silence`."""
@@ -301,6 +322,7 @@ def append(
     unique: int,
     limit: Limit | None = None,
     once: str = "",
+    version: int = 0,
     durability: Durability | None = None,
 ) -> int | Moved | Taken:
     """Append all or none; the number of the first, which the others follow.
@@ -311,6 +333,7 @@ def append(
     args: list[str | int] = [guard, round(max_age * 1e6), round(quiet * 1e6), unique]
     for id, time, texts in records:
         parts = [part for pair in texts.items() for part in pair]
+        parts += [codec.VERSION, str(version)] if version else []
         parts += [codec.ONCE + once, ""] if once else [] if parts else [codec.NOTHING, ""]
         args += [id, "" if time is None else time, len(parts), *parts]
     [outcome] = delivery.deliver(

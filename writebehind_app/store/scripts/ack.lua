@@ -1,8 +1,12 @@
 -- Drops the batch in flight: the database has it.
 --
 -- KEYS[1]  the shard
--- ARGV     token, rows that were written, dead letters, µs that it took
+-- ARGV     token, rows that were written, dead letters, µs that it took; then for how many ms copies
+--          are kept for reads, and id, copy, id, copy, ...
 -- Returns  1, or 0 where another batch, or none, is in flight by now
+--
+-- A copy, ':c:<id>', is what the database has of an id after the batch. One from before it goes.
+-- It counts only where nothing is pending or in flight; see read.lua and dry.lua.
 
 local shard = KEYS[1]
 
@@ -11,7 +15,7 @@ local function place(id) -- as in append.lua
   return shard .. ':taken:' .. string.sub(digest, 1, 3), string.sub(digest, 4, 24)
 end
 
-local state = redis.call('HMGET', shard, 'token', 'to', 'unique', 'no')
+local state = redis.call('HMGET', shard, 'token', 'to', 'unique', 'no', 'retains', 'dry')
 if state[1] ~= ARGV[1] then
   return 0
 end
@@ -45,11 +49,20 @@ if ids[1] then
   for i, id in ipairs(ids) do
     entries[i] = shard .. ':f:' .. id
   end
+  for i = 1, state[5] and #ids or 0 do
+    entries[#entries + 1] = shard .. ':c:' .. ids[i]
+  end
   for i = 1, #entries, 1000 do -- Lua unpacks a few thousand at most
     redis.call('UNLINK', unpack(entries, i, math.min(i + 999, #entries)))
   end
   redis.call('DEL', flight)
   flushed = flushed + #ids
+end
+if ARGV[6] and state[6] ~= ARGV[1] and redis.call('EXISTS', shard .. ':dry') == 0
+  and type(redis.pcall('HSET', shard, 'retains', 1)) == 'number' then
+  for i = 6, #ARGV, 2 do
+    redis.pcall('SET', shard .. ':c:' .. ARGV[i], ARGV[i + 1], 'PX', ARGV[5]) -- it may be full
+  end
 end
 redis.call('HDEL', shard, 'token', 'lease', 'attempts', 'retry_at', 'error', 'to', 'flying')
 redis.call('HINCRBY', shard, 'moves', 1)

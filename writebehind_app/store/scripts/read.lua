@@ -1,8 +1,10 @@
 -- Reads what is pending and what is in flight for some ids, at one moment.
 --
 -- KEYS[1]  the shard
--- ARGV     ids
--- Returns  {moves, token or '', attempts, {pending entry}, {entry in flight}, {pending entry}, ...}
+-- ARGV     '1' for copies, or ''; then ids
+-- Returns  {moves, token or '', attempts, {pending entry}, {entry in flight}, copy or '',
+--          {pending entry}, ...}; a copy is all there is of an id: it is there only where nothing is
+--          pending or in flight
 
 local shard = KEYS[1]
 local state = redis.call('HMGET', shard, 'moves', 'token', 'attempts')
@@ -17,8 +19,14 @@ local function texts_of(entry)
   end
   return texts.err and {'@', 'no hash'} or texts
 end
-for _, id in ipairs(ARGV) do
-  reply[#reply + 1] = texts_of(shard .. ':e:' .. id)
-  reply[#reply + 1] = state[2] and texts_of(shard .. ':f:' .. id) or {}
+local copies = ARGV[1] == '1' and redis.call('EXISTS', shard .. ':dry') == 0
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  local pending = texts_of(shard .. ':e:' .. id)
+  local in_flight = state[2] and texts_of(shard .. ':f:' .. id) or {}
+  local copy = copies and #pending + #in_flight == 0 and redis.pcall('GET', shard .. ':c:' .. id)
+  reply[#reply + 1] = pending
+  reply[#reply + 1] = in_flight
+  reply[#reply + 1] = type(copy) == 'string' and copy or ''
 end
 return reply

@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  the shard
 -- ARGV     as in delivery.lua; then id, max_age µs, quiet µs, '1' for a delete or '', what the row
---          must look like or '', then name, text, name, text, ...
+--          must look like or '', the version of the declaration, then name, text, name, text, ...
 -- Returns  as delivery.lua: the number of the entry that now holds the write, or 0 where the row
 --          looks different; 'overflow', name where an operation leaves the range of its field
 --
@@ -10,6 +10,9 @@
 -- names the entry within the shard, how many writes are in it, the times of the first and the last
 -- of them, what becomes of the row (1, it stays, or comes to be; 2, it goes; or two times, of which
 -- one is when it goes and the other when a new one came), and whether there are operations whose outcome depends on the stored row.
+-- ' version layers' comes after it, unless both are 0. What is written under another version than
+-- what is pending cannot go into that, as only newer code knows what the old texts mean now: they
+-- are put aside as a layer, under '<n:' and their names, '@' among them, and the entry begins anew.
 --
 -- Every other name is a field of the row, or '&field:"key"' for a key of a JSON object that is
 -- merged into a field. A text is JSON, or an operation: '+', '>' (not below) or '<' (not above),
@@ -204,12 +207,16 @@ end
 -- The write
 
 local pending = redis.pcall('HGET', entry, '@')
-local no, writes, since, at, row, relative
+local no, writes, since, at, row, relative, tail
 if type(pending) == 'string' then
-  no, writes, since, at, row, relative =
-    string.match(pending, '^(%d+) (%d+) (%d+) (%d+) ([%d:]+) ([01])$')
+  no, writes, since, at, row, relative, tail =
+    string.match(pending, '^(%d+) (%d+) (%d+) (%d+) ([%d:]+) ([01])(.*)$')
 end
-local is_ours = no and not string.find(pending, string.rep('%d', 19))
+local version, layers = '0', 0
+if tail and tail ~= '' then
+  version, layers = string.match(tail, '^ (%d+) (%d+)$')
+end
+local is_ours = no and version and not string.find(pending, string.rep('%d', 19))
   and (row == '1' or row == '2' or string.find(row, '^%d+:%d+$'))
 if not is_ours and redis.call('EXISTS', entry) == 1 then
   -- Somebody else wrote it. A flush will find it under an id that no row has.
@@ -229,17 +236,23 @@ if not pending then
   if is_full(redis.call('ZCARD', due) + redis.call('LLEN', shard .. ':flight'), 1) then
     return refused('full')
   end
-  writes, since, row, relative = 0, now, '1', '0'
+  writes, since, row, relative, version, layers = 0, now, '1', '0', ARGV[7], 0
+end
+-- A row that goes has no texts of any version.
+local is_apart = version ~= ARGV[7] and row ~= '2' and ARGV[5] ~= '1'
+local before_it = is_apart and {no, writes, since, at, row, relative, version, 0}
+if is_apart then
+  row, relative = '1', '0'
 end
 
 local fields, replaced = {}, {}
-for i = 7, #ARGV, 2 do
+for i = 8, #ARGV, 2 do
   local name, text = ARGV[i], ARGV[i + 1]
   local sign, first = string.byte(name), string.byte(text)
   local is_operation = first == 43 or first == 60 or first == 62 -- + < >
   local is_key = sign == 34 -- "
   local old, gone, at = nil, '', now
-  if pending and row ~= '2' and (is_operation or is_key or text == '^') then
+  if pending and not is_apart and row ~= '2' and (is_operation or is_key or text == '^') then
     old = redis.call('HGET', entry, name) or nil
     if old then
       at, old = string.sub(old, 1, 16), string.sub(old, 17)
@@ -304,6 +317,19 @@ else
 end
 redis.call('HINCRBY', shard, 'accepted', 1)
 
+if is_apart then
+  layers = layers + 1
+  local texts = redis.call('HGETALL', entry)
+  for i = 1, #texts, 2 do
+    local name, text = texts[i], texts[i + 1]
+    if not string.find(name, '^[<*]') then
+      text = name == '@' and table.concat(before_it, ' ') or text
+      redis.call('HDEL', entry, name)
+      redis.call('HSET', entry, '<' .. layers .. ':' .. name, text)
+    end
+  end
+  redis.call('ZADD', due, 'XX', now, id) -- at once, before there are many
+end
 if ARGV[5] == '1' then
   -- Nothing that was written before a delete matters after it, but that calls were carried out.
   for _, name in ipairs(pending and redis.call('HKEYS', entry) or {}) do
@@ -312,7 +338,7 @@ if ARGV[5] == '1' then
     end
   end
   redis.call('DEL', entry)
-  row, relative = '2', '0'
+  row, relative, layers = '2', '0', 0
 elseif row == '2' then
   row = at .. ':' .. now
 end
@@ -324,6 +350,9 @@ if next(replaced) then
   end
 end
 local head = table.concat({no, writes + 1, since, now, row, relative}, ' ')
+if ARGV[7] ~= '0' or tonumber(layers) > 0 then
+  head = head .. ' ' .. ARGV[7] .. ' ' .. string.format('%.0f', layers)
+end
 redis.call('HSET', entry, '@', head, unpack(fields, 1, math.min(#fields, 1000)))
 for i = 1001, #fields, 1000 do -- Lua unpacks a few thousand at most
   redis.call('HSET', entry, unpack(fields, i, math.min(i + 999, #fields)))
