@@ -20,9 +20,9 @@ from writebehind_app import conf
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import Write
-from writebehind_app.buffers.entity import DELETED
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import Metadata
+from writebehind_app.buffers.operations import DELETED
 from writebehind_app.buffers.refusals import shown
 from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.store import clock

@@ -30,7 +30,6 @@ from writebehind_app.steps import reach
 from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.shard import Batch
 
-
 _MOST_ATTEMPTS = 2**31 - 1  # that the ledger takes
 
 
