@@ -147,6 +147,39 @@ def test_filters_of_state_and_age(plain, configure):
     assert rows(page(admin, ITEMS, age="3600")) == []
 
 
+def test_an_age_is_found_behind_many_that_are_younger(plain, configure, monkeypatch):
+    """With `quiet`, what is due first is not always what came first."""
+    monkeypatch.setattr(pending, "PAGE", 3)
+    configure(MAX_AGE=3600, QUIET=1)
+    Item.buffered.set_many([{"number": n, "a": n} for n in range(40)])
+    at = lua.now(redis_client())
+    with plain.client(decode_responses=True) as redis:
+        for number in (38, 39):  # old, and written to all the time
+            key = Item.buffered.shard_key_of(str(number))
+            no, writes, _, _, row, relative = redis.hget(f"{key}:e:{number}", "@").split()
+            head = f"{no} {writes} {at - 60_000_000} {at} {row} {relative}"
+            redis.hset(f"{key}:e:{number}", "@", head)
+            redis.zadd(f"{key}:due", {str(number): at + 900_000})
+    admin, path, found = client("view"), ITEMS, []
+    query = {"age": "10"}
+    for _ in range(20):
+        text = page(admin, path, **query)
+        found += rows(text)
+        further = re.search(r'href="(\?[^"]*)">(Look further|Next page)', text)
+        if not further:
+            break
+        assert "There is nothing like that.<" not in text
+        path, query = ITEMS + further[1], {}
+    assert sorted(found) == ["number=38", "number=39"]
+
+
+def test_a_filter_that_is_none_leaves_the_others(plain, configure):
+    configure(MAX_AGE=60)
+    Item.buffered.set(number=1, a=1)
+    assert rows(page(client("view"), ITEMS, state="nonsense", age="10")) == []
+    assert rows(page(client("view"), ITEMS, state="nonsense")) == ["number=1"]
+
+
 def age(server: RedisServer, since: dict[int, int]) -> None:
     """As if entries had been written at these times, with a max_age of a minute."""
     with server.client(decode_responses=True) as redis:

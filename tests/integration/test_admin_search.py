@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 
 import pytest
@@ -155,12 +156,35 @@ def test_a_hidden_key_is_not_to_be_guessed(plain, monkeypatch):
     viewer = client("view", "flush", "discard")
     text = page(viewer, PAIRS, **keys(owner="7", name="sec*"))
     assert "owner_id=7, name=•••" in text
-    assert "key-name" not in text
+    assert 'name="key-name"' not in text
     assert rows(page(viewer, PAIRS, **keys(owner="8"))) == []
-    assert "secret" not in re.sub(r"<form method=\"get\".*?</form>", "", text, flags=re.S).replace(
-        "key-name=sec", ""
-    )
+    assert "secret" not in text
+    for data in ({"id": '7,"secret"'}, {"id": '7,"no such"'}):
+        page(viewer, f"{PAIRS}entry/", 403, **data)
+        assert viewer.post(f"{PAIRS}flush/", data).status_code == 403
+        assert viewer.post(f"{PAIRS}discard/", data).status_code == 403
+    assert viewer.post(f"{PAIRS}discard/", {"all": "1"}).status_code == 200
     text = page(viewer, entries("tests.Visit"))
     assert "email=•••" in text
     assert "key-" not in text
     assert "secret" in page(client("view", "reveal"), PAIRS, **keys(owner="7"))
+
+
+def test_the_address_of_a_further_page_says_nothing_of_a_hidden_key(plain, monkeypatch):
+    monkeypatch.setattr(pending, "PAGE", 2)
+    monkeypatch.setattr(Pair.buffered, "sensitive", ("name",))
+    with plain.client() as redis:
+        for n in range(7):
+            Pair.buffered.set(owner=7, name=f"secret{n}", value=n)
+            key = Pair.buffered.shard_key_of(f'7,"secret{n}"')
+            redis.zadd(f"{key}:due", {f'7,"secret{n}"': 1_700_000_000_000_000})  # all at one time
+    viewer, path, values = client("view"), PAIRS, 0
+    while path:
+        text = page(viewer, path)
+        values += len(rows(text))
+        following = re.search(r'href="(\?after=(\w+)[^"]*)">Next page', text)
+        if following:
+            told = base64.urlsafe_b64decode(following[2] + "==").decode(errors="replace")
+            assert "secret" not in told
+        path = PAIRS + following[1] if following else ""
+    assert values == 7

@@ -32,9 +32,24 @@ MUTANTS = [
     mutant(
         "a hidden key is in the address of its entry",
         "admin/entries.py",
-        "        is_hidden = bool(hidden_names(request, buffer, entry.key) & entry.key.keys())\n",
+        "        is_hidden = _is_key_hidden(request, buffer)\n",
         "        is_hidden = False\n",
         "tests/integration/test_admin_search.py::test_a_hidden_key_is_not_to_be_guessed",
+    ),
+    mutant(
+        "an entry of a hidden key is to be guessed",
+        "admin/entries.py",
+        "    if _is_key_hidden(request, buffer):\n",
+        "    if False:\n",
+        "tests/integration/test_admin_search.py::test_a_hidden_key_is_not_to_be_guessed",
+    ),
+    mutant(
+        "the address of a page has an id in it",
+        "admin/pending.py",
+        "    return salted_hmac(_SALT, id).hexdigest()[:16]\n",
+        "    return id\n",
+        "tests/integration/test_admin_search.py::"
+        "test_the_address_of_a_further_page_says_nothing_of_a_hidden_key",
     ),
     mutant(
         "why a batch failed is told with sensitive values",

@@ -31,6 +31,11 @@ class Card:
         return self.buffer.model.__name__
 
     @property
+    def using(self) -> str:
+        """The database of its dead letters."""
+        return self.buffer.layout().using
+
+    @property
     def app(self) -> str:
         return self.buffer.model._meta.app_label
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from django.contrib import messages
@@ -21,6 +22,8 @@ from writebehind_app.doctor import examine
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
+
+_PATIENCE = 1.0  # seconds until one asks again whose other tab is at a step
 
 
 class DashboardAdmin(EntryPages):
@@ -73,31 +76,48 @@ class DashboardAdmin(EntryPages):
     def flush(self, request: HttpRequest) -> HttpResponse:
         """Flush whole buffers: a step with each POST, and how far it is. What has begun is kept in
         the session, so that a reload shows it."""
-        job = flushing.of_session(request.session)
-        if request.method == "POST":
-            try:
-                if "begin" in request.POST:
-                    chosen = request.POST.getlist("buffer") or list(registry.buffers())
-                    job = flushing.begin([buffer_of(label) for label in chosen])
-                    log_buffers(request, job.buffers(), f"Flush of {job.total} entries begun.")
-                elif job and not job.over:
-                    job.step()
-            except BufferUnavailable as error:
-                self.tell_away(request, error)
-                return redirect(self.url("changelist"))
-            if job:
-                job.keep(request.session)
-            if job and job.over and not job.told:
-                self.tell(request, job.outcome())
-                log_buffers(request, job.buffers(), f"Flush has ended: {job.outcome()}")
-                job.told = True
-                job.keep(request.session)
-            if request.headers.get("Accept") == "application/json":
-                report = {"done": job.done, "total": job.total, "over": job.over} if job else {}
-                return JsonResponse(report)
+        if request.method != "POST":
+            job = flushing.of_session(request.session)
+            context = self.context(request, _("Flush"), job=job)
+            return TemplateResponse(request, "writebehind/flush.html", context)
+        is_script = request.headers.get("Accept") == "application/json"
+        try:
+            if "begin" in request.POST:
+                self._begin(request)
+            else:
+                self._step(request)
+        except BufferUnavailable as error:
+            if is_script:
+                problem = _("Redis does not answer: %s") % error
+                return JsonResponse({"problem": problem}, status=503)
+            self.tell_away(request, error)
             return redirect(self.url("flush"))
-        context = self.context(request, _("Flush"), job=job)
-        return TemplateResponse(request, "writebehind/flush.html", context)
+        job = flushing.of_session(request.session)
+        if is_script and job:
+            report = {"done": job.progress, "total": job.total, "over": job.over}
+            return JsonResponse(report)
+        return redirect(self.url("flush"))
+
+    def _begin(self, request: HttpRequest) -> None:
+        chosen = request.POST.getlist("buffer") or list(registry.buffers())
+        job = flushing.begin([buffer_of(label) for label in chosen])
+        log_buffers(request, job.buffers(), f"Flush of {job.total} entries begun.")
+        self._tell_end(request, job)
+
+    def _step(self, request: HttpRequest) -> None:
+        with flushing.alone(request.session) as is_alone:
+            job = flushing.latest(request.session)
+            if is_alone and job and not job.over:
+                job.step()
+                self._tell_end(request, job)
+        if not is_alone:
+            time.sleep(_PATIENCE)
+
+    def _tell_end(self, request: HttpRequest, job: flushing.Job) -> None:
+        if job.over:
+            self.tell(request, job.outcome(), job.buffers())
+            log_buffers(request, job.buffers(), f"Flush has ended: {job.outcome()}")
+        job.keep(request.session)
 
     def pause(self, request: HttpRequest) -> HttpResponse:
         """Pause the flushes of a buffer, or of all; or let them go on."""

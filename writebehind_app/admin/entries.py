@@ -8,8 +8,10 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import ValidationError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import Error
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -22,9 +24,10 @@ from django.views.decorators.http import require_GET, require_POST, require_safe
 from writebehind_app.admin import flushing, pending, search
 from writebehind_app.admin.access import Guarded, hidden_names, hides, log_buffers, masked
 from writebehind_app.admin.search import Search
-from writebehind_app.admin.shown import duration, inline
+from writebehind_app.admin.shown import duration, inline, shown
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import MASK, Buffer, PendingEntry
+from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush import giving_up
 from writebehind_app.store import shard as store
@@ -53,18 +56,21 @@ class EntryPages(Guarded):
     # Looking
 
     def change(self, request: HttpRequest, label: str) -> HttpResponse:
-        return redirect(self.url("entries", label))
+        return redirect(self.url("entries", buffer_of(unquote(label)).label))
 
     def entries(self, request: HttpRequest, label: str) -> HttpResponse:
         buffer = buffer_of(label)
         filters = pending.Filters(request.GET)
-        given = filters.cleaned_data if filters.is_valid() else dict.fromkeys(filters.fields, "")
-        context = self.context(request, label, buffer=buffer, filters=filters)
+        filters.is_valid()
+        given = {name: filters.cleaned_data.get(name, "") for name in filters.fields}
+        context = self.context(
+            request, label, buffer=buffer, filters=filters, is_keyed=bool(buffer.layout().key)
+        )
         try:
             context["keys"], wanted = _searched(request, buffer)
             if wanted.id:
                 return redirect(self._entry_url(label, wanted.id))
-            counts = store.count(client(), buffer.shard_keys()).values()
+            shards = store.overview(client(), buffer.shard_keys()).values()
             page = pending.page(buffer, given, request.GET.get("after", ""), wanted.beginning)
         except BufferUnavailable as error:
             context["redis_problem"] = str(error)
@@ -73,25 +79,25 @@ class EntryPages(Guarded):
             query.pop("after", None)
             first = query.urlencode()
             query["after"] = page.after
-            is_keyed = bool(buffer.layout().key)
             rows = [self._row(request, buffer, row) for row in page.rows]
             context |= {
-                "pending": sum(count.pending for count in counts),
-                "due": sum(count.due for count in counts),
-                "in_flight": sum(count.in_flight for count in counts),
+                "pending": sum(shard.pending for shard in shards),
+                "due": sum(shard.due for shard in shards),
+                "in_flight": sum(shard.in_flight for shard in shards),
+                "is_paused": any(shard.paused for shard in shards),
                 "rows": rows,
                 "is_selectable": any(row["is_selectable"] for row in rows),
-                "is_keyed": is_keyed,
                 "is_cut": page.is_cut,
                 "first": f"?{first}" if "after" in request.GET else "",
                 "next": f"?{query.urlencode()}" if page.after else "",
+                "back": request.GET.urlencode(),
             }
         return TemplateResponse(request, "writebehind/entries.html", context)
 
     def _row(self, request: HttpRequest, buffer: Buffer, row: pending.Row) -> dict[str, Any]:
         """A line of the list. Where the key is hidden, so is the id, which is made of it."""
         entry = row.entry
-        is_hidden = bool(hidden_names(request, buffer, entry.key) & entry.key.keys())
+        is_hidden = _is_key_hidden(request, buffer)
         deletes = entry.delete and not entry.values
         return {
             "id": row.id,
@@ -109,14 +115,18 @@ class EntryPages(Guarded):
 
     def entry(self, request: HttpRequest, label: str) -> HttpResponse:
         buffer = buffer_of(label)
+        _refuse_hidden(request, buffer)
         id = request.GET.get("id", "")
-        context = self.context(request, id, buffer=buffer, id=id)
+        context = self.context(
+            request, id, buffer=buffer, id=id, is_keyed=bool(buffer.layout().key)
+        )
         try:
             context["detail"] = detail = pending.detail(buffer, id)
         except BufferUnavailable as error:
             context["redis_problem"] = str(error)
+        except (Error, OverflowError) as error:  # a table may be missing, or a key be none
+            context["problem"] = f"{type(error).__name__}: {shown(str(error))}"
         else:
-            context["is_keyed"] = bool(buffer.layout().key)
             if detail:
                 context["title"] = inline(masked(request, buffer, detail.key, {})[0]) or id
                 hidden = hidden_names(request, buffer, detail.key)
@@ -134,6 +144,7 @@ class EntryPages(Guarded):
         """Flush the entries that were chosen."""
         buffer = buffer_of(label)
         ids = request.POST.getlist("id")[:_MOST]
+        _refuse_hidden(request, buffer)
         if not buffer.layout().key:
             messages.warning(request, _("Records are flushed in their order: flush the buffer."))
         elif not ids:
@@ -145,8 +156,8 @@ class EntryPages(Guarded):
                 self.tell_away(request, error)
             else:
                 log_buffers(request, [buffer], f"Flushed {len(ids)} chosen entries: {outcome}")
-                self.tell(request, outcome)
-        return redirect(self.url("entries", label))
+                self.tell(request, outcome, [buffer])
+        return self.back(request, label)
 
     def discard(self, request: HttpRequest, label: str) -> HttpResponse:
         """Show what would be lost; discard it once the name of the buffer was typed."""
@@ -155,7 +166,9 @@ class EntryPages(Guarded):
         everything = "all" in request.POST
         if not (ids or everything):
             messages.warning(request, _("Choose what to discard."))
-            return redirect(self.url("entries", label))
+            return self.back(request, label)
+        if ids and not everything:
+            _refuse_hidden(request, buffer)
         typed = request.POST.get("confirmation")
         try:
             if typed == label:
@@ -164,14 +177,22 @@ class EntryPages(Guarded):
                 messages.success(
                     request, ngettext("%d entry discarded.", "%d entries discarded.", count) % count
                 )
-                return redirect(self.url("entries", label))
+                return self.back(request, label)
             if everything:
-                total, lost = buffer.count_pending(), buffer.pending(_SAMPLE)
+                counts = store.count(client(), buffer.shard_keys()).values()
+                total = sum(count.pending for count in counts)
+                lost = buffer.pending(_SAMPLE)
             else:
-                total, lost = len(ids), pending.entries_of(buffer, ids[:_SAMPLE])
+                lost = pending.entries_of(buffer, ids)
+                total = sum(entry.state == "pending" for entry in lost)
         except BufferUnavailable as error:
             self.tell_away(request, error)
-            return redirect(self.url("entries", label))
+            return self.back(request, label)
+        except Error as error:
+            problem = f"{type(error).__name__}: {shown(str(error))}"
+            messages.error(request, _("The database did not take it: %s") % problem)
+            return self.back(request, label)
+        waiting = [entry for entry in lost if entry.state == "pending"][:_SAMPLE]
         context = self.context(
             request,
             _("Discard"),
@@ -180,19 +201,25 @@ class EntryPages(Guarded):
             everything=everything,
             total=total,
             word=label,
-            lost=[_lost(request, buffer, entry) for entry in lost],
-            more=max(total - len(lost), 0),
+            lost=[_lost(request, buffer, entry) for entry in waiting],
+            more=max(total - len(waiting), 0),
             wrong=typed is not None,
+            back=request.POST.get("back", ""),
         )
         return TemplateResponse(request, "writebehind/discard.html", context)
 
     # Telling
 
-    def tell(self, request: HttpRequest, outcome: flushing.Outcome) -> None:
-        """Say what a flush came to."""
+    def tell(
+        self, request: HttpRequest, outcome: flushing.Outcome, buffers: Sequence[Buffer]
+    ) -> None:
+        """Say what a flush of these came to."""
         letters = reverse(
             "admin:writebehind_deadletter_changelist", current_app=self.admin_site.name
         )
+        databases = {buffer.layout().using for buffer in buffers}
+        if len(databases) == 1:
+            letters += "?" + urlencode({"database": databases.pop()})
         text = ngettext("%d row stored", "%d rows stored", outcome.rows) % outcome.rows
         if outcome.refused:
             refused = ngettext("%d refused", "%d refused", outcome.refused) % outcome.refused
@@ -202,6 +229,9 @@ class EntryPages(Guarded):
         if outcome.left:
             left = ngettext("%d entry is left", "%d entries are left", outcome.left) % outcome.left
             text = format_html("{}; {}", text, left)
+        if outcome.paused:
+            paused = _("paused: %s") % ", ".join(outcome.paused)
+            text = format_html("{}; {}", text, paused)
         if outcome.failed:
             text = format_html(
                 "{}. {}", text, _("A batch failed and waits: see Health, and the flusher's log")
@@ -213,6 +243,11 @@ class EntryPages(Guarded):
         messages.error(request, _("Redis does not answer: %s") % error)
 
     # Addresses
+
+    def back(self, request: HttpRequest, label: str) -> HttpResponse:
+        """To the list that the reader came from."""
+        query = QueryDict(request.POST.get("back", "")).urlencode()
+        return redirect(f"{self.url('entries', label)}{'?' if query else ''}{query}")
 
     def url(self, name: str, *args: str) -> str:
         full = f"admin:writebehind_dashboard_{name}"
@@ -227,6 +262,20 @@ def buffer_of(label: str) -> Buffer:
     if buffer is None:
         raise Http404(f"There is no buffer {label}.")
     return buffer
+
+
+def _is_key_hidden(request: HttpRequest, buffer: Buffer) -> bool:
+    """Whether the user may not see a part of the key, of which an id is made. A record of a log has
+    a number."""
+    columns = buffer.key_layout().key if isinstance(buffer, CoalescingBuffer) else ()
+    names = {name for column in columns for name in (column.name, column.attname)}
+    return bool(hidden_names(request, buffer, {}) & names)
+
+
+def _refuse_hidden(request: HttpRequest, buffer: Buffer) -> None:
+    """An entry of such a key is not to be guessed."""
+    if _is_key_hidden(request, buffer):
+        raise PermissionDenied
 
 
 def _searched(request: HttpRequest, buffer: Buffer) -> tuple[forms.Form | None, Search]:

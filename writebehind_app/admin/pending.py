@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from django import forms
 from django.core import signing
+from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext_lazy as _
 
 from writebehind_app.buffers import reading
@@ -23,7 +24,7 @@ from writebehind_app.store.connection import client
 from writebehind_app.store.listing import Listed, Place
 
 PAGE = 50
-_ROUNDS = 3  # in which a page looks for entries whose ids begin in some way
+_ROUNDS = 3  # in which a page looks for entries of some age, or whose ids begin in some way
 _RECORD = re.compile(r"([0-9]{1,18})-([0-9]{1,4})")
 _SALT = "writebehind.pending"
 
@@ -86,7 +87,7 @@ class Row:
 class Page:
     rows: list[Row]
     after: str  # where the next page begins, or ''
-    is_cut: bool  # not all there is was looked through for a beginning
+    is_cut: bool  # the page is not full, as not all there is was looked through
 
 
 def page(buffer: Buffer, given: Mapping[str, Any], after: str = "", beginning: str = "") -> Page:
@@ -120,31 +121,36 @@ def page(buffer: Buffer, given: Mapping[str, Any], after: str = "", beginning: s
         )
 
     rows: list[Listed] = []
-    stopped = _place(after)
+    place = _place(after, keys, is_keyed=not is_flying and bool(buffer.layout().key))
     for _round in range(_ROUNDS):
-        found = read(stopped)
-        rows += found.rows
-        stopped = found.stopped
-        if stopped is None or len(rows) > PAGE:
+        found = read(place)
+        rows += [each for each in found.rows if each.entry.since <= since]
+        place = found.rows[-1].place if len(found.rows) > PAGE else found.stopped
+        if place is None or len(rows) > PAGE:
             break
-    end = rows[PAGE - 1].place if len(rows) > PAGE else stopped
+    end = rows[PAGE - 1].place if len(rows) > PAGE else place
     return Page(
-        rows=[
-            _row(buffer, each, now, in_flight=is_flying)
-            for each in rows[:PAGE]
-            if each.entry.since <= since
-        ],
-        after=signing.dumps(end, salt=_SALT) if end else "",
-        is_cut=stopped is not None and len(rows) <= PAGE,
+        rows=[_row(buffer, each, now, in_flight=is_flying) for each in rows[:PAGE]],
+        after=signing.dumps([end.at, end.shard, _alias(end.id)], salt=_SALT) if end else "",
+        is_cut=end is not None and len(rows) <= PAGE,
     )
 
 
-def _place(after: str) -> Place | None:
+def _place(after: str, keys: Sequence[str], *, is_keyed: bool) -> Place | None:
     """Where a page begins. What nobody was given begins at the beginning."""
     try:
-        return Place(*signing.loads(after, salt=_SALT)) if after else None
-    except signing.BadSignature:
+        at, shard, alias = signing.loads(after, salt=_SALT)
+    except (signing.BadSignature, ValueError):
         return None
+    if not is_keyed:  # the place says all
+        return Place(at, shard, alias)
+    ids = listing.ids_at(client(), keys[shard], at) if shard < len(keys) else []
+    return Place(at, shard, next((id for id in ids if _alias(id) == alias), ""))
+
+
+def _alias(id: str) -> str:
+    """In place of an id in an address, as an id may say what not everybody is to see."""
+    return salted_hmac(_SALT, id).hexdigest()[:16]
 
 
 def _row(buffer: Buffer, listed: Listed, now: int, *, in_flight: bool) -> Row:

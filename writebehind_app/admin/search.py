@@ -44,7 +44,7 @@ def columns(buffer: Buffer, hidden: Container[str]) -> list[Column]:
 def form(columns: Sequence[Column]) -> type[forms.Form]:
     """Asks for values of these fields, as text."""
     fields = {
-        column.name: forms.CharField(label=column.field.verbose_name, required=False)
+        column.name: forms.CharField(label=column.field.verbose_name, required=False, strip=False)
         for column in columns
     }
     return type("KeyForm", (forms.Form,), fields)
@@ -54,7 +54,7 @@ def search(buffer: Buffer, columns: Sequence[Column], texts: Mapping[str, str]) 
     """What somebody typed is for: the entry whose key is given as a whole, or all whose keys begin
     so, where the last text ends in * or the last fields are left out. A ValidationError says which
     field is wrong."""
-    given = [texts[column.name].strip() for column in columns]
+    given = [texts[column.name] for column in columns]
     count = sum(1 for _ in takewhile(bool, given))
     if any(given[count:]):
         raise ValidationError({columns[count].name: _("The fields after it need this one, too.")})

@@ -13,12 +13,22 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 LONGEST = 300  # characters of a value
+_WHOLE = 100_000  # of one that is shown as a whole
 
 
 def shown(value: Any, longest: int = LONGEST) -> str:
     """A value in a page, as far as it fits there."""
     text = _text(value)
     return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def is_long(value: Any) -> bool:
+    return len(_text(value)) > LONGEST
+
+
+def whole(value: Any) -> str:
+    """A long value, as far as a browser shows it with ease."""
+    return shown(value, _WHOLE)
 
 
 def _text(value: Any) -> str:

@@ -39,6 +39,7 @@ class Page(NamedTuple):
     stopped: Place | None = None  # where the search for a beginning gave up; None at the end
 
 
+_ALIKE = 1000  # entries that are due at the same time
 LOOKED_AT = 20_000  # entries of a shard, in one search for a beginning: Redis waits for that
 
 
@@ -117,6 +118,15 @@ def records(
         for listed in page.rows
         if listed.entry.no == no
     ]
+
+
+def ids_at(client: redis.Redis, key: str, at: int) -> list[str]:
+    """The ids of pending entries that are due at that very time, as far as they may be many."""
+    with errors:
+        found: list[str] = lua.call(
+            client, "ZRANGEBYSCORE", f"{key}:due", at, at, "LIMIT", 0, _ALIKE, again=True
+        )
+    return found
 
 
 def record_number(client: redis.Redis, key: str, id: str) -> int | None:

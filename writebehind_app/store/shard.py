@@ -213,6 +213,7 @@ class Overview:
 
     pending: int
     in_flight: int
+    due: int  # of the pending ones
     oldest: float  # seconds that its oldest entry has waited; 0 where there is none
     paused: bool
     attempts: int  # how often the batch in flight failed so far
@@ -226,12 +227,13 @@ def overview(client: redis.Redis, keys: Sequence[str]) -> dict[str, Overview]:
     with errors:
         replies = lua.run_many(client, "count", [(key, *names) for key in keys])
     found = {}
-    for key, (pending, in_flight, _, since, now, state) in zip(keys, replies, strict=True):
+    for key, (pending, in_flight, due, since, now, state) in zip(keys, replies, strict=True):
         # Anything may be there where somebody else has written.
         paused, attempts, took, *numbers = state
         found[key] = Overview(
             pending,
             in_flight,
+            due,
             max(int(now) - (_whole(since) or int(now)), 0) / 1e6,
             paused is not None,
             _whole(attempts),

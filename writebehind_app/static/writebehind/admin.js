@@ -37,17 +37,23 @@ for (const part of document.querySelectorAll("[data-live]")) {
       [button.textContent, button.dataset.other] = [button.dataset.other, button.textContent];
     });
   }
+  const lost = document.getElementById(part.dataset.lost);
+  const renew = (text) => {
+    // Who is at a link by keyboard stays there.
+    const focused = part.contains(document.activeElement) && document.activeElement.getAttribute("href");
+    part.innerHTML = text;
+    if (focused) part.querySelector(`a[href="${focused.replaceAll('"', "")}"]`)?.focus();
+    showRates();
+  };
   const update = async () => {
-    const idle = paused || document.hidden || part.contains(document.activeElement);
-    if (!idle) {
+    if (!paused && !document.hidden) {
       try {
         const response = await fetch(part.dataset.live);
-        if (response.ok && !response.redirected) {
-          part.innerHTML = await response.text();
-          showRates();
-        }
+        const isThere = response.ok && !response.redirected;
+        if (isThere) renew(await response.text());
+        lost.hidden = isThere;
       } catch {
-        // The next one may come through.
+        lost.hidden = false; // the next one may come through
       }
     }
     setTimeout(update, 1000 * part.dataset.seconds);
@@ -59,21 +65,32 @@ for (const part of document.querySelectorAll("[data-live]")) {
 for (const form of document.querySelectorAll("[data-steps]")) {
   const progress = document.getElementById("wb-progress");
   const done = document.getElementById("wb-done");
-  form.querySelector("button").hidden = true;
+  const problem = document.getElementById("wb-problem");
+  const button = form.querySelector("button");
   const step = async () => {
     const response = await fetch(form.action, {
       method: "POST",
       body: new FormData(form),
       headers: { Accept: "application/json" },
     });
-    if (!response.ok || response.redirected) return location.reload();
+    const isJson = (response.headers.get("Content-Type") ?? "").startsWith("application/json");
+    if (!isJson) throw new Error(`${response.status} ${response.statusText}`);
     const job = await response.json();
-    if (job.over || job.over === undefined) return location.reload();
+    if (job.problem) throw new Error(job.problem);
+    if (job.over) return location.reload();
     progress.value = job.done;
     done.textContent = `${job.done} / ${job.total}`;
     return step();
   };
-  step().catch(() => { form.querySelector("button").hidden = false; });
+  const go = () => {
+    problem.hidden = button.hidden = true;
+    step().catch((error) => {
+      problem.textContent = error.message;
+      problem.hidden = button.hidden = false;
+    });
+  };
+  form.addEventListener("submit", (event) => { event.preventDefault(); go(); });
+  go();
 }
 
 for (const all of document.querySelectorAll("[data-all]")) {
