@@ -17,7 +17,7 @@ from typing import Any
 
 from django.core.exceptions import FieldError
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models, transaction
+from django.db import Error, models, transaction
 from django.utils import timezone
 
 from writebehind_app import conf
@@ -315,12 +315,11 @@ def _parts(buffer: Buffer, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _secrets(buffer: Buffer, entry: Entry) -> list[str]:
-    """The texts of the sensitive values of an entry, the longest first."""
-    if not buffer.sensitive or (parts := _parts(buffer, entry)) is None:
-        return []
-    key, values = parts
+    """The texts of the sensitive values of an entry that was understood, the longest first."""
+    key, values = _parts(buffer, entry) or ({}, {})
     names = buffer.secret_names(key)
-    found = {str(value) for name, value in {**key, **values}.items() if name in names}
+    secret = [value for name, value in {**key, **values}.items() if name in names]
+    found = {str(value) for value in secret} | {repr(str(value))[1:-1] for value in secret}
     return sorted(found - {"", "None"}, key=len, reverse=True)
 
 
@@ -340,9 +339,31 @@ def _digest(id: str) -> str:
 
 def _reason(buffer: Buffer, entry: Entry, error: Exception) -> str:
     """In a form that each database takes, and without sensitive values, which databases quote."""
-    if buffer.sensitive and (entry.version != buffer.version or entry.older):
+    if not buffer.sensitive:
+        return storable(str(error)[:_LONGEST])
+    if entry.version != buffer.version or entry.older:
         return "upgrade() did not take it. What it says is not told, as it may quote what it got."
+    if _parts(buffer, entry) is None:
+        return "It is not to be understood. What is wrong is not told, as it may quote what it got."
+    if isinstance(error, Error) and not hasattr(error.__cause__, "sqlite_errorname"):
+        return storable(_facts(error)[:_LONGEST])
     reason = str(error)
     for secret in _secrets(buffer, entry):
         reason = reason.replace(secret, MASK)
     return storable(reason[:_LONGEST])
+
+
+def _facts(error: Error) -> str:
+    """What an error of PostgreSQL or MariaDB says besides its text: that quotes values, cut and
+    escaped, and of the stored row as well."""
+    cause: Any = error.__cause__
+    diag = getattr(cause, "diag", None)
+    facts = {
+        "error": next((arg for arg in getattr(cause, "args", ()) if isinstance(arg, int)), None),
+        "SQLSTATE": getattr(cause, "sqlstate", None),
+        "constraint": getattr(diag, "constraint_name", None),
+        "column": getattr(diag, "column_name", None),
+    }
+    told = ", ".join(f"{name} {fact}" for name, fact in facts.items() if fact)
+    why = type(cause or error).__name__
+    return f"{why}{told and ': '}{told}. The rest is not told, as it may quote values."
