@@ -11,7 +11,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from tests.admin import LETTERS, client, messages, page
+from tests.admin import HISTORY, LETTERS, client, messages, page
 from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue
 from tests.servers import wanted_databases
 from writebehind_app import Add
@@ -71,6 +71,12 @@ def test_the_list_and_its_filters(admin, letters):
     assert "name=x" in page(admin, LETTERS, error="IntegrityError")
     assert "name=x" not in page(admin, LETTERS, buffer="tests.Item")
     assert "name=x" in page(admin, LETTERS, last_seen__gte="2020-01-01 00:00:00+00:00")
+
+
+@pytest.mark.parametrize("path", [LETTERS, HISTORY])
+def test_the_list_cannot_be_asked_for_what_it_does_not_show(admin, letters, path):
+    for lookup in ("entry__contains", "digest", "error__in__x", "number__gt"):
+        assert admin.get(path, {lookup: "1"}).status_code == 400
 
 
 def test_a_letter_says_what_was_refused_and_why(admin, letters):

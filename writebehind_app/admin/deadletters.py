@@ -43,6 +43,7 @@ class DeadLetterAdmin(Guarded):
         ("error", admin.AllValuesFieldListFilter),
         "last_seen",
     )
+    lookups = ("database", "buffer", "error", "last_seen")
     search_fields = ("reason",)
     actions = ("retry", "discard", "export_csv", "export_json")
     list_per_page = 50
