@@ -601,6 +601,33 @@ def test_the_reason_of_a_letter_quotes_no_part_of_a_sensitive_value(database, re
     assert "Brien" not in reason
 
 
+def test_what_is_not_understood_is_masked_as_a_whole(plain, monkeypatch):
+    Pair.buffered.set(owner=404, name="Anna", value=3, note="ill")
+    Pair.buffered.flush()
+    monkeypatch.setattr(Pair.buffered, "sensitive", ("name", "note"))
+    letter = DeadLetter.objects.get()
+    entry = json.loads(letter.entry)
+    entry[10]["gone"] = '"x"'  # a field that a deploy removed
+    letter.entry = json.dumps(entry)
+    for label in ("tests.Pair", "tests.Gone"):
+        letter.buffer = label
+        letter.save()
+        for who, sees in ((client("view"), False), (client("view", "reveal"), True)):
+            exported = {"action": "export_json", "_selected_action": letter.pk}
+            for text in (
+                page(who, LETTERS),
+                page(who, f"{LETTERS}{letter.pk}/change/"),
+                who.post(LETTERS, exported).content.decode(),
+            ):
+                assert ("Anna" in text) is sees
+    Pair.buffered.set(owner=1, name="Anna", note="ill")
+    for name in plain.client().keys("*:e:*"):
+        plain.client().hset(name, "value", "0000000000000000nonsense")
+    text = page(client("view"), entries("tests.Pair"))
+    assert "Anna" not in text
+    assert "•••" in text
+
+
 def test_why_a_batch_failed_is_told_without_sensitive_values(admin, secret, monkeypatch):
     """It is kept in Redis and, once the batch was applied, in the ledger."""
 

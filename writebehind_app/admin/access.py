@@ -13,7 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import connections, models
 from django.http import HttpRequest, HttpResponse
 
-from writebehind_app.buffers.base import MASK, Buffer
+from writebehind_app.buffers.base import MASK, Buffer, Raw
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.models import Dashboard
 
@@ -95,9 +95,18 @@ def masked(
 
 def hidden_names(request: HttpRequest, buffer: Buffer | None, key: Mapping[str, Any]) -> set[str]:
     """The names of values that the user may not see, of an entry or a row of that key."""
-    if buffer is None or may(request, "reveal"):
+    if may(request, "reveal"):
         return set()
+    if buffer is None or (buffer.sensitive and isinstance(key, Raw)):
+        return _Everything()
     return buffer.secret_names(key)
+
+
+class _Everything(set[str]):
+    """All names: nobody knows what is sensitive."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 def hides(buffer: Buffer | None, hidden: set[str], name: str) -> bool:

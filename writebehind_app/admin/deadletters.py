@@ -23,7 +23,7 @@ from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
 from writebehind_app.admin.filters import DatabaseFilter, using_of
 from writebehind_app.admin.shown import inline, moment, shown
 from writebehind_app.buffers import registry
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.base import Buffer, Raw
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.exceptions import BufferUnavailable
@@ -282,7 +282,7 @@ def _parts(letter: DeadLetter) -> tuple[dict[str, Any], dict[str, Any]]:
     """The key and the values of a letter."""
     found = deadletters.described(letter)
     key = found["key"]
-    return key if isinstance(key, dict) else {"id": key}, dict(found["values"])
+    return key if isinstance(key, dict) else Raw(id=key), dict(found["values"])
 
 
 def _described(request: HttpRequest, letter: DeadLetter) -> dict[str, str]:
