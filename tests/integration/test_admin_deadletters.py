@@ -229,6 +229,31 @@ def test_a_letter_of_a_model_that_was_changed(admin, letters):
     assert len(acted(admin, "retry", letters[0])) == 1
 
 
+def test_a_letter_that_cannot_be_read(admin, letters):
+    good = json.loads(letters[0].entry)
+    odd = [good[:10], [*good, [1]], None, {}, [*good[:10], {"value": 5}], "x"]
+    for entry in [*map(json.dumps, odd), "no JSON"]:
+        DeadLetter.objects.filter(pk=letters[0].pk).update(entry=entry)
+        assert "name=y" in page(admin, LETTERS)
+        page(admin, change(letters[0]))
+        for action in ("export_csv", "export_json"):
+            data = {"action": action, "_selected_action": letters[0].pk}
+            assert admin.post(LETTERS, data).status_code == 200
+        assert acted(admin, "retry", letters[0]) == ["1 refused again: see why below."]
+        assert "cannot be read" in DeadLetter.objects.get(pk=letters[0].pk).reason
+    Pair.buffered.set(owner=letters[0].pk, name="z")
+    Pair.buffered.flush()  # and strikes what it writes out of the others
+    assert acted(admin, "discard", letters[0], confirmation="1") == ["1 dead letter discarded."]
+
+
+@pytest.mark.parametrize("parts", [12, 20])
+def test_a_letter_of_another_release(admin, letters, parts):
+    entry = [*json.loads(letters[1].entry), "", []][:parts]
+    DeadLetter.objects.filter(pk=letters[1].pk).update(entry=json.dumps(entry))
+    Owner.objects.create(pk=404, name="bert")
+    assert acted(admin, "retry", letters[1]) == ["1 stored."]
+
+
 def test_discard_in_bulk_is_confirmed_by_their_number(admin, letters):
     response = admin.post(
         LETTERS, {"action": "discard", "_selected_action": [letters[0].pk, letters[1].pk]}

@@ -31,6 +31,11 @@ from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.models import DeadLetter, DiscardedLetter
 from writebehind_app.store.codec import Entry
 
+
+class UnreadableLetter(FieldError):
+    """What is in the table is no entry, or one of a newer release."""
+
+
 logger = logging.getLogger("writebehind")
 
 _CHUNK = 2000
@@ -68,13 +73,33 @@ def letters_of(buffer: Buffer) -> models.QuerySet[DeadLetter]:
 
 
 def entry_of(letter: DeadLetter) -> Entry:
-    """The entry as it was refused, without what was written since."""
-    return _entry(json.loads(letter.entry))
+    """The entry as it was refused, without what was written since; `UnreadableLetter`."""
+    try:
+        return _entry(json.loads(letter.entry))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UnreadableLetter(f"The letter cannot be read: {type(error).__name__}.") from error
 
 
-def _entry(values: Sequence[Any]) -> Entry:
-    entry = Entry(*values)
+def _entry(values: Any) -> Entry:
+    """An entry, also of another release, unless that says something that this one has no name for."""
+    if not isinstance(values, list) or any(values[len(Entry._fields) :]):
+        raise TypeError("This is no entry.")
+    entry = Entry(*values[: len(Entry._fields)])
+    texts = [entry.id, *entry.texts, *entry.texts.values()] if _is_object(entry.texts) else [None]
+    if not all(isinstance(text, str) for text in texts) or not _is_object(entry.apart):
+        raise TypeError("This is no entry.")
     return entry._replace(older=tuple(map(_entry, entry.older)))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _readable(letter: DeadLetter) -> Entry | None:
+    try:
+        return entry_of(letter)
+    except UnreadableLetter:
+        return None
 
 
 def _left(entry: Entry, written: Sequence[Entry]) -> Entry:
@@ -109,7 +134,9 @@ def supersede(
     for start in range(0, len(digests), _CHUNK):
         chunk = digests[start : start + _CHUNK]
         for letter in letters.filter(digest__in=chunk).order_by("pk").select_for_update():
-            left = older = _as_now(buffer, entry_of(letter))
+            if (entry := _readable(letter)) is None:
+                continue
+            left = older = _as_now(buffer, entry)
             deletion = deletions.get(buffer.entry_id(older.id))
             for writer in newer.get(older.id) or ([deletion] if deletion else []):
                 left = _without(left, writer)
@@ -184,13 +211,19 @@ def _retry(buffer: Buffer, id: int) -> bool | None:
         letter = letters_of(buffer).select_for_update().filter(pk=id).first()
         if letter is None:
             return None
-        _, _, refused = write_isolating(buffer, [entry_of(letter)], of_rows=True)
-        if refused:
-            error = refused[0].error
+        why: tuple[Exception, str] | None = None
+        try:
+            entry = entry_of(letter)
+        except UnreadableLetter as error:
+            why = error, str(error)
+        else:
+            _, _, refused = write_isolating(buffer, [entry], of_rows=True)
+            if refused:
+                why = refused[0].error, _reason(buffer, entry, refused[0].error)
+        if why:
             letter.attempts += 1
             letter.last_seen = timezone.now()
-            letter.error = type(error).__name__
-            letter.reason = _reason(buffer, entry_of(letter), error)
+            letter.error, letter.reason = type(why[0]).__name__, why[1]
             letter.save(using=layout.using)
             return False
         letter.delete(using=layout.using)
@@ -209,7 +242,7 @@ def discard(buffer: Buffer, ids: Iterable[int]) -> int:
                     buffer=letter.buffer,
                     shard=letter.shard,
                     number=letter.number,
-                    digest=_digest(entry_of(letter).id),
+                    digest=_digest(entry.id) if (entry := _readable(letter)) else letter.digest,
                     discarded_at=now,
                 )
                 for letter in found
@@ -283,18 +316,18 @@ def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:
 
 def described(letter: DeadLetter) -> dict[str, Any]:
     """What a letter says, for people and for JSON."""
-    entry = entry_of(letter)
-    key: Any = entry.id
-    values: Any = entry.texts
+    entry = _readable(letter)
+    key: Any = entry.id if entry else ""
+    values: Any = entry.texts if entry else {"entry": letter.entry}
     buffer = registry.buffers().get(letter.buffer)
-    if buffer is not None:
+    if buffer is not None and entry is not None:
         key, values = _parts(buffer, entry) or (key, values)
     return {
         "id": letter.pk,
         "buffer": letter.buffer,
         "key": key,
         "values": values,
-        "delete": entry.delete,
+        "delete": entry is not None and entry.delete,
         "superseded": letter.superseded,
         "error": letter.error,
         "reason": letter.reason,
