@@ -6,9 +6,11 @@ import csv
 import json
 import re
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import OperationalError
 from django.test import Client
 
 from tests.admin import HISTORY, LETTERS, client, messages, page
@@ -210,6 +212,34 @@ def test_retry_in_bulk(admin, letters):
     assert LogEntry.objects.count() == 2
 
 
+def test_a_second_retry_goes_on_where_the_first_stopped(admin, letters, monkeypatch):
+    Owner.objects.create(pk=404, name="bert")  # the second could be stored
+    moments = iter([0.0, 1.0, 99.0] * 2)
+    clock = SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("writebehind_app.admin.deadletters.time", clock)
+    (message,) = acted(admin, "retry", *letters)
+    assert message == "1 refused again: see why below, 1 were not tried yet: retry once more."
+    (message,) = acted(admin, "retry", *letters)
+    assert message == "1 stored, 1 were not tried yet: retry once more."
+
+
+def test_a_number_that_is_a_value_has_no_separators(admin, letters, settings):
+    settings.USE_THOUSAND_SEPARATOR = True
+    DeadLetter.objects.filter(pk=letters[0].pk).update(id=1234567)
+    letter = DeadLetter.objects.get(pk=1234567)
+    assert 'name="_selected_action" value="1234567"' in page(admin, change(letter))
+
+
+def test_what_was_not_discarded_is_not_in_the_log(admin, letters, monkeypatch):
+    def locked(*args):
+        raise OperationalError("locked")
+
+    monkeypatch.setattr(deadletters, "discard_all", locked)
+    with pytest.raises(OperationalError):
+        acted(admin, "discard", *letters, confirmation="2")
+    assert not LogEntry.objects.exists()
+
+
 def test_a_letter_of_a_model_that_is_gone(admin, letters, monkeypatch):
     DeadLetter.objects.update(buffer="gone.Model")
     assert "gone.Model" in page(admin, LETTERS)
@@ -241,7 +271,7 @@ def test_a_letter_that_cannot_be_read(admin, letters):
             assert admin.post(LETTERS, data).status_code == 200
         assert acted(admin, "retry", letters[0]) == ["1 refused again: see why below."]
         assert "cannot be read" in DeadLetter.objects.get(pk=letters[0].pk).reason
-    Pair.buffered.set(owner=letters[0].pk, name="z")
+    Pair.buffered.set(owner=Owner.objects.get(), name="x", value=1)
     Pair.buffered.flush()  # and strikes what it writes out of the others
     assert acted(admin, "discard", letters[0], confirmation="1") == ["1 dead letter discarded."]
 
@@ -294,17 +324,20 @@ def test_export(admin, letters):
     assert second["reason"] == "owner: there is no tests.Owner 404."
     assert "dead_letters.json" in exported["Content-Disposition"]
     exported = admin.post(LETTERS, {"action": "export_csv", **data})
-    lines = list(csv.DictReader(StringIO(exported.content.decode())))
+    assert exported.content.startswith(b"\xef\xbb\xbf")
+    lines = list(csv.DictReader(StringIO(exported.content.decode("utf-8-sig"))))
+    done = list(LogEntry.objects.values_list("change_message", flat=True))
+    assert done == ["Exported: 2."] * 2
     assert [int(line["id"]) for line in lines] == [x.pk for x in letters]
     assert json.loads(lines[0]["values"]) == first["values"]
 
 
 def test_an_export_has_no_formulas(admin, letters):
-    DeadLetter.objects.update(reason='=HYPERLINK("evil")')
+    DeadLetter.objects.update(reason=' \t=HYPERLINK("evil")')
     exported = admin.post(
         LETTERS, {"action": "export_csv", "_selected_action": [letters[0].pk]}
     ).content.decode()
-    assert next(csv.DictReader(StringIO(exported)))["reason"].startswith("'=HYPER")
+    assert next(csv.DictReader(StringIO(exported)))["reason"].startswith("' \t=HYPER")
 
 
 def test_what_is_in_a_letter_is_text_and_not_a_part_of_the_page(admin):

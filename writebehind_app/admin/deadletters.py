@@ -86,7 +86,8 @@ class DeadLetterAdmin(Guarded):
     def retry(self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]) -> None:
         deadline = time.monotonic() + _PATIENCE
         outcomes: Counter[str] = Counter()
-        for letter in queryset.order_by("pk").iterator():
+        # Those of the last try come last: with the next one, it goes on where this one stops.
+        for letter in list(queryset.order_by("last_seen", "pk")):
             if time.monotonic() > deadline:
                 outcomes["left"] += 1
                 continue
@@ -102,8 +103,9 @@ class DeadLetterAdmin(Guarded):
         across = request.POST.get("select_across") == "1"  # more than a form can name
         typed = request.POST.get("confirmation")
         if typed == word:
-            log(request, DeadLetter, [(str(x.pk), str(x)) for x in letters], "Discarded.")
+            about = [(str(x.pk), str(x)) for x in letters]  # which have no key any more, once gone
             count = deadletters.discard_all(letters)
+            log(request, DeadLetter, about, "Discarded.")
             messages.success(
                 request,
                 ngettext("%d dead letter discarded.", "%d dead letters discarded.", count) % count,
@@ -132,7 +134,8 @@ class DeadLetterAdmin(Guarded):
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse:
         response = _file("text/csv", "csv")
-        rows = [_exported(request, letter) for letter in queryset.order_by("pk")]
+        response.write("\ufeff")  # by which Excel knows that it is UTF-8
+        rows = self._rows(request, queryset)
         writer = csv.writer(response)
         writer.writerow(_EXPORTED)
         writer.writerows([_cell(row[name]) for name in _EXPORTED] for row in rows)
@@ -143,9 +146,18 @@ class DeadLetterAdmin(Guarded):
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse:
         response = _file("application/json", "json")
-        rows = [_exported(request, letter) for letter in queryset.order_by("pk")]
+        rows = self._rows(request, queryset)
         response.write(json.dumps(rows, cls=deadletters.Encoder, ensure_ascii=False))
         return response
+
+    def _rows(
+        self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
+    ) -> list[dict[str, Any]]:
+        """What an export says, which is in the log of the admin then."""
+        rows = [_exported(request, letter) for letter in queryset.order_by("pk")]
+        about = ", ".join(str(row["id"]) for row in rows)
+        log(request, DeadLetter, [("", about)], f"Exported: {len(rows)}.")
+        return rows
 
     def _retry(self, request: HttpRequest, letter: DeadLetter) -> str:
         """What became of it: stored, refused, waiting, gone, homeless or failed."""
@@ -298,11 +310,14 @@ def _exported(request: HttpRequest, letter: DeadLetter) -> dict[str, Any]:
     return {**deadletters.described(letter), "key": key, "values": values}
 
 
+_FORMULA = tuple("=+-@")
+
+
 def _cell(value: Any) -> str:
     """A value in a file for a spreadsheet, which takes some texts for formulas."""
     if not isinstance(value, str):
         value = json.dumps(value, cls=deadletters.Encoder, ensure_ascii=False).strip('"')
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if value.lstrip()[:1] in _FORMULA else value
 
 
 def _file(kind: str, ending: str) -> HttpResponse:

@@ -81,7 +81,7 @@ def entry_of(letter: DeadLetter) -> Entry:
 
 
 def _entry(values: Any) -> Entry:
-    """An entry, also of another release, unless that says something that this one has no name for."""
+    """An entry, also of another release, unless that says what this one has no name for."""
     if not isinstance(values, list) or any(values[len(Entry._fields) :]):
         raise TypeError("This is no entry.")
     entry = Entry(*values[: len(Entry._fields)])
@@ -134,9 +134,9 @@ def supersede(
     for start in range(0, len(digests), _CHUNK):
         chunk = digests[start : start + _CHUNK]
         for letter in letters.filter(digest__in=chunk).order_by("pk").select_for_update():
-            if (entry := _readable(letter)) is None:
+            if (found := _readable(letter)) is None:
                 continue
-            left = older = _as_now(buffer, entry)
+            left = older = _as_now(buffer, found)
             deletion = deletions.get(buffer.entry_id(older.id))
             for writer in newer.get(older.id) or ([deletion] if deletion else []):
                 left = _without(left, writer)
