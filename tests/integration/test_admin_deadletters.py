@@ -17,6 +17,7 @@ from tests.admin import HISTORY, LETTERS, client, messages, page
 from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue
 from tests.servers import wanted_databases
 from writebehind_app import Add
+from writebehind_app.admin.deadletters import rendered
 from writebehind_app.buffers import registry
 from writebehind_app.flush import deadletters
 from writebehind_app.models import DeadLetter
@@ -48,8 +49,7 @@ def change(letter: DeadLetter) -> str:
 def form_of(admin: Client, letter: DeadLetter) -> dict[str, str]:
     """What a browser would send back unchanged."""
     form = admin.get(change(letter)).context["form"]
-    values = {bound.name: bound.value() for bound in form}
-    return {name: "" if value is None else value for name, value in values.items()}
+    return {bound.name: rendered(bound.field, bound.initial) for bound in form}
 
 
 def sent(admin: Client, letter: DeadLetter, button: str = "_retry", **values: object) -> list[str]:
@@ -185,6 +185,37 @@ def test_every_kind_of_field_is_in_the_form_and_unchanged_if_sent_back(admin):
     assert values["json"] == {"b": 2}
     assert values["owner"] is None
     assert str(values["datetime"]) == "2026-01-02 03:04:05.678901+00:00"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"text": " kept\n\nas it is "},
+        {"color": "mauve"},
+        {"datetime": "2026-10-25T00:30:00+00:00"},
+        {"datetime": "2026-10-25T01:30:00.5+00:00"},
+    ],
+)
+def test_what_nobody_touched_stays_as_it_is(admin, settings, values):
+    settings.TIME_ZONE = "Europe/Berlin"
+    Everything.buffered.set(key=UUID, owner=404, **values)
+    Everything.buffered.flush()
+    letter = DeadLetter.objects.get()
+    before = json.loads(letter.entry)[10]
+    data = {name: text.replace("\n", "\r\n") for name, text in form_of(admin, letter).items()}
+    data |= {"float": "0.5", "_save": ""}
+    assert admin.post(change(letter), data).status_code == 302
+    assert json.loads(DeadLetter.objects.get().entry)[10] == before | {"float": "0.5"}
+    for value in values.values():
+        assert value != "mauve" or 'value="mauve" selected' in page(admin, change(letter))
+
+
+def test_what_is_too_long_to_be_sent_back_is_not_in_the_form(admin):
+    Everything.buffered.set(key=UUID, owner=404, text="x" * 100_001)
+    Everything.buffered.flush()
+    letter = DeadLetter.objects.get()
+    assert "text" not in form_of(admin, letter)
+    assert "Too long to be corrected here: text" in page(admin, change(letter))
 
 
 def test_letters_of_meta_keys_and_of_logs(admin):

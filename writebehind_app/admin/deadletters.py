@@ -6,7 +6,7 @@ import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -16,6 +16,8 @@ from django.core.exceptions import FieldError, PermissionDenied, ValidationError
 from django.db import Error, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.utils.choices import flatten_choices
+from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
@@ -32,6 +34,7 @@ from writebehind_app.flush.parents import ParentPending
 from writebehind_app.models import DeadLetter
 
 _PATIENCE = 20.0  # seconds that retries may take, as somebody waits for the page
+_LONGEST = 100_000  # characters of a value in the form
 _SAMPLE = 20  # letters that are shown before they are discarded
 
 
@@ -329,8 +332,34 @@ def _file(kind: str, ending: str) -> HttpResponse:
 # The form
 
 
+def rendered(field: forms.Field, value: Any) -> str:
+    """What a browser sends back for a value that nobody touched."""
+    found: Any = field.widget.format_value(field.prepare_value(value))
+    if isinstance(found, list):  # of a select
+        found = next(iter(found), "")
+    return "" if found is None else str(found)
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 class _Correction(forms.Form):
     """Of the fields, those that were changed count: the others may be as wrong as they are."""
+
+    left_out: Sequence[str] = ()  # fields whose values are too long to be sent back
+
+    @cached_property
+    def changed_data(self) -> list[str]:
+        """Those that come back in another form than they were shown in: what a field makes of its
+        own value may be another one, as of a time in an hour that there is twice."""
+        return [
+            name
+            for name, field in self.fields.items()
+            if name in self.data
+            and _lines(self.data[name])
+            != _lines(rendered(field, self.get_initial_for_field(field, name)))
+        ]
 
     def clean(self) -> dict[str, Any]:
         for name in self.fields.keys() - set(self.changed_data):
@@ -344,19 +373,28 @@ def _form(request: HttpRequest, buffer: Buffer, letter: DeadLetter) -> forms.For
     hidden = hidden_names(request, buffer, key)
     fields: dict[str, forms.Field] = {}
     initial = {}
+    left_out: list[str] = []
     for column in buffer.layout().columns.values():
         field = None if column.name in hidden else _form_field(column, buffer.layout().using)
         if field is None:
             continue
-        fields[column.name] = field
         value = values.get(column.name)
+        if len(str(value)) > _LONGEST:
+            left_out.append(column.name)
+            continue
+        fields[column.name] = field
+        if isinstance(field, forms.ChoiceField) and not isinstance(value, Operation):
+            choices: Any = field.choices
+            known = [str(choice) for choice, _name in flatten_choices(choices)]
+            if value is not None and str(value) not in known:
+                field.choices = [*choices, (value, str(value))]
         if isinstance(value, Operation):
             field.help_text = _("Now: %s. A value takes its place.") % shown(value)
         elif column.name in values:
             initial[column.name] = value
         else:
             field.help_text = _("Not written by this letter.")
-    kind: type[forms.Form] = type("Correction", (_Correction,), fields)
+    kind: type[forms.Form] = type("Correction", (_Correction,), {**fields, "left_out": left_out})
     return kind(request.POST if request.method == "POST" else None, initial=initial)
 
 
@@ -383,4 +421,6 @@ def _form_field(column: Column, using: str) -> forms.Field | None:
         found.choices = [("", "---------"), *choices]
     found.label = f"{field.verbose_name} ({field.name})"
     found.required = False
+    if isinstance(found, forms.CharField):
+        found.strip = False
     return found  # type: ignore[no-any-return]
