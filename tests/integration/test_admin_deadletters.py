@@ -59,6 +59,9 @@ def sent(admin: Client, letter: DeadLetter, button: str = "_retry", **values: ob
 
 def acted(admin: Client, action: str, *letters: DeadLetter, **data: object) -> list[str]:
     ids = [letter.pk for letter in letters]
+    if "confirmation" in data:
+        chosen = {"action": action, "_selected_action": ids}
+        data["shown_set"] = admin.post(LETTERS, chosen).context["shown_set"]
     response = admin.post(LETTERS, {"action": action, "_selected_action": ids, **data}, follow=True)
     return messages(response)
 
@@ -328,6 +331,20 @@ def test_discard_in_bulk_is_confirmed_by_their_number(admin, letters):
     assert acted(admin, "discard", *letters, confirmation="2") == ["2 dead letters discarded."]
     assert not DeadLetter.objects.exists()
     assert LogEntry.objects.count() == 2
+
+
+def test_only_the_letters_that_were_shown_are_discarded(admin, letters):
+    data = {"action": "discard", "_selected_action": letters[0].pk, "select_across": "1"}
+    shown_set = admin.post(f"{LETTERS}?q=there", data).context["shown_set"]
+    DeadLetter.objects.filter(pk=letters[0].pk).update(reason="there")
+    DeadLetter.objects.filter(pk=letters[1].pk).update(reason="gone")
+    data |= {"confirmation": "1", "shown_set": shown_set}
+    response = admin.post(f"{LETTERS}?q=there", data)
+    assert "These are not the letters that were shown" in response.content.decode()
+    assert DeadLetter.objects.count() == 2
+    data["shown_set"] = response.context["shown_set"]
+    admin.post(f"{LETTERS}?q=there", data)
+    assert DeadLetter.objects.get() == letters[1]
 
 
 def test_all_that_a_filter_chooses_are_discarded(admin, letters):

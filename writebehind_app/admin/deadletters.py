@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import sha1
 from typing import Any
 
 from django import forms
@@ -105,6 +106,14 @@ class DeadLetterAdmin(Guarded):
         word = str(len(letters))
         across = request.POST.get("select_across") == "1"  # more than a form can name
         typed = request.POST.get("confirmation")
+        shown_set = request.POST.get("shown_set")
+        this_set = _digest_of(letters)
+        if typed is not None and shown_set != this_set:
+            messages.warning(
+                request,
+                _("These are not the letters that were shown before. Nothing was discarded."),
+            )
+            typed = None
         if typed == word:
             about = [(str(x.pk), str(x)) for x in letters]  # which have no key any more, once gone
             count = deadletters.discard_all(letters)
@@ -120,6 +129,7 @@ class DeadLetterAdmin(Guarded):
             _("Discard"),
             total=len(letters),
             word=word,
+            shown_set=this_set,
             lost=[
                 (f"{letter.buffer} {each['key']}", each["values"], letter)
                 for letter, each in described
@@ -128,6 +138,7 @@ class DeadLetterAdmin(Guarded):
             wrong=typed is not None,
             letters=[letter.pk for letter in letters][: 1 if across else None],
             across=across,
+            back=self._changelist_url(request),
         )
         request.current_app = self.admin_site.name
         return TemplateResponse(request, "writebehind/discard.html", context)
@@ -276,6 +287,11 @@ class DeadLetterAdmin(Guarded):
     def _changelist_url(self, request: HttpRequest) -> str:
         response = self.response_post_save_change(request, DeadLetter())
         return str(response["Location"])
+
+
+def _digest_of(letters: Sequence[DeadLetter]) -> str:
+    """Tells a set of letters from others."""
+    return sha1(repr([letter.pk for letter in letters]).encode(), usedforsecurity=False).hexdigest()
 
 
 _EXPORTED = (
