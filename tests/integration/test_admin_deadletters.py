@@ -347,6 +347,16 @@ def test_only_the_letters_that_were_shown_are_discarded(admin, letters):
     assert DeadLetter.objects.get() == letters[1]
 
 
+def test_a_letter_that_its_filter_hides_is_discarded_from_its_page(admin, letters):
+    context = admin.get(change(letters[0]), {"_changelist_filters": "q=else"}).context
+    data = {"action": "discard", "_selected_action": letters[0].pk}
+    response = admin.post(context["discarding"], data)
+    assert "1 entry would be lost" in response.content.decode()
+    letters[0].delete()
+    response = admin.post(context["discarding"], data, follow=True)
+    assert messages(response) == ["These dead letters have gone: stored, or discarded."]
+
+
 def test_all_that_a_filter_chooses_are_discarded(admin, letters):
     DeadLetter.objects.bulk_create(
         DeadLetter(**{f.name: getattr(letters[1], f.name) for f in DeadLetter._meta.fields[1:]})

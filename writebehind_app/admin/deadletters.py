@@ -19,6 +19,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils.choices import flatten_choices
 from django.utils.functional import cached_property
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
@@ -103,6 +104,9 @@ class DeadLetterAdmin(Guarded):
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse | None:
         letters = list(queryset.order_by("pk"))
+        if not letters:
+            messages.warning(request, _("These dead letters have gone: stored, or discarded."))
+            return None
         word = str(len(letters))
         across = request.POST.get("select_across") == "1"  # more than a form can name
         typed = request.POST.get("confirmation")
@@ -246,6 +250,9 @@ class DeadLetterAdmin(Guarded):
             form=form,
             delete=deadletters.described(letter)["delete"],
             action=self._changelist_url(request),
+            # Without the filters, which may hide the letter by now.
+            discarding=f"{request.path.removesuffix(f'{object_id}/change/')}"
+            f"?{urlencode({'database': using_of(request)})}",
         )
         return TemplateResponse(request, "writebehind/letter.html", context)
 
@@ -401,7 +408,8 @@ def _form(request: HttpRequest, buffer: Buffer, letter: DeadLetter) -> forms.For
         fields[column.name] = field
         if isinstance(field, forms.ChoiceField) and not isinstance(value, Operation):
             choices: Any = field.choices
-            known = [str(choice) for choice, _name in flatten_choices(choices)]
+            flat: Any = flatten_choices(choices)
+            known = [str(choice) for choice, _name in flat]
             if value is not None and str(value) not in known:
                 field.choices = [*choices, (value, str(value))]
         if isinstance(value, Operation):
