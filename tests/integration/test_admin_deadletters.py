@@ -70,6 +70,7 @@ def test_the_list_and_its_filters(admin, letters):
     text = page(admin, LETTERS)
     assert "name=x" in text
     assert "owner: there is no tests.Owner 404." in text
+    assert "IntegrityError: UNIQUE constraint failed" in text
     assert admin.get(LETTERS).context["cl"].result_count == 2
     assert "name=y" not in page(admin, LETTERS, q="UNIQUE")
     assert "name=x" in page(admin, LETTERS, buffer="tests.Pair")

@@ -41,7 +41,7 @@ _SAMPLE = 20  # letters that are shown before they are discarded
 
 
 class DeadLetterAdmin(Guarded):
-    list_display = ("id", "buffer", "error", "short_reason", "attempts", "last_refused")
+    list_display = ("id", "buffer", "short_reason", "attempts", "last_refused")
     list_filter = (
         DatabaseFilter,
         ("buffer", admin.AllValuesFieldListFilter),
@@ -73,7 +73,7 @@ class DeadLetterAdmin(Guarded):
 
     @admin.display(description=gettext_lazy("reason"))
     def short_reason(self, letter: DeadLetter) -> str:
-        return shown(letter.reason, 120)
+        return shown(f"{letter.error}: {letter.reason}", 120)
 
     @admin.display(description=gettext_lazy("last seen"), ordering="last_seen")
     def last_refused(self, letter: DeadLetter) -> str:
