@@ -433,6 +433,9 @@ def test_letters_in_two_databases(database, redis_server, monkeypatch):
     assert "name=there" in page(admin, LETTERS, database=database)
     assert "name=there" not in page(admin, LETTERS, database="default")
     text = page(admin, LETTERS, database=database)
+    for asked in ({"database": database}, {"_changelist_filters": f"database={database}"}):
+        context = admin.get(change(letter), asked).context
+        assert context["action"] == context["discarding"] == f"{LETTERS}?database={database}"
     path = re.search(rf'href="({re.escape(change(letter))}[^"]*)"', text)[1]
     Owner.objects.create(pk=404, name="anna")
     data = {"value": "3", "note": "", "_retry": ""}

@@ -232,7 +232,7 @@ class DeadLetterAdmin(Guarded):
         letter = self.get_queryset(request).filter(pk=pk).first() if pk.isdecimal() else None
         if letter is None:
             messages.warning(request, _("This dead letter has gone: stored, or discarded."))
-            return self.response_post_save_change(request, DeadLetter())
+            return HttpResponseRedirect(self._changelist_url(request))
         buffer = registry.buffers().get(letter.buffer)
         form = _form(request, buffer, letter) if buffer and may(request, "retry") else None
         if request.method == "POST":
@@ -263,7 +263,7 @@ class DeadLetterAdmin(Guarded):
         outcome = self._retry(request, letter)
         self._tell(request, {outcome: 1})
         if outcome in ("stored", "gone"):
-            return self.response_post_save_change(request, letter)
+            return HttpResponseRedirect(self._changelist_url(request))
         return HttpResponseRedirect(request.get_full_path())
 
     def _edited(
@@ -293,7 +293,10 @@ class DeadLetterAdmin(Guarded):
 
     def _changelist_url(self, request: HttpRequest) -> str:
         response = self.response_post_save_change(request, DeadLetter())
-        return str(response["Location"])
+        url = str(response["Location"])
+        if "?" in url or "database" not in request.GET:
+            return url
+        return f"{url}?{urlencode({'database': using_of(request)})}"
 
 
 def _digest_of(letters: Sequence[DeadLetter]) -> str:
