@@ -6,15 +6,18 @@ import csv
 import json
 import re
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import OperationalError
 from django.test import Client
 
-from tests.admin import LETTERS, client, messages, page
+from tests.admin import HISTORY, LETTERS, client, messages, page
 from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue
 from tests.servers import wanted_databases
 from writebehind_app import Add
+from writebehind_app.admin.deadletters import rendered
 from writebehind_app.buffers import registry
 from writebehind_app.flush import deadletters
 from writebehind_app.models import DeadLetter
@@ -46,8 +49,7 @@ def change(letter: DeadLetter) -> str:
 def form_of(admin: Client, letter: DeadLetter) -> dict[str, str]:
     """What a browser would send back unchanged."""
     form = admin.get(change(letter)).context["form"]
-    values = {bound.name: bound.value() for bound in form}
-    return {name: "" if value is None else value for name, value in values.items()}
+    return {bound.name: rendered(bound.field, bound.initial) for bound in form}
 
 
 def sent(admin: Client, letter: DeadLetter, button: str = "_retry", **values: object) -> list[str]:
@@ -57,6 +59,9 @@ def sent(admin: Client, letter: DeadLetter, button: str = "_retry", **values: ob
 
 def acted(admin: Client, action: str, *letters: DeadLetter, **data: object) -> list[str]:
     ids = [letter.pk for letter in letters]
+    if "confirmation" in data:
+        chosen = {"action": action, "_selected_action": ids}
+        data["shown_set"] = admin.post(LETTERS, chosen).context["shown_set"]
     response = admin.post(LETTERS, {"action": action, "_selected_action": ids, **data}, follow=True)
     return messages(response)
 
@@ -65,12 +70,19 @@ def test_the_list_and_its_filters(admin, letters):
     text = page(admin, LETTERS)
     assert "name=x" in text
     assert "owner: there is no tests.Owner 404." in text
+    assert "IntegrityError: UNIQUE constraint failed" in text
     assert admin.get(LETTERS).context["cl"].result_count == 2
     assert "name=y" not in page(admin, LETTERS, q="UNIQUE")
     assert "name=x" in page(admin, LETTERS, buffer="tests.Pair")
     assert "name=x" in page(admin, LETTERS, error="IntegrityError")
     assert "name=x" not in page(admin, LETTERS, buffer="tests.Item")
     assert "name=x" in page(admin, LETTERS, last_seen__gte="2020-01-01 00:00:00+00:00")
+
+
+@pytest.mark.parametrize("path", [LETTERS, HISTORY])
+def test_the_list_cannot_be_asked_for_what_it_does_not_show(admin, letters, path):
+    for lookup in ("entry__contains", "digest", "error__in__x", "number__gt"):
+        assert admin.get(path, {lookup: "1"}).status_code == 400
 
 
 def test_a_letter_says_what_was_refused_and_why(admin, letters):
@@ -179,6 +191,37 @@ def test_every_kind_of_field_is_in_the_form_and_unchanged_if_sent_back(admin):
     assert str(values["datetime"]) == "2026-01-02 03:04:05.678901+00:00"
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"text": " kept\n\nas it is "},
+        {"color": "mauve"},
+        {"datetime": "2026-10-25T00:30:00+00:00"},
+        {"datetime": "2026-10-25T01:30:00.5+00:00"},
+    ],
+)
+def test_what_nobody_touched_stays_as_it_is(admin, settings, values):
+    settings.TIME_ZONE = "Europe/Berlin"
+    Everything.buffered.set(key=UUID, owner=404, **values)
+    Everything.buffered.flush()
+    letter = DeadLetter.objects.get()
+    before = json.loads(letter.entry)[10]
+    data = {name: text.replace("\n", "\r\n") for name, text in form_of(admin, letter).items()}
+    data |= {"float": "0.5", "_save": ""}
+    assert admin.post(change(letter), data).status_code == 302
+    assert json.loads(DeadLetter.objects.get().entry)[10] == before | {"float": "0.5"}
+    for value in values.values():
+        assert value != "mauve" or 'value="mauve" selected' in page(admin, change(letter))
+
+
+def test_what_is_too_long_to_be_sent_back_is_not_in_the_form(admin):
+    Everything.buffered.set(key=UUID, owner=404, text="x" * 100_001)
+    Everything.buffered.flush()
+    letter = DeadLetter.objects.get()
+    assert "text" not in form_of(admin, letter)
+    assert "Too long to be corrected here: text" in page(admin, change(letter))
+
+
 def test_letters_of_meta_keys_and_of_logs(admin):
     Note.buffered.of(page="p", owner=404)["color"] = "red"
     Note.buffered.flush()
@@ -204,6 +247,34 @@ def test_retry_in_bulk(admin, letters):
     assert LogEntry.objects.count() == 2
 
 
+def test_a_second_retry_goes_on_where_the_first_stopped(admin, letters, monkeypatch):
+    Owner.objects.create(pk=404, name="bert")  # the second could be stored
+    moments = iter([0.0, 1.0, 99.0] * 2)
+    clock = SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("writebehind_app.admin.deadletters.time", clock)
+    (message,) = acted(admin, "retry", *letters)
+    assert message == "1 refused again: see why below, 1 were not tried yet: retry once more."
+    (message,) = acted(admin, "retry", *letters)
+    assert message == "1 stored, 1 were not tried yet: retry once more."
+
+
+def test_a_number_that_is_a_value_has_no_separators(admin, letters, settings):
+    settings.USE_THOUSAND_SEPARATOR = True
+    DeadLetter.objects.filter(pk=letters[0].pk).update(id=1234567)
+    letter = DeadLetter.objects.get(pk=1234567)
+    assert 'name="_selected_action" value="1234567"' in page(admin, change(letter))
+
+
+def test_what_was_not_discarded_is_not_in_the_log(admin, letters, monkeypatch):
+    def locked(*args):
+        raise OperationalError("locked")
+
+    monkeypatch.setattr(deadletters, "discard_all", locked)
+    with pytest.raises(OperationalError):
+        acted(admin, "discard", *letters, confirmation="2")
+    assert not LogEntry.objects.exists()
+
+
 def test_a_letter_of_a_model_that_is_gone(admin, letters, monkeypatch):
     DeadLetter.objects.update(buffer="gone.Model")
     assert "gone.Model" in page(admin, LETTERS)
@@ -223,6 +294,31 @@ def test_a_letter_of_a_model_that_was_changed(admin, letters):
     assert len(acted(admin, "retry", letters[0])) == 1
 
 
+def test_a_letter_that_cannot_be_read(admin, letters):
+    good = json.loads(letters[0].entry)
+    odd = [good[:10], [*good, [1]], None, {}, [*good[:10], {"value": 5}], "x"]
+    for entry in [*map(json.dumps, odd), "no JSON"]:
+        DeadLetter.objects.filter(pk=letters[0].pk).update(entry=entry)
+        assert "name=y" in page(admin, LETTERS)
+        page(admin, change(letters[0]))
+        for action in ("export_csv", "export_json"):
+            data = {"action": action, "_selected_action": letters[0].pk}
+            assert admin.post(LETTERS, data).status_code == 200
+        assert acted(admin, "retry", letters[0]) == ["1 refused again: see why below."]
+        assert "cannot be read" in DeadLetter.objects.get(pk=letters[0].pk).reason
+    Pair.buffered.set(owner=Owner.objects.get(), name="x", value=1)
+    Pair.buffered.flush()  # and strikes what it writes out of the others
+    assert acted(admin, "discard", letters[0], confirmation="1") == ["1 dead letter discarded."]
+
+
+@pytest.mark.parametrize("parts", [12, 20])
+def test_a_letter_of_another_release(admin, letters, parts):
+    entry = [*json.loads(letters[1].entry), "", []][:parts]
+    DeadLetter.objects.filter(pk=letters[1].pk).update(entry=json.dumps(entry))
+    Owner.objects.create(pk=404, name="bert")
+    assert acted(admin, "retry", letters[1]) == ["1 stored."]
+
+
 def test_discard_in_bulk_is_confirmed_by_their_number(admin, letters):
     response = admin.post(
         LETTERS, {"action": "discard", "_selected_action": [letters[0].pk, letters[1].pk]}
@@ -236,6 +332,30 @@ def test_discard_in_bulk_is_confirmed_by_their_number(admin, letters):
     assert acted(admin, "discard", *letters, confirmation="2") == ["2 dead letters discarded."]
     assert not DeadLetter.objects.exists()
     assert LogEntry.objects.count() == 2
+
+
+def test_only_the_letters_that_were_shown_are_discarded(admin, letters):
+    data = {"action": "discard", "_selected_action": letters[0].pk, "select_across": "1"}
+    shown_set = admin.post(f"{LETTERS}?q=there", data).context["shown_set"]
+    DeadLetter.objects.filter(pk=letters[0].pk).update(reason="there")
+    DeadLetter.objects.filter(pk=letters[1].pk).update(reason="gone")
+    data |= {"confirmation": "1", "shown_set": shown_set}
+    response = admin.post(f"{LETTERS}?q=there", data)
+    assert "These are not the letters that were shown" in response.content.decode()
+    assert DeadLetter.objects.count() == 2
+    data["shown_set"] = response.context["shown_set"]
+    admin.post(f"{LETTERS}?q=there", data)
+    assert DeadLetter.objects.get() == letters[1]
+
+
+def test_a_letter_that_its_filter_hides_is_discarded_from_its_page(admin, letters):
+    context = admin.get(change(letters[0]), {"_changelist_filters": "q=else"}).context
+    data = {"action": "discard", "_selected_action": letters[0].pk}
+    response = admin.post(context["discarding"], data)
+    assert "1 entry would be lost" in response.content.decode()
+    letters[0].delete()
+    response = admin.post(context["discarding"], data, follow=True)
+    assert messages(response) == ["These dead letters have gone: stored, or discarded."]
 
 
 def test_all_that_a_filter_chooses_are_discarded(admin, letters):
@@ -263,17 +383,20 @@ def test_export(admin, letters):
     assert second["reason"] == "owner: there is no tests.Owner 404."
     assert "dead_letters.json" in exported["Content-Disposition"]
     exported = admin.post(LETTERS, {"action": "export_csv", **data})
-    lines = list(csv.DictReader(StringIO(exported.content.decode())))
+    assert exported.content.startswith(b"\xef\xbb\xbf")
+    lines = list(csv.DictReader(StringIO(exported.content.decode("utf-8-sig"))))
+    done = list(LogEntry.objects.values_list("change_message", flat=True))
+    assert done == ["Exported: 2."] * 2
     assert [int(line["id"]) for line in lines] == [x.pk for x in letters]
     assert json.loads(lines[0]["values"]) == first["values"]
 
 
 def test_an_export_has_no_formulas(admin, letters):
-    DeadLetter.objects.update(reason='=HYPERLINK("evil")')
+    DeadLetter.objects.update(reason=' \t=HYPERLINK("evil")')
     exported = admin.post(
         LETTERS, {"action": "export_csv", "_selected_action": [letters[0].pk]}
     ).content.decode()
-    assert next(csv.DictReader(StringIO(exported)))["reason"].startswith("'=HYPER")
+    assert next(csv.DictReader(StringIO(exported)))["reason"].startswith("' \t=HYPER")
 
 
 def test_what_is_in_a_letter_is_text_and_not_a_part_of_the_page(admin):
@@ -310,6 +433,9 @@ def test_letters_in_two_databases(database, redis_server, monkeypatch):
     assert "name=there" in page(admin, LETTERS, database=database)
     assert "name=there" not in page(admin, LETTERS, database="default")
     text = page(admin, LETTERS, database=database)
+    for asked in ({"database": database}, {"_changelist_filters": f"database={database}"}):
+        context = admin.get(change(letter), asked).context
+        assert context["action"] == context["discarding"] == f"{LETTERS}?database={database}"
     path = re.search(rf'href="({re.escape(change(letter))}[^"]*)"', text)[1]
     Owner.objects.create(pk=404, name="anna")
     data = {"value": "3", "note": "", "_retry": ""}

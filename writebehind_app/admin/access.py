@@ -13,7 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import connections, models
 from django.http import HttpRequest, HttpResponse
 
-from writebehind_app.buffers.base import MASK, Buffer
+from writebehind_app.buffers.base import MASK, Buffer, Raw
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.models import Dashboard
 
@@ -28,6 +28,8 @@ def may(request: HttpRequest, what: str) -> bool:
 
 class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
     """A section of the admin with those permissions, in place of the model's own."""
+
+    lookups: tuple[str, ...] = ()  # what the URL of the list may ask for
 
     class Media:
         css = {"all": ["writebehind/admin.css"]}
@@ -46,6 +48,10 @@ class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """Those of the filters alone: with others, values could be guessed that are not shown."""
+        return lookup.split("__")[0] in self.lookups and lookup.count("__") <= 1
 
     def guarded(self, view: _View, what: str = "view") -> _View:
         """A view for those who may do that."""
@@ -89,9 +95,18 @@ def masked(
 
 def hidden_names(request: HttpRequest, buffer: Buffer | None, key: Mapping[str, Any]) -> set[str]:
     """The names of values that the user may not see, of an entry or a row of that key."""
-    if buffer is None or may(request, "reveal"):
+    if may(request, "reveal"):
         return set()
+    if buffer is None or (buffer.sensitive and isinstance(key, Raw)):
+        return _Everything()
     return buffer.secret_names(key)
+
+
+class _Everything(set[str]):
+    """All names: nobody knows what is sensitive."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 def hides(buffer: Buffer | None, hidden: set[str], name: str) -> bool:

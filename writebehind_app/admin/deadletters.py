@@ -6,7 +6,8 @@ import csv
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from hashlib import sha1
 from typing import Any
 
 from django import forms
@@ -16,6 +17,9 @@ from django.core.exceptions import FieldError, PermissionDenied, ValidationError
 from django.db import Error, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.utils.choices import flatten_choices
+from django.utils.functional import cached_property
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
@@ -23,7 +27,7 @@ from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
 from writebehind_app.admin.filters import DatabaseFilter, using_of
 from writebehind_app.admin.shown import inline, moment, shown
 from writebehind_app.buffers import registry
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.base import Buffer, Raw
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.exceptions import BufferUnavailable
@@ -32,17 +36,19 @@ from writebehind_app.flush.parents import ParentPending
 from writebehind_app.models import DeadLetter
 
 _PATIENCE = 20.0  # seconds that retries may take, as somebody waits for the page
+_LONGEST = 100_000  # characters of a value in the form
 _SAMPLE = 20  # letters that are shown before they are discarded
 
 
 class DeadLetterAdmin(Guarded):
-    list_display = ("id", "buffer", "error", "short_reason", "attempts", "last_refused")
+    list_display = ("id", "buffer", "short_reason", "attempts", "last_refused")
     list_filter = (
         DatabaseFilter,
         ("buffer", admin.AllValuesFieldListFilter),
         ("error", admin.AllValuesFieldListFilter),
         "last_seen",
     )
+    lookups = ("database", "buffer", "error", "last_seen")
     search_fields = ("reason",)
     actions = ("retry", "discard", "export_csv", "export_json")
     list_per_page = 50
@@ -67,7 +73,7 @@ class DeadLetterAdmin(Guarded):
 
     @admin.display(description=gettext_lazy("reason"))
     def short_reason(self, letter: DeadLetter) -> str:
-        return shown(letter.reason, 120)
+        return shown(f"{letter.error}: {letter.reason}", 120)
 
     @admin.display(description=gettext_lazy("last seen"), ordering="last_seen")
     def last_refused(self, letter: DeadLetter) -> str:
@@ -85,7 +91,8 @@ class DeadLetterAdmin(Guarded):
     def retry(self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]) -> None:
         deadline = time.monotonic() + _PATIENCE
         outcomes: Counter[str] = Counter()
-        for letter in queryset.order_by("pk").iterator():
+        # Those of the last try come last: with the next one, it goes on where this one stops.
+        for letter in list(queryset.order_by("last_seen", "pk")):
             if time.monotonic() > deadline:
                 outcomes["left"] += 1
                 continue
@@ -97,12 +104,24 @@ class DeadLetterAdmin(Guarded):
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse | None:
         letters = list(queryset.order_by("pk"))
+        if not letters:
+            messages.warning(request, _("These dead letters have gone: stored, or discarded."))
+            return None
         word = str(len(letters))
         across = request.POST.get("select_across") == "1"  # more than a form can name
         typed = request.POST.get("confirmation")
+        shown_set = request.POST.get("shown_set")
+        this_set = _digest_of(letters)
+        if typed is not None and shown_set != this_set:
+            messages.warning(
+                request,
+                _("These are not the letters that were shown before. Nothing was discarded."),
+            )
+            typed = None
         if typed == word:
-            log(request, DeadLetter, [(str(x.pk), str(x)) for x in letters], "Discarded.")
+            about = [(str(x.pk), str(x)) for x in letters]  # which have no key any more, once gone
             count = deadletters.discard_all(letters)
+            log(request, DeadLetter, about, "Discarded.")
             messages.success(
                 request,
                 ngettext("%d dead letter discarded.", "%d dead letters discarded.", count) % count,
@@ -114,6 +133,7 @@ class DeadLetterAdmin(Guarded):
             _("Discard"),
             total=len(letters),
             word=word,
+            shown_set=this_set,
             lost=[
                 (f"{letter.buffer} {each['key']}", each["values"], letter)
                 for letter, each in described
@@ -122,6 +142,7 @@ class DeadLetterAdmin(Guarded):
             wrong=typed is not None,
             letters=[letter.pk for letter in letters][: 1 if across else None],
             across=across,
+            back=self._changelist_url(request),
         )
         request.current_app = self.admin_site.name
         return TemplateResponse(request, "writebehind/discard.html", context)
@@ -131,7 +152,8 @@ class DeadLetterAdmin(Guarded):
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse:
         response = _file("text/csv", "csv")
-        rows = [_exported(request, letter) for letter in queryset.order_by("pk")]
+        response.write("\ufeff")  # by which Excel knows that it is UTF-8
+        rows = self._rows(request, queryset)
         writer = csv.writer(response)
         writer.writerow(_EXPORTED)
         writer.writerows([_cell(row[name]) for name in _EXPORTED] for row in rows)
@@ -142,9 +164,18 @@ class DeadLetterAdmin(Guarded):
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse:
         response = _file("application/json", "json")
-        rows = [_exported(request, letter) for letter in queryset.order_by("pk")]
+        rows = self._rows(request, queryset)
         response.write(json.dumps(rows, cls=deadletters.Encoder, ensure_ascii=False))
         return response
+
+    def _rows(
+        self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
+    ) -> list[dict[str, Any]]:
+        """What an export says, which is in the log of the admin then."""
+        rows = [_exported(request, letter) for letter in queryset.order_by("pk")]
+        about = ", ".join(str(row["id"]) for row in rows)
+        log(request, DeadLetter, [("", about)], f"Exported: {len(rows)}.")
+        return rows
 
     def _retry(self, request: HttpRequest, letter: DeadLetter) -> str:
         """What became of it: stored, refused, waiting, gone, homeless or failed."""
@@ -201,7 +232,7 @@ class DeadLetterAdmin(Guarded):
         letter = self.get_queryset(request).filter(pk=pk).first() if pk.isdecimal() else None
         if letter is None:
             messages.warning(request, _("This dead letter has gone: stored, or discarded."))
-            return self.response_post_save_change(request, DeadLetter())
+            return HttpResponseRedirect(self._changelist_url(request))
         buffer = registry.buffers().get(letter.buffer)
         form = _form(request, buffer, letter) if buffer and may(request, "retry") else None
         if request.method == "POST":
@@ -219,6 +250,9 @@ class DeadLetterAdmin(Guarded):
             form=form,
             delete=deadletters.described(letter)["delete"],
             action=self._changelist_url(request),
+            # Without the filters, which may hide the letter by now.
+            discarding=f"{request.path.removesuffix(f'{object_id}/change/')}"
+            f"?{urlencode({'database': using_of(request)})}",
         )
         return TemplateResponse(request, "writebehind/letter.html", context)
 
@@ -229,7 +263,7 @@ class DeadLetterAdmin(Guarded):
         outcome = self._retry(request, letter)
         self._tell(request, {outcome: 1})
         if outcome in ("stored", "gone"):
-            return self.response_post_save_change(request, letter)
+            return HttpResponseRedirect(self._changelist_url(request))
         return HttpResponseRedirect(request.get_full_path())
 
     def _edited(
@@ -259,7 +293,15 @@ class DeadLetterAdmin(Guarded):
 
     def _changelist_url(self, request: HttpRequest) -> str:
         response = self.response_post_save_change(request, DeadLetter())
-        return str(response["Location"])
+        url = str(response["Location"])
+        if "?" in url or "database" not in request.GET:
+            return url
+        return f"{url}?{urlencode({'database': using_of(request)})}"
+
+
+def _digest_of(letters: Sequence[DeadLetter]) -> str:
+    """Tells a set of letters from others."""
+    return sha1(repr([letter.pk for letter in letters]).encode(), usedforsecurity=False).hexdigest()
 
 
 _EXPORTED = (
@@ -281,7 +323,7 @@ def _parts(letter: DeadLetter) -> tuple[dict[str, Any], dict[str, Any]]:
     """The key and the values of a letter."""
     found = deadletters.described(letter)
     key = found["key"]
-    return key if isinstance(key, dict) else {"id": key}, dict(found["values"])
+    return key if isinstance(key, dict) else Raw(id=key), dict(found["values"])
 
 
 def _described(request: HttpRequest, letter: DeadLetter) -> dict[str, str]:
@@ -297,11 +339,14 @@ def _exported(request: HttpRequest, letter: DeadLetter) -> dict[str, Any]:
     return {**deadletters.described(letter), "key": key, "values": values}
 
 
+_FORMULA = tuple("=+-@")
+
+
 def _cell(value: Any) -> str:
     """A value in a file for a spreadsheet, which takes some texts for formulas."""
     if not isinstance(value, str):
         value = json.dumps(value, cls=deadletters.Encoder, ensure_ascii=False).strip('"')
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if value.lstrip()[:1] in _FORMULA else value
 
 
 def _file(kind: str, ending: str) -> HttpResponse:
@@ -313,8 +358,34 @@ def _file(kind: str, ending: str) -> HttpResponse:
 # The form
 
 
+def rendered(field: forms.Field, value: Any) -> str:
+    """What a browser sends back for a value that nobody touched."""
+    found: Any = field.widget.format_value(field.prepare_value(value))
+    if isinstance(found, list):  # of a select
+        found = next(iter(found), "")
+    return "" if found is None else str(found)
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 class _Correction(forms.Form):
     """Of the fields, those that were changed count: the others may be as wrong as they are."""
+
+    left_out: Sequence[str] = ()  # fields whose values are too long to be sent back
+
+    @cached_property
+    def changed_data(self) -> list[str]:
+        """Those that come back in another form than they were shown in: what a field makes of its
+        own value may be another one, as of a time in an hour that there is twice."""
+        return [
+            name
+            for name, field in self.fields.items()
+            if name in self.data
+            and _lines(self.data[name])
+            != _lines(rendered(field, self.get_initial_for_field(field, name)))
+        ]
 
     def clean(self) -> dict[str, Any]:
         for name in self.fields.keys() - set(self.changed_data):
@@ -328,19 +399,29 @@ def _form(request: HttpRequest, buffer: Buffer, letter: DeadLetter) -> forms.For
     hidden = hidden_names(request, buffer, key)
     fields: dict[str, forms.Field] = {}
     initial = {}
+    left_out: list[str] = []
     for column in buffer.layout().columns.values():
         field = None if column.name in hidden else _form_field(column, buffer.layout().using)
         if field is None:
             continue
-        fields[column.name] = field
         value = values.get(column.name)
+        if len(str(value)) > _LONGEST:
+            left_out.append(column.name)
+            continue
+        fields[column.name] = field
+        if isinstance(field, forms.ChoiceField) and not isinstance(value, Operation):
+            choices: Any = field.choices
+            flat: Any = flatten_choices(choices)
+            known = [str(choice) for choice, _name in flat]
+            if value is not None and str(value) not in known:
+                field.choices = [*choices, (value, str(value))]
         if isinstance(value, Operation):
             field.help_text = _("Now: %s. A value takes its place.") % shown(value)
         elif column.name in values:
             initial[column.name] = value
         else:
             field.help_text = _("Not written by this letter.")
-    kind: type[forms.Form] = type("Correction", (_Correction,), fields)
+    kind: type[forms.Form] = type("Correction", (_Correction,), {**fields, "left_out": left_out})
     return kind(request.POST if request.method == "POST" else None, initial=initial)
 
 
@@ -367,4 +448,6 @@ def _form_field(column: Column, using: str) -> forms.Field | None:
         found.choices = [("", "---------"), *choices]
     found.label = f"{field.verbose_name} ({field.name})"
     found.required = False
+    if isinstance(found, forms.CharField):
+        found.strip = False
     return found  # type: ignore[no-any-return]

@@ -77,6 +77,7 @@ class AppliedBatchAdmin(Guarded):
     )
     list_display_links = None
     list_filter = (DatabaseFilter, BufferFilter, "applied_at", DeadLettersFilter, FailuresFilter)
+    lookups = ("database", "buffer", "applied_at", "letters", "failures")
     list_per_page = 50
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER  # each would count the whole ledger

@@ -52,6 +52,10 @@ class PendingEntry:
     state: Literal["pending", "in_flight"]
 
 
+class Raw(dict[str, Any]):
+    """A key that was not understood: nobody knows which of its parts are sensitive."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlushedRow:
     """What a flush wrote to one row, or of one record."""
@@ -294,7 +298,7 @@ class Buffer(ABC):
             (entry,) = understood([entry], records=not self.layout().key)
             key, values = self.description(entry)
         except REFUSALS:  # somebody else wrote it to Redis: a flush will say what is wrong with it
-            key, values = {"id": entry.id}, dict(entry.texts)
+            key, values = Raw(id=entry.id), dict(entry.texts)
         return PendingEntry(
             key=key,
             values=values,

@@ -17,7 +17,7 @@ from typing import Any
 
 from django.core.exceptions import FieldError
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models, transaction
+from django.db import Error, models, transaction
 from django.utils import timezone
 
 from writebehind_app import conf
@@ -30,6 +30,11 @@ from writebehind_app.flush.failures import kind, storable
 from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.models import DeadLetter, DiscardedLetter
 from writebehind_app.store.codec import Entry
+
+
+class UnreadableLetter(FieldError):
+    """What is in the table is no entry, or one of a newer release."""
+
 
 logger = logging.getLogger("writebehind")
 
@@ -68,13 +73,33 @@ def letters_of(buffer: Buffer) -> models.QuerySet[DeadLetter]:
 
 
 def entry_of(letter: DeadLetter) -> Entry:
-    """The entry as it was refused, without what was written since."""
-    return _entry(json.loads(letter.entry))
+    """The entry as it was refused, without what was written since; `UnreadableLetter`."""
+    try:
+        return _entry(json.loads(letter.entry))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UnreadableLetter(f"The letter cannot be read: {type(error).__name__}.") from error
 
 
-def _entry(values: Sequence[Any]) -> Entry:
-    entry = Entry(*values)
+def _entry(values: Any) -> Entry:
+    """An entry, also of another release, unless that says what this one has no name for."""
+    if not isinstance(values, list) or any(values[len(Entry._fields) :]):
+        raise TypeError("This is no entry.")
+    entry = Entry(*values[: len(Entry._fields)])
+    texts = [entry.id, *entry.texts, *entry.texts.values()] if _is_object(entry.texts) else [None]
+    if not all(isinstance(text, str) for text in texts) or not _is_object(entry.apart):
+        raise TypeError("This is no entry.")
     return entry._replace(older=tuple(map(_entry, entry.older)))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _readable(letter: DeadLetter) -> Entry | None:
+    try:
+        return entry_of(letter)
+    except UnreadableLetter:
+        return None
 
 
 def _left(entry: Entry, written: Sequence[Entry]) -> Entry:
@@ -109,7 +134,9 @@ def supersede(
     for start in range(0, len(digests), _CHUNK):
         chunk = digests[start : start + _CHUNK]
         for letter in letters.filter(digest__in=chunk).order_by("pk").select_for_update():
-            left = older = _as_now(buffer, entry_of(letter))
+            if (found := _readable(letter)) is None:
+                continue
+            left = older = _as_now(buffer, found)
             deletion = deletions.get(buffer.entry_id(older.id))
             for writer in newer.get(older.id) or ([deletion] if deletion else []):
                 left = _without(left, writer)
@@ -184,13 +211,19 @@ def _retry(buffer: Buffer, id: int) -> bool | None:
         letter = letters_of(buffer).select_for_update().filter(pk=id).first()
         if letter is None:
             return None
-        _, _, refused = write_isolating(buffer, [entry_of(letter)], of_rows=True)
-        if refused:
-            error = refused[0].error
+        why: tuple[Exception, str] | None = None
+        try:
+            entry = entry_of(letter)
+        except UnreadableLetter as error:
+            why = error, str(error)
+        else:
+            _, _, refused = write_isolating(buffer, [entry], of_rows=True)
+            if refused:
+                why = refused[0].error, _reason(buffer, entry, refused[0].error)
+        if why:
             letter.attempts += 1
             letter.last_seen = timezone.now()
-            letter.error = type(error).__name__
-            letter.reason = _reason(buffer, entry_of(letter), error)
+            letter.error, letter.reason = type(why[0]).__name__, why[1]
             letter.save(using=layout.using)
             return False
         letter.delete(using=layout.using)
@@ -209,7 +242,7 @@ def discard(buffer: Buffer, ids: Iterable[int]) -> int:
                     buffer=letter.buffer,
                     shard=letter.shard,
                     number=letter.number,
-                    digest=_digest(entry_of(letter).id),
+                    digest=_digest(entry.id) if (entry := _readable(letter)) else letter.digest,
                     discarded_at=now,
                 )
                 for letter in found
@@ -283,18 +316,18 @@ def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:
 
 def described(letter: DeadLetter) -> dict[str, Any]:
     """What a letter says, for people and for JSON."""
-    entry = entry_of(letter)
-    key: Any = entry.id
-    values: Any = entry.texts
+    entry = _readable(letter)
+    key: Any = entry.id if entry else ""
+    values: Any = entry.texts if entry else {"entry": letter.entry}
     buffer = registry.buffers().get(letter.buffer)
-    if buffer is not None:
+    if buffer is not None and entry is not None:
         key, values = _parts(buffer, entry) or (key, values)
     return {
         "id": letter.pk,
         "buffer": letter.buffer,
         "key": key,
         "values": values,
-        "delete": entry.delete,
+        "delete": entry is not None and entry.delete,
         "superseded": letter.superseded,
         "error": letter.error,
         "reason": letter.reason,
@@ -315,12 +348,11 @@ def _parts(buffer: Buffer, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _secrets(buffer: Buffer, entry: Entry) -> list[str]:
-    """The texts of the sensitive values of an entry, the longest first."""
-    if not buffer.sensitive or (parts := _parts(buffer, entry)) is None:
-        return []
-    key, values = parts
+    """The texts of the sensitive values of an entry that was understood, the longest first."""
+    key, values = _parts(buffer, entry) or ({}, {})
     names = buffer.secret_names(key)
-    found = {str(value) for name, value in {**key, **values}.items() if name in names}
+    secret = [value for name, value in {**key, **values}.items() if name in names]
+    found = {str(value) for value in secret} | {repr(str(value))[1:-1] for value in secret}
     return sorted(found - {"", "None"}, key=len, reverse=True)
 
 
@@ -340,9 +372,31 @@ def _digest(id: str) -> str:
 
 def _reason(buffer: Buffer, entry: Entry, error: Exception) -> str:
     """In a form that each database takes, and without sensitive values, which databases quote."""
-    if buffer.sensitive and (entry.version != buffer.version or entry.older):
+    if not buffer.sensitive:
+        return storable(str(error)[:_LONGEST])
+    if entry.version != buffer.version or entry.older:
         return "upgrade() did not take it. What it says is not told, as it may quote what it got."
+    if _parts(buffer, entry) is None:
+        return "It is not to be understood. What is wrong is not told, as it may quote what it got."
+    if isinstance(error, Error) and not hasattr(error.__cause__, "sqlite_errorname"):
+        return storable(_facts(error)[:_LONGEST])
     reason = str(error)
     for secret in _secrets(buffer, entry):
         reason = reason.replace(secret, MASK)
     return storable(reason[:_LONGEST])
+
+
+def _facts(error: Error) -> str:
+    """What an error of PostgreSQL or MariaDB says besides its text: that quotes values, cut and
+    escaped, and of the stored row as well."""
+    cause: Any = error.__cause__
+    diag = getattr(cause, "diag", None)
+    facts = {
+        "error": next((arg for arg in getattr(cause, "args", ()) if isinstance(arg, int)), None),
+        "SQLSTATE": getattr(cause, "sqlstate", None),
+        "constraint": getattr(diag, "constraint_name", None),
+        "column": getattr(diag, "column_name", None),
+    }
+    told = ", ".join(f"{name} {fact}" for name, fact in facts.items() if fact)
+    why = type(cause or error).__name__
+    return f"{why}{told and ': '}{told}. The rest is not told, as it may quote values."
