@@ -12,6 +12,7 @@ from django.http.response import HttpResponseBase
 from django.views import View
 
 from writebehind_app import conf
+from writebehind_app.buffers.batch import send
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
@@ -56,6 +57,7 @@ class JsonView(View):
         try:
             self._admit(request)
             response = super().dispatch(request, *args, **kwargs)
+            send()  # what a batch() of the request holds: the answer says that it was taken
         except Refused as error:
             response = _error(error.status, str(error))
         except ValidationError as error:

@@ -1,0 +1,390 @@
+"""Writes that are held back in this process, and sent together: at the end of a `batch()`, or with
+the commit of the transaction that they are in.
+
+What is held knows by itself what becomes of it. In a `batch()` it is in the list of that; in a
+transaction it is one of Django's own callbacks for the commit, and nowhere else. So what Django
+forgets with a rollback, of the transaction or of a savepoint, is gone, and nothing is kept of a
+transaction that never commits. In both it waits for the commit, and goes with either.
+
+Held writes of one key are sent in their order. All that are plain go in one pipeline over all
+buffers. One that was decided by what was there is decided once more when it is sent, after that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from itertools import count
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from writebehind_app import conf
+from writebehind_app.buffers.fallback import is_direct
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.exceptions import (
+    BufferFull,
+    BufferUnavailable,
+    NotDurable,
+    WritebehindError,
+    WriteUncertain,
+)
+from writebehind_app.steps import reach
+from writebehind_app.store import clock
+from writebehind_app.store.calls import Delivery, Durability, Outcome
+from writebehind_app.store.connection import client
+from writebehind_app.store.delivery import deliver_all
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.buffers.coalescing import CoalescingBuffer
+    from writebehind_app.store.codec import Entry
+
+_order = count()
+
+
+class Sending(NamedTuple):
+    """How held writes of a buffer go in a pipeline with others."""
+
+    deliveries: Sequence[Delivery]
+    settle: Callable[[Sequence[Sequence[Outcome]]], None]  # raises what became of some
+
+
+class Held:
+    """One call whose writes are held back."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        parts: Sequence[Any],
+        act: Callable[[Sequence[Any]], Iterable[Receipt]],
+        *,
+        shown: Iterable[int] | None = None,
+        together: bool = False,
+        once: str | None = None,
+    ) -> None:
+        self.buffer = buffer
+        # Writes, or records of a log, by their index in the call: those that reads show.
+        self.parts = {i: parts[i] for i in (range(len(parts)) if shown is None else shown)}
+        self.keys = frozenset(buffer.place_in_order(part) for part in parts)
+        self.together = together  # it is plain: it can go in a pipeline
+        self.once = once
+        self.at = clock.now()
+        self.order = next(_order)
+        self.state: Literal["held", "sent", "dropped"] = "held"
+        self.connection: BaseDatabaseWrapper | None = None  # of the transaction it waits for
+        self.receipts: dict[int, Receipt] = {}
+        self.error: Exception | None = None
+        self._act = act
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it will be sent, if nothing comes in between."""
+        return self.state == "held" and (
+            self.connection is None
+            or any(callback is self for callback in _callbacks(self.connection))
+        )
+
+    def where(self, index: int) -> Literal["held", "discarded", "lost"]:
+        """Where a write is that has no receipt of Redis or the database."""
+        if isinstance(self.error, WriteUncertain):
+            return "lost"
+        return "held" if index in self.parts and self.is_waiting else "discarded"
+
+    def entries(self) -> Iterator[Entry]:
+        """What it writes, as Redis would have it if there were nothing else."""
+        for i, part in self.parts.items():
+            yield part.entry(self.at + i)
+
+    def places(self) -> set[str]:
+        """The ids it writes to; of records without one, each has its own."""
+        return {part.id or f"{self.order} {i}" for i, part in self.parts.items()}
+
+    def discard(self, ids: Sequence[str]) -> set[str]:
+        """Throw away what it writes to these ids, or all; says of what. What is not plain goes as a
+        whole, or not at all."""
+        before = self.places()
+        left = {i: part for i, part in self.parts.items() if ids and part.id not in ids}
+        if self.together or not left:
+            self.parts = left
+        if not self.parts:
+            self.state = "dropped"
+        return before - self.places()
+
+    def act(self) -> None:
+        """Send it by itself."""
+        try:
+            parts = list(self.parts.values())
+            self.receipts = dict(zip(self.parts, self._act(parts), strict=False))
+        except NotDurable as taken:
+            self.receipts = dict(zip(self.parts, taken.receipts, strict=False))
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+    def __call__(self) -> None:
+        """Django calls it when the transaction is committed."""
+        if self.state == "held":
+            _leave(_with_those_before([self, *_of_the_same_commit()]))
+
+
+def batch() -> Block:
+    """Gathers the writes of a block, over all buffers, into one round trip.
+
+        with batch():
+            Ticket.buffered.set(number=5, status="open")
+            LessonMeta.buffered.of(lesson_id=7, user=user)["section"] = 3
+
+    Reads inside see them. They are sent at the end, all in their order, or not at all where an
+    exception leaves the block. One inside another is part of that. In asynchronous code it is
+    `async with batch():`.
+    """
+    return Block()
+
+
+class Block:
+    """What `with batch():` enters."""
+
+    def __init__(self) -> None:
+        self.held: list[Held] = []
+        self.failed = False
+        self.closed = True
+        self.outer: Block | None = None
+
+    def __enter__(self) -> Self:
+        if not self.closed:
+            raise RuntimeError("This batch() is entered already: call batch() again.")
+        self.closed, self.outer = False, _current()
+        _block.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+        self._end(kind is not None)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+        await sync_to_async(self._end)(kind is not None)
+
+    def _close(self) -> None:
+        self.closed = True
+        if _block.get() is self:  # a generator may end in another context
+            _block.set(self.outer)
+
+    def _end(self, failed: bool) -> None:
+        held, self.held = self.held, []
+        if failed or self.failed:
+            for one in held:
+                if one.state == "held":
+                    one.state = "dropped"
+        elif outer := _open(self.outer):
+            outer.held += held
+        else:
+            _leave(one for one in held if one.connection is None)
+
+
+_block: ContextVar[Block | None] = ContextVar("writebehind_batch", default=None)
+
+
+def _open(block: Block | None) -> Block | None:
+    while block is not None and block.closed:
+        block = block.outer
+    return block
+
+
+def _current() -> Block | None:
+    """The innermost block. A task or a thread that was begun in one may outlive it."""
+    return _open(_block.get())
+
+
+def fail() -> None:
+    """Have the innermost block send nothing at its end."""
+    if block := _current():
+        block.failed = True
+
+
+# Holding
+
+
+def holds(buffer: Buffer) -> bool:
+    """Whether what is written to the buffer now is held back. What goes straight to the database is
+    part of its transaction anyway."""
+    return not is_direct() and (_transaction(buffer) is not None or _current() is not None)
+
+
+def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt]:
+    """Hold a call back; receipts by ids and rows."""
+    if (connection := _transaction(held.buffer)) is not None:
+        held.connection = connection
+        connection.on_commit(held)
+    if block := _current():
+        block.held.append(held)
+    return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
+
+
+def _transaction(buffer: Buffer) -> BaseDatabaseWrapper | None:
+    """The connection whose transaction the writes of the buffer wait for."""
+    if not conf.settings().ON_COMMIT:
+        return None
+    connection = connections[buffer.layout().using]
+    return connection if connection.in_atomic_block else None
+
+
+def held_of(buffer: Buffer) -> list[Held]:
+    """What is held of a buffer, in its order."""
+    found = [*_callbacks(connections[buffer.layout().using]), *_in_blocks()]
+    mine = (held for held in found if held.state == "held" and held.buffer is buffer)
+    return sorted(mine, key=lambda held: held.order)
+
+
+def _callbacks(connection: BaseDatabaseWrapper) -> list[Held]:
+    """What waits for the commit of the transaction."""
+    return [entry[1] for entry in connection.run_on_commit if isinstance(entry[1], Held)]
+
+
+def _in_blocks() -> list[Held]:
+    """What waits for the end of a block, and for nothing else."""
+    found, block = [], _current()
+    while block is not None:
+        found += [held for held in block.held if held.connection is None]
+        block = _open(block.outer)
+    return found
+
+
+# Reading
+
+
+class _NoFences:
+    """Nothing was written directly after what is held."""
+
+    def left_of(self, entry: Entry, stored: Any) -> Entry:
+        return entry
+
+
+_NO_FENCES: Any = _NoFences()
+
+
+def over(buffer: CoalescingBuffer, ids: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there of these ids with what is held of them."""
+    merged, wanted = dict(found), set(ids)
+    for held in held_of(buffer):
+        for entry in held.entries():
+            if entry.id in wanted:
+                row = buffer.merged(entry, merged.pop(entry.id, None), _NO_FENCES)
+                if row is not None:
+                    merged[entry.id] = row
+    return merged
+
+
+def count_of(buffer: Buffer) -> int:
+    """How many entries what is held of a buffer would make."""
+    return len({place for held in held_of(buffer) for place in held.places()})
+
+
+def discard(buffer: Buffer, ids: Sequence[str]) -> int:
+    """Throw away what is held of these ids, or all; says of how many entries."""
+    return len({place for held in held_of(buffer) for place in held.discard(ids)})
+
+
+# Sending
+
+
+def send(buffer: Buffer | None = None) -> None:
+    """Send what is held before the end: of blocks, and, for a buffer, of the transaction that a
+    test case has around it, as if it were committed."""
+    held = _in_blocks()
+    if buffer is not None:
+        from writebehind_app.flush.writer import check_outside_transaction  # it imports models
+
+        held += _callbacks(connections[buffer.layout().using])
+        if held:
+            check_outside_transaction(buffer.layout().using)
+    _leave(held)
+
+
+def _of_the_same_commit() -> list[Held]:
+    """What else Django will call after this commit. It has that in a local variable; where it does
+    not, each is sent as it is called."""
+    callbacks = sys._getframe(2).f_locals.get("current_run_on_commit", ())
+    return [entry[1] for entry in callbacks if isinstance(entry[1], Held)]
+
+
+def _with_those_before(held: Sequence[Held]) -> list[Held]:
+    """What blocks have of the same keys was written before, and goes ahead."""
+    keys = {key for one in held for key in one.keys}
+    before = []
+    for one in sorted(_in_blocks(), key=lambda one: -one.order):
+        if not keys.isdisjoint(one.keys):
+            keys |= one.keys
+            before.append(one)
+    return [*before, *held]
+
+
+def _leave(held: Iterable[Held]) -> None:
+    """Send what is held. Where some of it is not taken the rest is sent all the same; then the
+    gravest of the errors is raised."""
+    waiting = sorted((one for one in held if one.state == "held"), key=lambda one: one.order)
+    together, alone, keys_alone = [], [], set[object]()
+    for one in waiting:
+        one.state = "sent"
+        if one.together and keys_alone.isdisjoint(one.keys):
+            together.append(one)
+        else:
+            keys_alone |= one.keys
+            alone.append(one)
+    errors: list[Exception] = []
+    for act in (lambda: _send_together(together, errors), *(one.act for one in alone)):
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - the others are sent all the same
+            errors.append(error)
+    if errors:
+        gravest = min(errors, key=_gravity)
+        for other in errors:
+            if other is not gravest:
+                gravest.add_note(f"Likewise {type(other).__name__}: {other}")
+        raise gravest
+
+
+_GRAVEST = (WriteUncertain, BufferUnavailable, BufferFull, WritebehindError, Exception)
+
+
+def _gravity(error: Exception) -> int:
+    if isinstance(error, NotDurable):  # it was taken
+        return len(_GRAVEST)
+    return next(n for n, kind in enumerate(_GRAVEST) if isinstance(error, kind))
+
+
+def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
+    """One round trip, but for buffers of another durability."""
+    by_buffer: dict[Buffer, list[Held]] = {}
+    for one in held:
+        by_buffer.setdefault(one.buffer, []).append(one)
+    by_durability: dict[Durability | None, list[Sending]] = {}
+    for buffer, its in by_buffer.items():
+        by_durability.setdefault(buffer.durability(), []).append(buffer.sending(its))
+    for durability, sendings in by_durability.items():
+        deliveries = [delivery for sending in sendings for delivery in sending.deliveries]
+        reach("write.sending")
+        try:
+            outcomes = iter(deliver_all(client(), deliveries, durability=durability))
+        except BufferUnavailable as error:
+            outcomes = iter([[error] * len(delivery.calls) for delivery in deliveries])
+        reach("write.accepted")
+        for sending in sendings:
+            try:
+                sending.settle([next(outcomes) for _ in sending.deliveries])
+            except Exception as error:  # noqa: BLE001 - the others are sent already
+                errors.append(error)
