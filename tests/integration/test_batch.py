@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from writebehind_app.exceptions import (
     Overtaken,
 )
 from writebehind_app.middleware import BatchMiddleware
-from writebehind_app.store import lua
+from writebehind_app.store import delivery, lua
 
 each_database = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -104,6 +105,53 @@ class TestRoundTrips:
                 Item.buffered.set(number=n % 3, a=Add(1))
         assert len(trips) <= 5
         assert sorted(row.a for row in Item.buffered.get_many(range(3)).values()) == [833, 833, 834]
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_it_comes_to_the_same_as_one_by_one(self, plain, monkeypatch, seed):
+        """G2, with reads among the writes, and parts of some size."""
+        chance = Random(seed)
+        monkeypatch.setattr(delivery, "PIPELINE", chance.choice([3, 1000]))
+        choices = [
+            lambda c, s, n: Counter.buffered.set(name=c, big=Add(n), real=n),
+            lambda c, s, n: Counter.buffered.set(name=c, big=Max(n), decimal=Add(n)),
+            lambda c, s, n: Counter.buffered.set(name=c, extra=Merge({str(n % 3): n}), big=n),
+            lambda c, s, n: Counter.buffered.set(name=c, extra={"n": n}),
+            lambda c, s, n: Counter.buffered.delete(name=c),
+            lambda c, s, n: Counter.buffered.set_if({"big": None}, name=c, big=n),
+            lambda c, s, n: Counter.buffered.set_many([{"name": x, "small": n} for x in "ab"]),
+            lambda c, s, n: s.update({c: Add(n), "x": n}),
+            lambda c, s, n: s.pop(c, None),
+            lambda c, s, n: s.setdefault(c, n),
+            lambda c, s, n: s.clear(),
+            lambda c, s, n: Line.buffered.append(text=f"{n}"),
+        ]
+        calls = [(chance.choice(choices), chance.choice("abc"), n) for n in range(1, 60)]
+
+        def state() -> Any:
+            rows = Counter.buffered.get_many("abc")
+            values = [(r.name, r.big, r.small, r.decimal, r.real, r.extra) for r in rows.values()]
+            lines = [row.text for row in Line.buffered.window()]
+            return values, dict(Setting.buffered.of(site=1)), lines
+
+        def play() -> list[Any]:
+            setting, states = Setting.buffered.of(site=1), []
+            for call, name, n in calls:
+                call(name, setting, n)
+                states.append(state() if n % 5 == 0 else None)
+            return [*states, state()]
+
+        expected = play()
+        Counter.buffered.flush()
+        for buffer in (Counter.buffered, Setting.buffered, Line.buffered):
+            buffer.discard()
+        Counter.objects.all().delete()
+        with batch():
+            seen = play()
+        assert seen == expected
+        assert state() == expected[-1]
+        for buffer in (Counter.buffered, Setting.buffered, Line.buffered):
+            buffer.flush()
+        assert state() == expected[-1]
 
     def test_with_nothing_to_send_none(self, plain, trips):
         with batch():

@@ -16,10 +16,11 @@ from django.db.models.signals import class_prepared
 
 from writebehind_app import conf
 from writebehind_app.buffers import batch, registry
-from writebehind_app.buffers.batch import Held, Sending
+from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import if_there
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
+from writebehind_app.buffers.sending import Sending
 from writebehind_app.exceptions import NotDurable
 from writebehind_app.store import shard as store
 from writebehind_app.store.calls import Durability, Limit

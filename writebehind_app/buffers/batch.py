@@ -16,8 +16,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import count
+from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -26,18 +27,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from writebehind_app import conf
 from writebehind_app.buffers.fallback import is_direct
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.sending import leave
 from writebehind_app.exceptions import (
-    BufferFull,
-    BufferUnavailable,
     NotDurable,
-    WritebehindError,
     WriteUncertain,
 )
-from writebehind_app.steps import reach
 from writebehind_app.store import clock
-from writebehind_app.store.calls import Delivery, Durability, Outcome
-from writebehind_app.store.connection import client
-from writebehind_app.store.delivery import deliver_all
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
@@ -45,13 +40,6 @@ if TYPE_CHECKING:
     from writebehind_app.store.codec import Entry
 
 _order = count()
-
-
-class Sending(NamedTuple):
-    """How held writes of a buffer go in a pipeline with others."""
-
-    deliveries: Sequence[Delivery]
-    settle: Callable[[Sequence[Sequence[Outcome]]], None]  # raises what became of some
 
 
 class Held:
@@ -69,7 +57,9 @@ class Held:
     ) -> None:
         self.buffer = buffer
         # Writes, or records of a log, by their index in the call: those that reads show.
-        self.parts = {i: parts[i] for i in (range(len(parts)) if shown is None else shown)}
+        every = range(len(parts))
+        self.parts = {i: parts[i] for i in (every if shown is None else shown)}
+        self._every = every
         self.keys = frozenset(buffer.place_in_order(part) for part in parts)
         self.together = together  # it is plain: it can go in a pipeline
         self.once = once
@@ -93,7 +83,8 @@ class Held:
         """Where a write is that has no receipt of Redis or the database."""
         if isinstance(self.error, WriteUncertain):
             return "lost"
-        return "held" if index in self.parts and self.is_waiting else "discarded"
+        is_in = index in self.parts or not self.together
+        return "held" if is_in and self.is_waiting else "discarded"
 
     def entries(self) -> Iterator[Entry]:
         """What it writes, as Redis would have it if there were nothing else."""
@@ -117,11 +108,12 @@ class Held:
 
     def act(self) -> None:
         """Send it by itself."""
+        indexes = list(self.parts if self.together else self._every)
         try:
-            parts = list(self.parts.values())
-            self.receipts = dict(zip(self.parts, self._act(parts), strict=False))
+            receipts = self._act(list(self.parts.values()))
+            self.receipts = dict(zip(indexes, receipts, strict=True))
         except NotDurable as taken:
-            self.receipts = dict(zip(self.parts, taken.receipts, strict=False))
+            self.receipts = dict(zip(indexes, taken.receipts, strict=False))
             raise
         except Exception as error:
             self.error = error
@@ -130,7 +122,7 @@ class Held:
     def __call__(self) -> None:
         """Django calls it when the transaction is committed."""
         if self.state == "held":
-            _leave(_with_those_before([self, *_of_the_same_commit()]))
+            leave(_with_those_before([self, *_of_the_same_commit()]))
 
 
 def batch() -> Block:
@@ -155,6 +147,14 @@ class Block:
         self.failed = False
         self.closed = True
         self.outer: Block | None = None
+        self._lock = Lock()
+
+    def add(self, held: Iterable[Held]) -> bool:
+        """Hold these; False where it is closed by now."""
+        with self._lock:
+            if not self.closed:
+                self.held += held
+            return not self.closed
 
     def __enter__(self) -> Self:
         if not self.closed:
@@ -179,7 +179,8 @@ class Block:
         await sync_to_async(self._end)(kind is not None)
 
     def _close(self) -> None:
-        self.closed = True
+        with self._lock:
+            self.closed = True
         if _block.get() is self:  # a generator may end in another context
             _block.set(self.outer)
 
@@ -189,10 +190,8 @@ class Block:
             for one in held:
                 if one.state == "held":
                     one.state = "dropped"
-        elif outer := _open(self.outer):
-            outer.held += held
-        else:
-            _leave(one for one in held if one.connection is None)
+        elif not _add(self.outer, held):
+            leave(one for one in held if one.connection is None)
 
 
 _block: ContextVar[Block | None] = ContextVar("writebehind_batch", default=None)
@@ -202,6 +201,14 @@ def _open(block: Block | None) -> Block | None:
     while block is not None and block.closed:
         block = block.outer
     return block
+
+
+def _add(block: Block | None, held: Sequence[Held]) -> bool:
+    """Have the innermost block that is open hold these; False where there is none."""
+    while (block := _open(block)) is not None:
+        if block.add(held):
+            return True
+    return False
 
 
 def _current() -> Block | None:
@@ -229,8 +236,8 @@ def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receip
     if (connection := _transaction(held.buffer)) is not None:
         held.connection = connection
         connection.on_commit(held)
-    if block := _current():
-        block.held.append(held)
+    if not _add(_current(), [held]) and connection is None:
+        leave([held])  # the block was closed in this moment, by the thread that it is of
     return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
 
 
@@ -311,7 +318,7 @@ def send(buffer: Buffer | None = None) -> None:
         held += _callbacks(connections[buffer.layout().using])
         if held:
             check_outside_transaction(buffer.layout().using)
-    _leave(held)
+    leave(held)
 
 
 def _of_the_same_commit() -> list[Held]:
@@ -330,61 +337,3 @@ def _with_those_before(held: Sequence[Held]) -> list[Held]:
             keys |= one.keys
             before.append(one)
     return [*before, *held]
-
-
-def _leave(held: Iterable[Held]) -> None:
-    """Send what is held. Where some of it is not taken the rest is sent all the same; then the
-    gravest of the errors is raised."""
-    waiting = sorted((one for one in held if one.state == "held"), key=lambda one: one.order)
-    together, alone, keys_alone = [], [], set[object]()
-    for one in waiting:
-        one.state = "sent"
-        if one.together and keys_alone.isdisjoint(one.keys):
-            together.append(one)
-        else:
-            keys_alone |= one.keys
-            alone.append(one)
-    errors: list[Exception] = []
-    for act in (lambda: _send_together(together, errors), *(one.act for one in alone)):
-        try:
-            act()
-        except Exception as error:  # noqa: BLE001 - the others are sent all the same
-            errors.append(error)
-    if errors:
-        gravest = min(errors, key=_gravity)
-        for other in errors:
-            if other is not gravest:
-                gravest.add_note(f"Likewise {type(other).__name__}: {other}")
-        raise gravest
-
-
-_GRAVEST = (WriteUncertain, BufferUnavailable, BufferFull, WritebehindError, Exception)
-
-
-def _gravity(error: Exception) -> int:
-    if isinstance(error, NotDurable):  # it was taken
-        return len(_GRAVEST)
-    return next(n for n, kind in enumerate(_GRAVEST) if isinstance(error, kind))
-
-
-def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
-    """One round trip, but for buffers of another durability."""
-    by_buffer: dict[Buffer, list[Held]] = {}
-    for one in held:
-        by_buffer.setdefault(one.buffer, []).append(one)
-    by_durability: dict[Durability | None, list[Sending]] = {}
-    for buffer, its in by_buffer.items():
-        by_durability.setdefault(buffer.durability(), []).append(buffer.sending(its))
-    for durability, sendings in by_durability.items():
-        deliveries = [delivery for sending in sendings for delivery in sending.deliveries]
-        reach("write.sending")
-        try:
-            outcomes = iter(deliver_all(client(), deliveries, durability=durability))
-        except BufferUnavailable as error:
-            outcomes = iter([[error] * len(delivery.calls) for delivery in deliveries])
-        reach("write.accepted")
-        for sending in sendings:
-            try:
-                sending.settle([next(outcomes) for _ in sending.deliveries])
-            except Exception as error:  # noqa: BLE001 - the others are sent already
-                errors.append(error)

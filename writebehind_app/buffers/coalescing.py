@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 
 from writebehind_app.buffers import batch, reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
-from writebehind_app.buffers.batch import Held, Sending
+from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import (
     goes_around,
     if_there,
@@ -23,6 +23,7 @@ from writebehind_app.buffers.fallback import (
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import shown
+from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.writes import Write
 from writebehind_app.exceptions import (
     BufferFull,

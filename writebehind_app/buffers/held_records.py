@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from writebehind_app.buffers import batch
-from writebehind_app.buffers.batch import Held, Sending
+from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import goes_around, otherwise, report
 from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.sending import Sending
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, NotDurable, WriteUncertain
 from writebehind_app.store import shard as store
 from writebehind_app.store.calls import Delivery, Fleeting, Outcome

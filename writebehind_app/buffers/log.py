@@ -14,7 +14,7 @@ from django.db import IntegrityError, models, router
 
 from writebehind_app.buffers import batch, held_records
 from writebehind_app.buffers.base import Buffer, asynchronous
-from writebehind_app.buffers.batch import Held, Sending
+from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.fallback import goes_around, is_direct, report
 from writebehind_app.buffers.keyed import stored_values
@@ -22,6 +22,7 @@ from writebehind_app.buffers.layout import Layout, layout, may_be_written, micro
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import refuse_nameless, shown
+from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.window import Window
 from writebehind_app.exceptions import (
     AlreadyExists,
