@@ -12,9 +12,10 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import FieldError, ValidationError
 from django.http import HttpResponse
-from django.test import AsyncRequestFactory, Client, RequestFactory
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
 
+from tests.elsewhere import elsewhere
 from tests.models import Counter, Item, Line, Note, Owner, Seat, Setting, Tick, Visit
 from tests.servers import Proxy
 from writebehind_app import Add, Max, Merge, batch
@@ -27,33 +28,13 @@ from writebehind_app.exceptions import (
     Overtaken,
 )
 from writebehind_app.middleware import BatchMiddleware
-from writebehind_app.store import delivery, lua
+from writebehind_app.store import delivery
 
 each_database = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
 
 class Stop(Exception):
     pass
-
-
-@pytest.fixture
-def trips(monkeypatch) -> list[int]:
-    """How many commands went in each round trip to Redis."""
-    found: list[int] = []
-    exchange = lua._exchange
-
-    def counted(client: Any, commands: Any, *args: Any) -> Any:
-        found.append(len(commands))
-        return exchange(client, commands, *args)
-
-    monkeypatch.setattr(lua, "_exchange", counted)
-    return found
-
-
-def elsewhere(act: Any) -> Any:
-    """What another thread gets, which nothing is held in."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(act).result()
 
 
 def count_elsewhere() -> int:
@@ -630,7 +611,15 @@ class TestMiddleware:
         assert Client(raise_request_exception=False).get("/fail").status_code == 500
         assert count_elsewhere() == 0
 
-    def test_asynchronously(self, plain):
+    def test_asynchronously_too(self, plain):
+        async def ask() -> list[int]:
+            client = AsyncClient(raise_request_exception=False)
+            return [(await client.get(url)).status_code for url in ("/fail", "/write")]
+
+        assert async_to_sync(ask)() == [500, 200]
+        assert count_elsewhere() == 3
+
+    def test_an_asynchronous_view(self, plain):
         async def view(request: Any) -> HttpResponse:
             first = await Item.buffered.aset(number=1)
             second = await sync_to_async(Item.buffered.set)(number=2)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import gc
 import unittest
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -16,13 +15,15 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connections, transaction
 from django.test import RequestFactory, TestCase
 
+from tests.elsewhere import elsewhere
 from tests.models import Counter, Item, Line, Owner, Seat, Setting
+from tests.outages import wait_for_redis
 from tests.router import current
 from writebehind_app import Add, batch
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, Overtaken
 from writebehind_app.meta.models import LessonMeta, TicketMeta
 from writebehind_app.meta.services import open_ticket, record_progress, resolve_ticket, ticket
-from writebehind_app.store import lua
+from writebehind_app.store.connection import breaker
 
 each_database = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -31,31 +32,12 @@ class Stop(Exception):
     pass
 
 
-@pytest.fixture
-def trips(monkeypatch) -> list[int]:
-    """How many commands went in each round trip to Redis."""
-    found: list[int] = []
-    exchange = lua._exchange
-
-    def counted(client: Any, commands: Any, *args: Any) -> Any:
-        found.append(len(commands))
-        return exchange(client, commands, *args)
-
-    monkeypatch.setattr(lua, "_exchange", counted)
-    return found
-
-
 def atomic(**options: Any) -> Any:
     return transaction.atomic(using=current(), **options)
 
 
 def roll_back() -> None:
     transaction.set_rollback(True, using=current())
-
-
-def elsewhere(act: Any) -> Any:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(act).result()
 
 
 def held() -> int:
@@ -251,6 +233,19 @@ class TestErrorsAfterTheCommit:
         assert Owner.objects.exists()
         assert receipts[0].where == "discarded"
         plain.start()
+
+    def test_redis_is_known_to_be_away(self, plain):
+        """The call is refused, so that the transaction can be rolled back."""
+        plain.stop()
+        while not breaker().is_open:
+            with suppress(BufferUnavailable):
+                Item.buffered.count_pending()
+        with pytest.raises(BufferUnavailable), atomic():  # noqa: PT012
+            Owner.objects.create(name="anna")
+            Item.buffered.set(number=1)
+        assert not Owner.objects.exists()
+        plain.start()
+        wait_for_redis()
 
     def test_redis_is_away_and_what_may_goes_around_it(self, plain, configure):
         configure(WHEN_DOWN="direct")

@@ -33,6 +33,7 @@ from writebehind_app.exceptions import (
     WriteUncertain,
 )
 from writebehind_app.store import clock
+from writebehind_app.store.connection import breaker, errors
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
@@ -232,7 +233,11 @@ def holds(buffer: Buffer) -> bool:
 
 
 def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt]:
-    """Hold a call back; receipts by ids and rows."""
+    """Hold a call back; receipts by ids and rows. One that may not go around a Redis which is known
+    to be away is refused: a transaction can be rolled back yet."""
+    if held.buffer.option("WHEN_DOWN") == "raise":
+        with errors:
+            breaker().check(write=True)
     if (connection := _transaction(held.buffer)) is not None:
         held.connection = connection
         connection.on_commit(held)
