@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import FieldError, ValidationError
+from django.db import OperationalError
 from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
@@ -552,6 +553,16 @@ class TestWhenRedisDoesNotTakeIt:
         plain.start()
         assert [receipt.where for receipt in receipts] == ["discarded", "discarded"]
 
+    def test_the_database_refuses_what_goes_around(self, plain, configure, monkeypatch):
+        """What Redis took it has all the same."""
+        configure(MAX_PENDING=1, SHARDS=1)
+        with pytest.raises(OperationalError), batch():  # noqa: PT012
+            one = Item.buffered.set(number=1)
+            two = Item.buffered.set(number=2)
+            other = Line.buffered.append(text="x")
+            monkeypatch.setattr("writebehind_app.direct.write", refuse)
+        assert [r.where for r in (one, two, other)] == ["pending", "discarded", "pending"]
+
     def test_full(self, plain, monkeypatch, configure):
         configure(MAX_PENDING=2, SHARDS=1, WHEN_FULL="raise")
         with pytest.raises(BufferFull, match="4 of 6 writes were taken"), batch():  # noqa: PT012
@@ -638,6 +649,10 @@ class TestMiddleware:
         with pytest.raises(BufferUnavailable):
             BatchMiddleware(view)(RequestFactory().get("/"))
         plain.start()
+
+
+def refuse(*args: Any) -> None:
+    raise OperationalError("It is away.")
 
 
 def write(request: Any) -> HttpResponse:

@@ -379,15 +379,16 @@ class TestInATestCase:
     def test_captured_callbacks_send_it(self, database, redis_server):
         def test_it(self: TestCase) -> None:
             before = Item.buffered.set(number=0)
+            ahead = Item.buffered.set(number=1, a=5)
             with self.captureOnCommitCallbacks(using=current(), execute=True) as callbacks:
                 receipts = [Item.buffered.set(number=1, a=Add(1)) for _ in range(3)]
             assert len(callbacks) == 3
             assert {receipt.where for receipt in receipts} == {"pending"}
-            assert before.where == "held"
-            assert Item.buffered.get(number=1).a == 3
+            assert (before.where, ahead.where) == ("held", "pending")
+            assert Item.buffered.get(number=1).a == 8
 
         self.run(test_it)
-        assert Item.buffered.get(number=1).a == 3
+        assert Item.buffered.get(number=1).a == 8
 
 
 class TestServices:

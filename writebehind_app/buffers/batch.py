@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from itertools import count
 from threading import Lock
@@ -160,7 +161,7 @@ class Block:
     def __enter__(self) -> Self:
         if not self.closed:
             raise RuntimeError("This batch() is entered already: call batch() again.")
-        self.closed, self.outer = False, _current()
+        self.closed, self.failed, self.outer = False, False, _current()
         _block.set(self)
         return self
 
@@ -244,6 +245,15 @@ def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receip
     if not _add(_current(), [held]) and connection is None:
         leave([held])  # the block was closed in this moment, by the thread that it is of
     return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
+
+
+def is_known(buffer: Buffer, once: str, part: int, shard: str) -> bool:
+    """Whether a call of that name was taken before, as far as can be told; see once.py."""
+    from writebehind_app.once import Once  # which imports models, as buffers cannot
+
+    with suppress(WriteUncertain):
+        return Once(buffer, once, part, shard).was_taken()
+    return False
 
 
 def _transaction(buffer: Buffer) -> BaseDatabaseWrapper | None:
@@ -334,11 +344,15 @@ def _of_the_same_commit() -> list[Held]:
 
 
 def _with_those_before(held: Sequence[Held]) -> list[Held]:
-    """What blocks have of the same keys was written before, and goes ahead."""
+    """What was written to the same keys before goes ahead: what blocks have of them, and what else
+    a transaction has of which a test case captures some callbacks."""
+    connection = held[0].connection
+    others = _in_blocks() + (_callbacks(connection) if connection else [])
     keys = {key for one in held for key in one.keys}
+    last = max(one.order for one in held)
     before = []
-    for one in sorted(_in_blocks(), key=lambda one: -one.order):
-        if not keys.isdisjoint(one.keys):
+    for one in sorted(others, key=lambda one: -one.order):
+        if one.order < last and not keys.isdisjoint(one.keys):
             keys |= one.keys
             before.append(one)
     return [*before, *held]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
@@ -114,22 +113,17 @@ class CoalescingBuffer(Buffer):
         for held in batch.held_of(self):
             if held.once == once:
                 return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
-        shown = [i for i, write in enumerate(writes) if not self._is_known(write, once, i)]
+        shown = [i for i, write in enumerate(writes) if not self._is_known(write.id, once, i)]
         if not shown:
             return [Receipt("", id, 0, of) for id, of in rows]
         held = Held(self, writes, lambda _: self._write_now(writes, once), shown=shown, once=once)
         return batch.hold(held, rows)
 
-    def _is_known(self, write: Write, key: str, part: int) -> bool:
-        """Whether a call under that key was taken before, as far as can be told."""
-        from writebehind_app.once import Once  # which imports models, as buffers cannot
-
-        with suppress(WriteUncertain):
-            return Once(self, key, part, self.shard_key_of(write.id)).was_taken()
-        return False
+    def _is_known(self, id: str, once: str, part: int) -> bool:
+        return batch.is_known(self, once, part, self.shard_key_of(id))
 
     def _write_now(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
-        from writebehind_app import direct  # as above
+        from writebehind_app import direct  # which imports models, as buffers cannot
 
         if once is not None:
             return self._write_parts(writes, once)
@@ -193,7 +187,9 @@ class CoalescingBuffer(Buffer):
         except BufferUnavailable as error:
             outcomes = [error] * len(writes)
         reach("write.accepted")
-        receipts, failures, missing = self._settled(writes, outcomes, around)
+        receipts, failures, left, missing = self._settled(writes, outcomes, around is not None)
+        if around and left:
+            receipts |= zip(left, around(self, [writes[i] for i in left]), strict=True)
         return self.durable(self._taken(receipts, failures, len(writes)), missing)
 
     def sending(self, held: Sequence[Held]) -> Sending:
@@ -203,12 +199,17 @@ class CoalescingBuffer(Buffer):
         writes = self._told([one.parts[i] for one, i in places])
 
         def settle(outcomes: Sequence[Sequence[Outcome]]) -> None:
-            receipts, failures, missing = self._settled(writes, outcomes[0], direct.write)
-            for n, (one, i) in enumerate(places):
-                if n in receipts:
-                    one.receipts[i] = receipts[n]
-                else:
-                    one.error = failures[n]
+            receipts, failures, left, missing = self._settled(writes, outcomes[0], True)
+            try:
+                if left:
+                    around = direct.write(self, [writes[i] for i in left])
+                    receipts.update(zip(left, around, strict=True))
+            finally:  # what Redis took it has, whatever comes of the others
+                for n, (one, i) in enumerate(places):
+                    if n in receipts:
+                        one.receipts[i] = receipts[n]
+                    elif n in failures:
+                        one.error = failures[n]
             self.durable(self._taken(receipts, failures, len(writes)), missing)
 
         return Sending([self._delivery(writes)], settle)
@@ -227,10 +228,10 @@ class CoalescingBuffer(Buffer):
         self,
         writes: Sequence[Write],
         outcomes: Sequence[Outcome],
-        around: Callable[[CoalescingBuffer, list[Write]], list[Receipt]] | None,
-    ) -> tuple[dict[int, Receipt], dict[int, Exception], str]:
-        """The receipts of those writes that were taken, by Redis or around it; what kept others
-        from it; and what the durability of some leaves to be desired."""
+        around: bool,
+    ) -> tuple[dict[int, Receipt], dict[int, Exception], list[int], str]:
+        """The receipts of those writes that Redis took; what kept others from it, and which are to
+        go around it; and what the durability of some leaves to be desired."""
         missing = next((str(outcome) for outcome in outcomes if isinstance(outcome, Fleeting)), "")
         outcomes = [o.outcome if isinstance(o, Fleeting) else o for o in outcomes]
         sent = zip(writes, outcomes, strict=True)
@@ -251,9 +252,7 @@ class CoalescingBuffer(Buffer):
                 case [no] if no:
                     shard = self.shard_key_of(write.id)
                     receipts[i] = Receipt(shard, write.id, no, self.rows_of(write))
-        if around and left:
-            receipts |= zip(left, around(self, [writes[i] for i in left]), strict=True)
-        return receipts, failures, missing
+        return receipts, failures, left, missing
 
     def _delivery(
         self, writes: Sequence[Write], max_age: float | None = None, once: Once | None = None
@@ -310,8 +309,7 @@ class CoalescingBuffer(Buffer):
                 return Receipt("", id, 0, (), (held, 0))
         found = self._rows([id]).get(id)
         said, write = answer(found), write_for(found)
-        known = once is not None and self._is_known(write or Write(id, {}), once, 0)
-        if known:
+        if once is not None and self._is_known(id, once, 0):
             return Receipt("", id, 0)
         if write is None:
             return None

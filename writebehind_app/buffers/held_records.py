@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from writebehind_app.buffers import batch
@@ -11,7 +10,7 @@ from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import goes_around, otherwise, report
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.sending import Sending
-from writebehind_app.exceptions import BufferFull, BufferUnavailable, NotDurable, WriteUncertain
+from writebehind_app.exceptions import BufferFull, BufferUnavailable, NotDurable
 from writebehind_app.store import shard as store
 from writebehind_app.store.calls import Delivery, Fleeting, Outcome
 from writebehind_app.store.connection import client
@@ -45,14 +44,9 @@ def hold(buffer: LogBuffer, records: Sequence[Record], once: str | None) -> list
 
 def _unknown(buffer: LogBuffer, records: Sequence[Record], once: str) -> list[int]:
     """Those that no call of that name has appended, as far as can be told."""
-    from writebehind_app.once import Once  # which imports models, as buffers cannot
-
     unknown = []
     for number, (key, indexes) in enumerate(buffer.calls(records, once)):
-        is_known = False
-        with suppress(WriteUncertain):
-            is_known = Once(buffer, once, number, key).was_taken()
-        unknown += [] if is_known else indexes
+        unknown += [] if batch.is_known(buffer, once, number, key) else indexes
     return sorted(unknown)
 
 

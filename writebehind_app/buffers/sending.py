@@ -71,7 +71,12 @@ def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
         by_buffer.setdefault(one.buffer, []).append(one)
     by_durability: dict[Durability | None, list[Sending]] = {}
     for buffer, its in by_buffer.items():
-        by_durability.setdefault(buffer.durability(), []).append(buffer.sending(its))
+        try:
+            sending = buffer.sending(its)
+        except Exception as error:  # noqa: BLE001 - the others are sent all the same
+            errors.append(error)
+        else:
+            by_durability.setdefault(buffer.durability(), []).append(sending)
     for durability, sendings in by_durability.items():
         deliveries = [delivery for sending in sendings for delivery in sending.deliveries]
         reach("write.sending")
@@ -79,6 +84,9 @@ def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
             outcomes = iter(deliver_all(client(), deliveries, durability=durability))
         except BufferUnavailable as error:
             outcomes = iter([[error] * len(delivery.calls) for delivery in deliveries])
+        except Exception as error:  # noqa: BLE001 - as above
+            errors.append(error)
+            continue
         reach("write.accepted")
         for sending in sendings:
             try:

@@ -19,6 +19,7 @@ from writebehind_app.exceptions import (
     BufferPaused,
     BufferUnavailable,
     NotDurable,
+    Overtaken,
     WriteUncertain,
 )
 from writebehind_app.meta import payload, services
@@ -68,7 +69,7 @@ class JsonView(View):
             response = _error(400, str(error))
         except ObjectDoesNotExist as error:
             response = _error(404, str(error))
-        except AlreadyExists as error:
+        except (AlreadyExists, Overtaken) as error:
             response = _error(409, str(error))
         except (BufferUnavailable, BufferFull, BufferPaused, WriteUncertain, NotDurable) as error:
             not_taken = isinstance(error, BufferUnavailable | BufferFull)
