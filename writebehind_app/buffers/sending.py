@@ -32,7 +32,7 @@ class Sending(NamedTuple):
 def leave(held: Iterable[Held]) -> None:
     """Send what is held. Where some of it is not taken the rest is sent all the same; then the
     gravest of the errors is raised."""
-    waiting = sorted((one for one in held if one.state == "held"), key=lambda one: one.order)
+    waiting = [one for one in sorted({*held}, key=lambda one: one.order) if one.state == "held"]
     together, alone, keys_alone = [], [], set[object]()
     for one in waiting:
         one.state = "sent"
