@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
 from writebehind_app.store import lua
 from writebehind_app.store.failures import reason
 
@@ -72,3 +73,18 @@ class Delivery(NamedTuple):
     script: str  # 'write' or 'append'
     calls: Sequence[Call]
     limit: Limit | None = None
+
+
+def unavailable(error: Exception) -> BufferUnavailable:
+    unavailable = BufferUnavailable(f"Redis: {reason(error)}")
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def uncertain(error: Exception | None, until: int) -> WriteUncertain:
+    why = reason(error) if error else "the connection broke"
+    return WriteUncertain(
+        f"The write was sent to Redis, and the answer was lost ({why}): it was taken once, or not "
+        "at all. Repeat it if that comes to the same; else look first what is there.",
+        until,
+    )

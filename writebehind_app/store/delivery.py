@@ -32,6 +32,8 @@ from writebehind_app.store.calls import (
     Limit,
     Outcome,
     OutOfRange,
+    unavailable,
+    uncertain,
 )
 from writebehind_app.store.connection import errors
 from writebehind_app.store.failures import is_away, reason
@@ -186,7 +188,7 @@ def _refusals(way: _Way, limits: Sequence[Any]) -> tuple[list[Exception], int]:
     try:
         held = _held(way.client, limits[0].keys)
     except redis.RedisError as error:
-        return [_unavailable(error)] * len(limits), 0
+        return [unavailable(error)] * len(limits), 0
     refusal = BufferFull(
         f"{held} entries are pending, and max_pending is {most}: see whether a flusher runs, and "
         "keeps up."
@@ -300,7 +302,7 @@ def _sent(way: _Way, jobs: Sequence[_Job], session: _Session) -> list[Outcome]:
         until = clock.now() + int(timeout * 1e6)
         replies, error = _exchange(way, named(range(len(jobs)), f"{until} {seq:016} 0"))
     except redis.RedisError as unsent:
-        return [_unavailable(unsent)] * len(jobs)
+        return [unavailable(unsent)] * len(jobs)
     sent_again: list[int] = []
     left = conf.settings().CONNECT_TIMEOUT + timeout - (time.monotonic() - started)
     lost = [i for i, reply in enumerate(replies) if reply is None]
@@ -324,9 +326,9 @@ def _outcome(reply: Any, error: Exception | None, until: int, *, is_certain: boo
     if isinstance(reply, list):
         return OutOfRange(reply[2]) if reply[1] == "overflow" else reply[1:]
     if reply is not None and is_certain:
-        return _unavailable(reply)
+        return unavailable(reply)
     # What was sent first may have been carried out, or be on its way still.
-    return _uncertain(reply or error, until)
+    return uncertain(reply or error, until)
 
 
 # By call what Redis answered, None where no answer came; and what kept it from coming.
@@ -381,21 +383,6 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
             case [_, int(outcome)] if outcome:  # it was carried out
                 replies[i] = Fleeting([outcome], why)
     return replies, error
-
-
-def _unavailable(error: Exception) -> BufferUnavailable:
-    unavailable = BufferUnavailable(f"Redis: {reason(error)}")
-    unavailable.__cause__ = error
-    return unavailable
-
-
-def _uncertain(error: Exception | None, until: int) -> WriteUncertain:
-    why = reason(error) if error else "the connection broke"
-    return WriteUncertain(
-        f"The write was sent to Redis, and the answer was lost ({why}): it was taken once, or not "
-        "at all. Repeat it if that comes to the same; else look first what is there.",
-        until,
-    )
 
 
 def _timeout(client: redis.Redis) -> float:
