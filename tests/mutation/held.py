@@ -12,7 +12,7 @@ MUTANTS = [
     mutant(
         "what is held is not read",
         "buffers/batch.py",
-        "if entry.id in wanted:",
+        "if write.id in wanted:",
         "if False:",
         f"{_BATCH}TestReading::test_operations_on_every_kind",
     ),

@@ -4,7 +4,8 @@ the commit of the transaction that they are in.
 What is held knows by itself what becomes of it. In a `batch()` it is in the list of that; in a
 transaction it is one of Django's own callbacks for the commit, and nowhere else. So what Django
 forgets with a rollback, of the transaction or of a savepoint, is gone, and nothing is kept of a
-transaction that never commits. In both it waits for the commit, and goes with either.
+transaction that never commits. A write in both waits for the commit; it is gone where either
+fails.
 
 Held writes of one key are sent in their order. All that are plain go in one pipeline over all
 buffers. One that was decided by what was there is decided once more when it is sent, after that.
@@ -302,11 +303,12 @@ def over(buffer: CoalescingBuffer, ids: Iterable[str], found: Mapping[str, Any])
     """What is there of these ids with what is held of them."""
     merged, wanted = dict(found), set(ids)
     for held in held_of(buffer):
-        for entry in held.entries():
-            if entry.id in wanted:
-                row = buffer.merged(entry, merged.pop(entry.id, None), _NO_FENCES)
+        for i, write in held.parts.items():
+            if write.id in wanted:
+                before = merged.pop(write.id, None)
+                row = buffer.merged(write.entry(held.at + i), before, _NO_FENCES)
                 if row is not None:
-                    merged[entry.id] = row
+                    merged[write.id] = row
     return merged
 
 
