@@ -613,10 +613,11 @@ class TestMiddleware:
 
     def test_sends_with_the_response(self, plain, trips):
         Item.buffered.set(number=9)
+        Line.buffered.append(text="first")
         del trips[:]
         assert Client().get("/write").content == b"held held"
         assert trips == [4]
-        assert count_elsewhere() == 4
+        assert count_elsewhere() == 5
 
     def test_sends_nothing_where_the_view_fails(self, plain):
         assert Client(raise_request_exception=False).get("/fail").status_code == 500

@@ -13,7 +13,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connections, transaction
-from django.test import RequestFactory, TestCase
+from django.test import Client, RequestFactory, TestCase
 
 from tests.elsewhere import elsewhere
 from tests.models import Counter, Item, Line, Owner, Seat, Setting
@@ -327,6 +327,20 @@ class TestWithABatch:
             assert Item.buffered.get_many([1, 2]).keys() == {1}
             assert elsewhere(Item.buffered.count_pending) == 0
         assert Item.buffered.count_pending() == 1
+
+    def test_a_request(self, plain, settings, monkeypatch, trips):
+        """With ATOMIC_REQUESTS, the transaction is within the batch of the middleware."""
+        settings.ROOT_URLCONF = "tests.integration.test_batch"
+        settings.MIDDLEWARE = ["writebehind_app.middleware.BatchMiddleware"]
+        monkeypatch.setitem(connections[current()].settings_dict, "ATOMIC_REQUESTS", True)
+        Item.buffered.set(number=9)
+        Line.buffered.append(text="first")
+        client = Client(raise_request_exception=False)
+        assert client.get("/fail").status_code == 500
+        del trips[:]
+        assert client.get("/write").content == b"held held"
+        assert trips == [4]
+        assert Item.buffered.count_pending() + Line.buffered.count_pending() == 5
 
     def test_a_flush_is_refused_before_anything_is_sent(self, plain):
         with batch():
