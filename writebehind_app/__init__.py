@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from writebehind_app.buffers.batch import batch
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.operations import DELETED, Add, Max, Merge, Min
@@ -19,6 +20,7 @@ __all__ = [
     "Min",
     "Receipt",
     "RowBuffer",
+    "batch",
     "register",
 ]
 __version__ = "0.1.0"

@@ -23,6 +23,7 @@ class Settings:
     # Alias of a django-redis cache, or a URL: what shows settings must not show a password in it.
     REDIS: str = field(default="default", repr=False)
     PREFIX: str = "wb"  # what every key in Redis begins with
+    ON_COMMIT: bool = True  # a write inside atomic() is sent with the commit; or at once
     MODE: str = "buffered"  # "direct": every call goes straight to the database
     WHEN_DOWN: str = "direct"  # what calls do while Redis is away; or "raise"
     WHEN_FULL: str = "direct"  # what writes do that would make one entry too many; or "raise"
@@ -96,6 +97,8 @@ NAMES = tuple(field.name for field in fields(Settings))
 
 def problem(name: str, value: Any) -> str | None:
     """What is wrong with the value of a setting, or None."""
+    if name == "ON_COMMIT":
+        return None if isinstance(value, bool) else f"{name} must be True or False, not {value!r}."
     if name in _CHOICES:
         choices = " or ".join(map(repr, _CHOICES[name]))
         return None if value in _CHOICES[name] else f"{name} must be {choices}, not {value!r}."

@@ -17,7 +17,6 @@ from django.db import IntegrityError, connections, transaction
 from writebehind_app import fences
 from writebehind_app.buffers.coalescing import out_of_range
 from writebehind_app.buffers.keyed import rows_by_id
-from writebehind_app.buffers.operations import is_kept_operation, is_operation, kept, merged_field
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import kind
@@ -28,7 +27,8 @@ from writebehind_app.store.codec import Entry
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
-    from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+    from writebehind_app.buffers.coalescing import CoalescingBuffer
+    from writebehind_app.buffers.writes import Write
     from writebehind_app.once import Once
     from writebehind_app.store.shard import Record
 
@@ -89,7 +89,7 @@ def _write(
     """Write to rows, or entities, of which no two are the same; on what is stored, where that was
     read and locked."""
     now = clock.now()
-    entries = [entry_of(write, now) for write in writes]
+    entries = [write.entry(now) for write in writes]
     rows = sorted(buffer.row_entries(entries), key=lambda entry: entry.id)
     deadletters.supersede(buffer, rows, entries)
     try:
@@ -99,20 +99,6 @@ def _write(
         raise
     deleted = [entry for entry in entries if entry.delete]
     fences.leave(buffer, [*rows, *deleted], now, whole=whole)
-
-
-def entry_of(write: Write, now: int) -> Entry:
-    """A write as Redis would give it to a flusher, if it were the only one."""
-    texts = {}
-    for name, text in write.texts.items():
-        if is_operation(text):
-            text = kept(text)
-        elif text == "^":
-            text = f"{now} {now}"
-        texts[name] = text
-    relative = any(merged_field(name) or is_kept_operation(t) for name, t in texts.items())
-    is_delete = bool(write.delete)
-    return Entry(write.id, "", 0, 1, now, now, now, is_delete, not is_delete, relative, texts)
 
 
 def _refuse(buffer: CoalescingBuffer, rows: Sequence[Entry]) -> None:
@@ -145,10 +131,7 @@ def _distinct(writes: Sequence[Write]) -> Iterator[list[Write]]:
 def append(buffer: Buffer, records: Sequence[Record], *, once: Once | None = None) -> list[Receipt]:
     """Insert records, all or none."""
     now = clock.now()
-    entries = [
-        Entry(str(no), "", no, 1, no, no, no, False, True, False, record.texts)
-        for no, record in enumerate(records, now)
-    ]
+    entries = [record.entry(no) for no, record in enumerate(records, now)]
     _commit(buffer, lambda: write_rows(buffer.layout(), entries), once)
     return [Receipt("", "", 0)] * len(records)
 

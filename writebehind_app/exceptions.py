@@ -45,6 +45,12 @@ class WriteUncertain(WritebehindError):
         self.until = until  # it is taken no later than that, in µs since 1970 by Redis' clock
 
 
+class Overtaken(WritebehindError):
+    """A write that was decided by what was there, and held back in a transaction or a `batch()`,
+    was not taken when it was sent: somebody else had written in between, and it would be decided
+    otherwise by then."""
+
+
 class NotDurable(WritebehindError):
     """The write was taken, and will be flushed, but was not made as durable as the option
     `durability` asks for in time. It must not be repeated."""

@@ -41,7 +41,8 @@ from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
-    from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+    from writebehind_app.buffers.coalescing import CoalescingBuffer
+    from writebehind_app.buffers.writes import Write
 
 _CHUNK = 2000  # digests in one statement
 _MOST = 20  # operations on one field that are told apart by their time

@@ -80,10 +80,10 @@ class Once:
         except _Done:
             return done
         except AlreadyExists:
-            if self._was_taken():
+            if self.was_taken():
                 return done
             raise
-        return done if found is None and self._was_taken() else found
+        return done if found is None and self.was_taken() else found
 
     def _taken(
         self,
@@ -147,7 +147,8 @@ class Once:
                         raise error from None
         return True
 
-    def _was_taken(self) -> bool:
+    def was_taken(self) -> bool:
+        """Whether a call under the key was carried out; `WriteUncertain` where nobody can tell."""
         may_be_in_redis = False
         for done, calls in self._note.values_list("done", "calls"):
             if done:

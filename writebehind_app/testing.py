@@ -10,21 +10,22 @@ from __future__ import annotations
 import os
 import unittest
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from django.db.transaction import TransactionManagementError
 from django.test import override_settings, runner
 
 from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app.buffers import batch, registry
 from writebehind_app.buffers.base import Buffer, PendingEntry
-from writebehind_app.buffers.coalescing import Write
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import Metadata
 from writebehind_app.buffers.operations import DELETED
 from writebehind_app.buffers.refusals import shown
 from writebehind_app.buffers.row import RowBuffer
+from writebehind_app.buffers.writes import Write
 from writebehind_app.store import clock
 from writebehind_app.store.connection import client
 from writebehind_app.store.removal import remove_all
@@ -103,7 +104,10 @@ def assertBuffered(buffer: Buffer | Metadata, /, **values: Any) -> PendingEntry:
     that goes.
     """
     __tracebackhide__ = True
-    label = (buffer._buffer if isinstance(buffer, Metadata) else buffer).label
+    owner = buffer._buffer if isinstance(buffer, Metadata) else buffer
+    label = owner.label
+    with suppress(TransactionManagementError):  # within a transaction of the test's own it is held
+        batch.send(owner)
     key, expected, entries = _look(buffer, values)
     for entry in reversed(entries):  # what is in flight comes first, and is older
         if _has(entry.values, expected):
@@ -115,7 +119,6 @@ def assertBuffered(buffer: Buffer | Metadata, /, **values: Any) -> PendingEntry:
         lines.append("This is:" if isinstance(buffer, LogBuffer) else "This is, for that key:")
         lines += _lines(entries)
     else:
-        owner = buffer._buffer if isinstance(buffer, Metadata) else buffer
         others = owner.pending(_SHOWN)
         lines.append("Nothing is, for that key." if others else "Nothing is pending in the buffer.")
         lines += ["For others there is:", *_lines(others)] if others else []
@@ -137,19 +140,17 @@ def _look(
     buffer: Buffer | Metadata, values: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[PendingEntry]]:
     """The key and the values that are expected, and the entries that may have them."""
-    from writebehind_app.direct import entry_of  # as above
-
     match buffer:
         case Metadata():
             layout = buffer._buffer.entity_layout()
             gone = [key for key, value in values.items() if value is DELETED]
             texts = layout.texts({k: v for k, v in values.items() if v is not DELETED})
             write = Write(buffer._id, texts | layout.deletions(gone))
-            key, expected = buffer._buffer.described(entry_of(write, clock.now()))
+            key, expected = buffer._buffer.described(write.entry(clock.now()))
             return key, expected, buffer.pending()
         case RowBuffer():
             write = Write(*buffer.layout().split(values))
-            key, expected = buffer.described(entry_of(write, clock.now()))
+            key, expected = buffer.described(write.entry(clock.now()))
             return key, expected, buffer._pending_of(write.id)
         case LogBuffer():
             columns = buffer.layout().columns

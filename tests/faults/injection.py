@@ -76,7 +76,7 @@ class Fault:
             """Of writes, whose sender knows the error that was met before they were sent from the
             one after it."""
             try:
-                return self._do(way.script, partial(exchange, way, calls, *timeout))
+                return self._do(calls[0][0], partial(exchange, way, calls, *timeout))
             except redis.TimeoutError as error:
                 if self.how == "raises":
                     raise

@@ -235,7 +235,7 @@ def test_a_key_dirty_again_between_claim_and_acknowledgement(
     database, redis_server, configure, monkeypatch
 ):
     """Scenarios 10 and 12."""
-    configure(SHARDS=1)
+    configure(SHARDS=1, ON_COMMIT=False)  # within the transaction of the flush, too
     at: dict[str, int] = {}
 
     def hook(step: str) -> None:

@@ -323,8 +323,9 @@ def test_keys_are_those_of_a_buffer(database, redis_server):
         Line.buffered.append(text="x", once="")
 
 
-def test_the_note_goes_with_a_transaction_that_is_rolled_back(database, redis_server):
+def test_the_note_goes_with_a_transaction_that_is_rolled_back(database, redis_server, configure):
     """The write is in Redis all the same, which knows the key; so does the flush."""
+    configure(ON_COMMIT=False)
     with transaction.atomic(using=database):
         Item.buffered.set(number=1, a=Add(1), once="key")
         transaction.set_rollback(True, using=database)

@@ -198,13 +198,21 @@ class TestTrouble:
                 proxy.accept()
         assert tasks.flush_due()["rows"] == 30  # the next tick
 
-    def test_a_transaction_takes_no_harm_and_no_job_with_it(self, plain, flush_when):
+    def test_a_transaction_takes_no_harm_and_no_job_with_it(self, plain, flush_when, configure):
+        configure(ON_COMMIT=False)
         flush_when(is_done)
         with transaction.atomic():
             Item.buffered.set(number=1, b="done")
             transaction.set_rollback(True)
         assert asked_for() == []
         assert tasks.flush_due()["rows"] == 1
+
+    def test_of_a_transaction_it_is_asked_for_after_the_commit(self, plain, flush_when):
+        flush_when(is_done)
+        with transaction.atomic():
+            Item.buffered.set(number=1, b="done")
+            assert asked_for() == []
+        assert asked_for() == [("flush_entry", ("tests.Item", "1"))]
 
     def test_a_predicate_that_fails_does_not_fail_the_write(self, plain, flush_when, caplog):
         flush_when(lambda row: row.b / 2)

@@ -16,7 +16,7 @@ from django.core.exceptions import FieldError
 
 from tests.admin import LETTERS, client, entries, page
 from tests.models import Counter, Item, Line, Note, Owner, Pair, Setting, Stamp
-from writebehind_app import DELETED, Add, Max, Merge, Min, steps
+from writebehind_app import DELETED, Add, Max, Merge, Min, batch, steps
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import NewerVersion
@@ -561,3 +561,27 @@ def test_what_a_field_held_that_a_deploy_took_away_is_masked(plain, monkeypatch)
     assert "secret" not in page(viewer, LETTERS) + page(viewer, letter)
     assert "upgrade() did not take it" in page(viewer, letter)
     assert "secret" in page(client("view", "reveal"), letter)
+
+
+class TestHeld:
+    """What a batch() holds is written under the version that is deployed."""
+
+    def test_rows(self, plain, deploy):
+        Item.buffered.set(number=1, a=1, b="old")
+        deploy(RENAMED)
+        with batch():
+            Item.buffered.set(number=1, c="new", a=Add(1))
+            (pending,) = (e for e in Item.buffered.pending() if e.state == "held")
+            assert pending.values["c"] == "new"
+            found = Item.buffered.get(number=1)
+            assert (found.a, found.c) == (2, "new")
+        assert state() == (2, "", "new")
+
+    def test_records(self, plain, deploy):
+        deploy(Code(1), Line.buffered)
+        with batch():
+            Line.buffered.append(text="new")
+            assert [line.text for line in Line.buffered.window(None, None)] == ["new"]
+        assert [line.text for line in Line.buffered.window(None, None)] == ["new"]
+        Line.buffered.flush()
+        assert Line.objects.get().text == "new"

@@ -59,7 +59,7 @@ MUTANTS = [
     mutant(
         "a call that finds nothing to do does not ask whether it did it",
         "once.py",
-        "return done if found is None and self._was_taken() else found",
+        "return done if found is None and self.was_taken() else found",
         "return found",
         once("test_a_call_comes_again", "sqlite-nothing-set_if-valkey"),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutation import admin, around, automation, calls, flushes, outages
+from tests.mutation import admin, around, automation, calls, flushes, held, outages
 
 MUTANTS = [
     *admin.MUTANTS,
@@ -11,4 +11,5 @@ MUTANTS = [
     *outages.MUTANTS,
     *flushes.MUTANTS,
     *calls.MUTANTS,
+    *held.MUTANTS,
 ]

@@ -157,7 +157,7 @@ MUTANTS = [
     mutant(
         "writes to a row are sent after one that was not taken",
         "store/delivery.py",
-        "failed.setdefault(call[:2], outcome)",
+        "failed.setdefault(about, outcome)",
         "pass",
         f"{_DELIVERY}test_after_a_write_that_was_not_taken_none_to_its_row_is_sent",
     ),
@@ -186,7 +186,7 @@ MUTANTS = [
     mutant(
         "a shard has a ceiling of its own",
         "store/delivery.py",
-        "        again(full[: max(limit.most - held, 0) // limit.size], None)\n",
+        "        again(indexes[:free], roomy=True)\n",
         "        pass\n",
         f"{_CEILING}TestDirect::test_all_in_one_shard",
     ),

@@ -51,6 +51,8 @@ class TestWrongValues:
             ("MAX_AGE", math.nan, "must be a number, at least 0"),
             ("MAX_AGE", math.inf, "must be a number, at least 0"),
             ("QUIET", True, "must be a number, at least 0"),
+            ("ON_COMMIT", "yes", "must be True or False"),
+            ("ON_COMMIT", 1, "must be True or False"),
             ("BATCH_SIZE", 0, "must be a whole number, at least 1"),
             ("SHARDS", 1.0, "must be a whole number, at least 1"),
             ("LEASE", 0, "must be a number, greater than 0"),

@@ -311,6 +311,7 @@ class TestDelivery:
     def send(self, one: Shard, *, seq: int = 1, index: int = 0, **options) -> list:
         options = {"deadline": 9999999999999999, "again": 0, "room": "-", "guard": "", **options}
         call = f"{options['deadline']} {seq:016} {options['again']} me {index} {options['room']} -"
+        call += f" {options['after']}" if "after" in options else ""
         guard = options["guard"]
         return lua.run(one.client, "write", KEY, call, "1", 0, 0, "", guard, 0, "a", "+#1,,-9,99")[
             1:
@@ -350,6 +351,16 @@ class TestDelivery:
         assert self.send(one, seq=2, room=0) == ["full"]
         self.send(one, seq=2)
         assert self.sent(one) == 1
+
+    def test_a_call_is_not_carried_out_without_the_one_before_it(self, one):
+        assert self.send(one, index=1, after=0, again=1) == ["after"]
+        assert self.send(one) != ["after"]
+        assert self.send(one, index=1, after=0) == [0]  # it was refused, and may come late
+        assert self.send(one, index=2, after=0) != ["after"]
+        assert self.send(one, seq=2, index=1, after=0) == ["after"]  # of another round
+        assert self.send(one, seq=2, again=1, guard="something else") == [0]
+        assert self.send(one, seq=2, index=1, after=0) == ["after"]
+        assert self.sent(one) == 2
 
     def test_it_is_remembered_for_so_long_after_the_last_call(self, one):
         memory = f"{KEY}:w:me"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial, wraps
@@ -15,16 +15,18 @@ from django.db import models
 from django.db.models.signals import class_prepared
 
 from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app.buffers import batch, registry
+from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import if_there
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
+from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.versions import layers
 from writebehind_app.exceptions import NotDurable
 from writebehind_app.store import shard as store
+from writebehind_app.store.calls import Durability, Limit
 from writebehind_app.store.codec import Entry, understood
 from writebehind_app.store.connection import client
-from writebehind_app.store.delivery import Durability, Limit
 from writebehind_app.store.keys import shard_key, shard_number
 from writebehind_app.store.shard import Shard
 
@@ -49,7 +51,8 @@ class PendingEntry:
     writes: int  # how many writes are coalesced in it
     since: datetime  # when the first of them came
     attempts: int  # how often the database refused its batch
-    state: Literal["pending", "in_flight"]
+    state: Literal["pending", "in_flight", "held"]  # the last, in this process, by a batch() or a
+    # transaction
 
 
 class Raw(dict[str, Any]):
@@ -227,6 +230,22 @@ class Buffer(ABC):
         level = self.option("DURABILITY")
         return None if level == "memory" else Durability(level, conf.settings().DURABILITY_TIMEOUT)
 
+    # Held back, see batch.py
+
+    @abstractmethod
+    def place_in_order(self, part: Any) -> object:
+        """Of writes, or records, that have the same the order counts."""
+
+    @abstractmethod
+    def sending(self, held: Sequence[Held]) -> Sending:
+        """How plain writes that were held back are sent."""
+
+    def _held_entries(self) -> Iterator[tuple[str, PendingEntry]]:
+        """What is held back, by ids."""
+        for held in batch.held_of(self):
+            for entry in held.entries():
+                yield entry.id, self._describe(entry, 0, "held")
+
     # Verbs
 
     def clean(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +267,7 @@ class Buffer(ABC):
             raise TypeError(f"{self}: clean() must return a dict of values, not {shown(found)}.")
         return found
 
-    def _durable(self, receipts: list[Receipt], missing: str) -> list[Receipt]:
+    def durable(self, receipts: list[Receipt], missing: str) -> list[Receipt]:
         """The receipts of writes that were taken; `NotDurable` for what is missing."""
         if missing:
             raise NotDurable(
@@ -263,7 +282,8 @@ class Buffer(ABC):
         counts: dict[str, store.Counts] = if_there(
             lambda: store.count(client(), self.shard_keys()), {}
         )
-        return sum(count.pending + count.in_flight for count in counts.values())
+        in_redis = sum(count.pending + count.in_flight for count in counts.values())
+        return in_redis + batch.count_of(self)
 
     def pending(self, limit: int = 100) -> list[PendingEntry]:
         """What is not in the database yet, oldest first; of many, those due first."""
@@ -275,6 +295,7 @@ class Buffer(ABC):
             attempts, in_flight, pending = if_there(partial(shard.pending, int(limit)), nothing)
             found += [self._describe(entry, attempts, "in_flight") for entry in in_flight]
             found += [self._describe(entry, 0, "pending") for entry in pending]
+        found += [entry for _, entry in self._held_entries()]
         return sorted(found, key=lambda entry: entry.since)[:limit]
 
     acount_pending = asynchronous(count_pending)
@@ -312,6 +333,8 @@ class Buffer(ABC):
     def _flush(self, ids: Sequence[str] = ()) -> FlushResult:
         from writebehind_app.flush.engine import FlushResult, flush
 
+        batch.send(self)
+
         def act() -> FlushResult:
             # A flusher is patient; who calls this does not wait so long for a Redis that is away.
             store.count(client(), self.shard_keys()[:1])
@@ -322,4 +345,4 @@ class Buffer(ABC):
     def _discard(self, ids: Sequence[str] = ()) -> int:
         from writebehind_app.flush.giving_up import discard
 
-        return if_there(lambda: discard(self, ids), 0)
+        return batch.discard(self, ids) + if_there(lambda: discard(self, ids), 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 
-from writebehind_app.buffers import reading
+from writebehind_app.buffers import batch, reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
+from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import (
     goes_around,
     if_there,
@@ -21,31 +22,27 @@ from writebehind_app.buffers.fallback import (
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import shown
-from writebehind_app.exceptions import BufferFull, BufferUnavailable, NotDurable, WriteUncertain
+from writebehind_app.buffers.sending import Sending
+from writebehind_app.buffers.writes import Write
+from writebehind_app.exceptions import (
+    BufferFull,
+    BufferUnavailable,
+    NotDurable,
+    Overtaken,
+    WritebehindError,
+    WriteUncertain,
+)
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
+from writebehind_app.store.calls import Delivery, Fleeting, Outcome
 from writebehind_app.store.codec import ONCE, Entry
 from writebehind_app.store.connection import client
-from writebehind_app.store.delivery import Fleeting, Outcome, deliver
+from writebehind_app.store.delivery import deliver
 
 if TYPE_CHECKING:
     from writebehind_app.fences import Fences
     from writebehind_app.flush.engine import FlushResult
     from writebehind_app.once import Once
-
-
-class Write(NamedTuple):
-    """A write that was checked."""
-
-    id: str
-    texts: dict[str, str]
-    delete: str = ""  # '1' for a delete
-    guard: str = ""  # what Redis must hold for the id still
-
-    @property
-    def is_idempotent(self) -> bool:
-        """Whether it comes to the same twice in a row."""
-        return not (self.guard or any(text.startswith("+") for text in self.texts.values()))
 
 
 class CoalescingBuffer(Buffer):
@@ -123,7 +120,26 @@ class CoalescingBuffer(Buffer):
         """Called with writes that Redis took."""
 
     def _write(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
-        """Write what was checked, through Redis or around it."""
+        """Write what was checked, through Redis or around it, or hold it back."""
+        if not batch.holds(self):
+            return self._write_now(writes, once)
+        rows = [(write.id, self.rows_of(write)) for write in writes]
+        if once is None:
+            held = Held(self, writes, lambda left: self._write_now(list(left)), together=True)
+            return batch.hold(held, rows)
+        for held in batch.held_of(self):
+            if held.once == once:
+                return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
+        shown = [i for i, write in enumerate(writes) if not self._is_known(write.id, once, i)]
+        if not shown:
+            return [Receipt("", id, 0, of) for id, of in rows]
+        held = Held(self, writes, lambda _: self._write_now(writes, once), shown=shown, once=once)
+        return batch.hold(held, rows)
+
+    def _is_known(self, id: str, once: str, part: int) -> bool:
+        return batch.is_known(self, once, part, self.shard_key_of(id))
+
+    def _write_now(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
         from writebehind_app import direct  # which imports models, as buffers cannot
 
         if once is not None:
@@ -179,14 +195,60 @@ class CoalescingBuffer(Buffer):
         Those that are not taken go `around` Redis if they may. Where some cannot, the others are
         written all the same, and then it is raised.
         """
+        writes = self._told(writes)
+        delivery = self._delivery(writes, max_age, once)
+        reach("write.sending")
+        try:
+            named = once.digest if once else ""
+            outcomes = deliver(client(), *delivery, durability=self.durability(), once=named)
+        except BufferUnavailable as error:
+            outcomes = [error] * len(writes)
+        reach("write.accepted")
+        receipts, failures, left, missing = self._settled(writes, outcomes, around is not None)
+        if around and left:
+            receipts |= zip(left, around(self, [writes[i] for i in left]), strict=True)
+        return self.durable(self._taken(receipts, failures, len(writes)), missing)
+
+    def sending(self, held: Sequence[Held]) -> Sending:
+        from writebehind_app import direct  # as above
+
+        places = [(one, i) for one in held for i in one.parts]
+        writes = self._told([one.parts[i] for one, i in places])
+
+        def settle(outcomes: Sequence[Sequence[Outcome]]) -> None:
+            receipts, failures, left, missing = self._settled(writes, outcomes[0], True)
+            try:
+                if left:
+                    around = direct.write(self, [writes[i] for i in left])
+                    receipts.update(zip(left, around, strict=True))
+            finally:  # what Redis took it has, whatever comes of the others
+                for n, (one, i) in enumerate(places):
+                    if n in receipts:
+                        one.receipts[i] = receipts[n]
+                    elif n in failures:
+                        one.error = failures[n]
+            self.durable(self._taken(receipts, failures, len(writes)), missing)
+
+        return Sending([self._delivery(writes)], settle)
+
+    def place_in_order(self, part: Write) -> tuple[str, str]:
+        return self.label, part.id
+
+    def _told(self, writes: list[Write]) -> list[Write]:
         if is_cautious():
             from writebehind_app import fences  # as above
 
-            writes = fences.told(self, writes)
-        reach("write.sending")
-        outcomes = self._send(writes, self.option("MAX_AGE") if max_age is None else max_age, once)
-        reach("write.accepted")
-        # What the durability of some leaves to be desired.
+            return fences.told(self, writes)
+        return writes
+
+    def _settled(
+        self,
+        writes: Sequence[Write],
+        outcomes: Sequence[Outcome],
+        around: bool,
+    ) -> tuple[dict[int, Receipt], dict[int, Exception], list[int], str]:
+        """The receipts of those writes that Redis took; what kept others from it, and which are to
+        go around it; and what the durability of some leaves to be desired."""
         missing = next((str(outcome) for outcome in outcomes if isinstance(outcome, Fleeting)), "")
         outcomes = [o.outcome if isinstance(o, Fleeting) else o for o in outcomes]
         sent = zip(writes, outcomes, strict=True)
@@ -194,7 +256,7 @@ class CoalescingBuffer(Buffer):
             self.took(taken)
             report(self)
         receipts: dict[int, Receipt] = {}
-        failures: list[Exception] = []
+        failures: dict[int, Exception] = {}
         left: list[int] = []
         for i, (write, outcome) in enumerate(zip(writes, outcomes, strict=True)):
             match outcome:
@@ -203,20 +265,17 @@ class CoalescingBuffer(Buffer):
                 ):
                     left.append(i)
                 case Exception():
-                    failures.append(outcome)
+                    failures[i] = outcome
                 case [no] if no:
                     shard = self.shard_key_of(write.id)
                     receipts[i] = Receipt(shard, write.id, no, self.rows_of(write))
-        if around and left:
-            receipts |= zip(left, around(self, [writes[i] for i in left]), strict=True)
-        if failures:
-            self._raise(failures, len(writes))
-        return self._durable([receipts[i] for i in sorted(receipts)], missing)
+        return receipts, failures, left, missing
 
-    def _send(
-        self, writes: Sequence[Write], max_age: float, once: Once | None = None
-    ) -> list[Outcome]:
-        """Of each write the number of the entry that took it, or 0; or why it was not taken."""
+    def _delivery(
+        self, writes: Sequence[Write], max_age: float | None = None, once: Once | None = None
+    ) -> Delivery:
+        """The outcome of each is the number of the entry that took it, or 0."""
+        max_age = self.option("MAX_AGE") if max_age is None else max_age
         age, quiet = round(max_age * 1e6), round(self.option("QUIET") * 1e6)
         calls = []
         for id, texts, delete, guard in writes:
@@ -225,16 +284,16 @@ class CoalescingBuffer(Buffer):
                 fields += [ONCE + once.digest, ""]
             shard = self.shard_key_of(id)
             calls.append((shard, id, age, quiet, delete, guard, self.version, *fields))
-        try:
-            named = once.digest if once else ""
-            return deliver(
-                client(), "write", calls, self.limit(), durability=self.durability(), once=named
-            )
-        except BufferUnavailable as error:
-            return [error] * len(calls)
+        return Delivery("write", calls, self.limit())
 
-    def _raise(self, failures: Sequence[Exception], count: int) -> NoReturn:
-        """Raise the gravest, and say how many of so many writes were taken."""
+    def _taken(
+        self, receipts: Mapping[int, Receipt], failed: Mapping[int, Exception], count: int
+    ) -> list[Receipt]:
+        """The receipts, where nothing failed; else the gravest error is raised, and says how many
+        of so many writes were taken."""
+        if not failed:
+            return [receipts[i] for i in sorted(receipts)]
+        failures = list(failed.values())
         outcome = f"{count - len(failures)} of {count} writes were taken"
         for kind in (WriteUncertain, BufferUnavailable, BufferFull):
             for failure in failures:
@@ -252,9 +311,51 @@ class CoalescingBuffer(Buffer):
         *,
         whole: bool = False,
         once: str | None = None,
+        answer: Callable[[Any | None], Any] = lambda found: None,
+        overtaken: WritebehindError | None = None,
     ) -> Receipt | None:
         """The receipt of the write that is made for what is there of the id; None where none is.
-        Nobody's write comes between the look and the write. `whole` if it makes the row."""
+        Nobody's write comes between the look and the write. `whole` if it makes the row.
+
+        One that is held back is made for what is there now, and once more when it is sent: then
+        the `answer` that the caller made of it has to be the same, or `overtaken` is raised.
+        """
+        if not batch.holds(self):
+            return self._write_if_now(id, write_for, whole=whole, once=once)
+        for held in batch.held_of(self):
+            if once is not None and held.once == once:
+                return Receipt("", id, 0, (), (held, 0))
+        found = self._rows([id]).get(id)
+        said, write = answer(found), write_for(found)
+        if once is not None and self._is_known(id, once, 0):
+            return Receipt("", id, 0)
+        if write is None:
+            return None
+
+        def again(row: Any | None) -> Write | None:
+            return write_for(row) if answer(row) == said else None
+
+        def act(writes: Sequence[Write]) -> list[Receipt]:
+            receipt = self._write_if_now(id, again, whole=whole, once=once)
+            if receipt is None:
+                raise overtaken or Overtaken(
+                    f"{self.label} with the key ({id}) was written to by somebody else before what "
+                    "was decided about it was sent, and it would be decided otherwise now: nothing "
+                    "was written."
+                )
+            return [receipt]
+
+        held = Held(self, [write], act, once=once)
+        return batch.hold(held, [(id, self.rows_of(write))])[0]
+
+    def _write_if_now(
+        self,
+        id: str,
+        write_for: Callable[[Any | None], Write | None],
+        *,
+        whole: bool = False,
+        once: str | None = None,
+    ) -> Receipt | None:
         from writebehind_app import direct  # as above
         from writebehind_app.once import Once
 
@@ -283,17 +384,16 @@ class CoalescingBuffer(Buffer):
         readings: dict[str, store.Reading] = if_there(
             lambda: store.read(client(), {shard: [id]}), {}
         )
-        if shard not in readings:
-            return []
-        reading = readings[shard]
-        found = [
-            self._describe(e, reading.attempts, "in_flight") for e in reading.in_flight.values()
-        ]
-        return found + [self._describe(e, 0, "pending") for e in reading.pending.values()]
+        found = []
+        for one in readings.values():
+            found += [self._describe(e, one.attempts, "in_flight") for e in one.in_flight.values()]
+            found += [self._describe(e, 0, "pending") for e in one.pending.values()]
+        return found + [entry for id_, entry in self._held_entries() if id_ == id]
 
     def _rows(self, ids: Sequence[str]) -> dict[str, Any]:
         """What is there of those ids with all writes, by id."""
-        return otherwise(self, lambda: reading.rows(self, ids), lambda: self.stored(ids))
+        found = otherwise(self, lambda: reading.rows(self, ids), lambda: self.stored(ids))
+        return batch.over(self, ids, found)
 
     def _id(self, key: Mapping[str, Any]) -> str:
         layout = self.key_layout()

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import FieldError, ValidationError
 from django.db import IntegrityError, models, router
 
+from writebehind_app.buffers import batch, held_records
 from writebehind_app.buffers.base import Buffer, asynchronous
+from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.fallback import goes_around, is_direct, report
 from writebehind_app.buffers.keyed import stored_values
@@ -20,14 +22,20 @@ from writebehind_app.buffers.layout import Layout, layout, may_be_written, micro
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import refuse_nameless, shown
+from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.window import Window
-from writebehind_app.exceptions import AlreadyExists, BufferFull, BufferUnavailable, NotDurable
+from writebehind_app.exceptions import (
+    AlreadyExists,
+    BufferFull,
+    BufferUnavailable,
+    NotDurable,
+)
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
+from writebehind_app.store.calls import Fleeting
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
-from writebehind_app.store.delivery import Fleeting
 from writebehind_app.store.shard import Moved, Record, Taken
 
 if TYPE_CHECKING:
@@ -154,16 +162,27 @@ class LogBuffer(Buffer):
         is asked. A record that is stored only after that has left Redis, and then the shard does
         not look as it did before that any more.
         """
-        guards = {key: self._guards.get(key, "unknown") for key in self.shard_keys()}
         self._refuse_repeated(records)
+        if batch.holds(self):
+            return held_records.hold(self, records, once)
+        return self.append_now(records, once)
+
+    def place_in_order(self, part: Record) -> str:
+        return self.label
+
+    def sending(self, held: Sequence[Held]) -> Sending:
+        return held_records.sending(self, held)
+
+    def append_now(self, records: Sequence[Record], once: str | None = None) -> list[Receipt]:
+        guards = {key: self._guards.get(key, "unknown") for key in self.shard_keys()}
         if once is None:
-            self._refuse_stored(records)
+            self.refuse_stored(records)
             if is_direct():
-                return self._direct(records)
+                return self.direct(records)
         receipts: dict[int, Receipt] = {}
         short: NotDurable | None = None
         reach("write.sending")
-        for number, (key, indexes) in enumerate(self._calls(records, once)):
+        for number, (key, indexes) in enumerate(self.calls(records, once)):
             part = [records[i] for i in indexes]
             try:
                 if once is not None:
@@ -182,7 +201,7 @@ class LogBuffer(Buffer):
                             f"then: {error}"
                         ) from error
                     raise
-                found = self._direct(part)
+                found = self.direct(part)
             receipts |= zip(indexes, found, strict=True)
         reach("write.accepted")
         found = [receipts[i] for i in range(len(records))]
@@ -198,19 +217,19 @@ class LogBuffer(Buffer):
         note = Once(self, once, part, key)
 
         def buffered() -> list[Receipt]:
-            self._refuse_stored(records)
+            self.refuse_stored(records)
             return self._send(key, records, guard, note)
 
         done = [Receipt("", "", 0)] * len(records)
-        return note.carry_out(buffered, lambda: self._direct(records, note), done) or []
+        return note.carry_out(buffered, lambda: self.direct(records, note), done) or []
 
-    def _direct(self, records: Sequence[Record], once: Once | None = None) -> list[Receipt]:
+    def direct(self, records: Sequence[Record], once: Once | None = None) -> list[Receipt]:
         from writebehind_app import direct  # as above
 
         try:
             return direct.append(self, records, once=once)
         except IntegrityError:
-            self._refuse_stored(records)  # somebody was quicker
+            self.refuse_stored(records)  # somebody was quicker
             raise
 
     def _send(
@@ -238,17 +257,15 @@ class LogBuffer(Buffer):
             match appended:
                 case Moved(guard):
                     self._guards[key] = guard
-                    self._refuse_stored(records)
+                    self.refuse_stored(records)
                 case Taken(index):
-                    raise AlreadyExists(self._exists(self._unique_values(records[index])))
+                    raise self.exists(self.unique_values(records[index]))
                 case int(first):
                     report(self)
                     receipts = [Receipt(key, "", first + n) for n in range(len(records))]
-                    return self._durable(receipts, missing)
+                    return self.durable(receipts, missing)
 
-    def _calls(
-        self, records: Sequence[Record], once: str | None
-    ) -> Iterator[tuple[str, list[int]]]:
+    def calls(self, records: Sequence[Record], once: str | None) -> Iterator[tuple[str, list[int]]]:
         """Shards, and which of the records go there in one call."""
         by_shard: dict[str, list[int]] = defaultdict(list)
         if once is not None:
@@ -265,23 +282,23 @@ class LogBuffer(Buffer):
         seen: set[str] = set()
         for record in records:
             if self.unique and record.id in seen:
-                raise AlreadyExists(self._exists(self._unique_values(record)))
+                raise self.exists(self.unique_values(record))
             seen.add(record.id)
 
-    def _refuse_stored(self, records: Sequence[Record]) -> None:
+    def refuse_stored(self, records: Sequence[Record]) -> None:
         if not self.unique:
             return
-        keys = [self._unique_values(record) for record in records]
+        keys = [self.unique_values(record) for record in records]
         stored = stored_values(self.layout(), self.unique_columns(), keys)
         if stored is not None:
-            raise AlreadyExists(self._exists(stored))
+            raise self.exists(stored)
 
-    def _unique_values(self, record: Record) -> dict[str, Any]:
+    def unique_values(self, record: Record) -> dict[str, Any]:
         return {c.attname: c.decode(record.texts[c.name]) for c in self.unique_columns()}
 
-    def _exists(self, values: Mapping[str, Any]) -> str:
+    def exists(self, values: Mapping[str, Any]) -> AlreadyExists:
         given = ", ".join(f"{name}={shown(value)}" for name, value in values.items())
-        return f"{self.label} with {given} exists already."
+        return AlreadyExists(f"{self.label} with {given} exists already.")
 
     # Reading
 

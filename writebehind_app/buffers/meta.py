@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 from django.db import router
 
 from writebehind_app.buffers.base import PendingEntry, asynchronous
-from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.entity import EntityLayout, Rows
 from writebehind_app.buffers.keyed import rows_by_entity
 from writebehind_app.buffers.layout import Layout, layout, parts_of
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, as_pair
+from writebehind_app.buffers.writes import Write
 from writebehind_app.store.codec import Entry
 
 if TYPE_CHECKING:
@@ -254,16 +255,19 @@ class Metadata(MutableMapping[str, Any]):
     def pop(self, key: str, default: Any = _NONE_GIVEN) -> Any:
         """Delete a meta key and return its value, or the default where it is not there. Of all who
         call it at once, one gets the value."""
-        values: dict[str, Any] = {}
+        layout = self._buffer.entity_layout()
+        value: Any = None
 
         def write_for(rows: Rows | None) -> Write | None:
-            nonlocal values
-            layout = self._buffer.entity_layout()
-            values = layout.values(rows)
-            return Write(self._id, layout.deletions([key])) if key in values else None
+            nonlocal value
+            value = layout.values(rows).get(key)
+            return Write(self._id, layout.deletions([key])) if key in (rows or {}) else None
 
-        if self._buffer._write_if(self._id, write_for):
-            return values[key]
+        def answer(rows: Rows | None) -> Any:
+            return layout.values(rows).get(key)
+
+        if self._buffer._write_if(self._id, write_for, answer=answer):
+            return value
         if default is _NONE_GIVEN:
             raise KeyError(key)
         return default

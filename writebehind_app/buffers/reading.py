@@ -16,7 +16,7 @@ the other in between. A write must be seen once then, not twice and not at all:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
@@ -110,14 +110,26 @@ def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     after = _read(buffer, dict.fromkeys(ids))
     # A shard that moved a batch while the queryset ran may have brought values to the database
     # that the queryset missed and Redis holds no more.
-    changed = [
+    changed = {
         id
         for id, reading in after.items()
         if id in reading.pending
         or id in reading.in_flight
         or reading.moves != before[buffer.shard_key_of(id)].moves
-    ]
-    fresh = rows(buffer, changed)
+    }
+    return renewed(buffer, stored, changed, lambda ids: rows(buffer, ids))
+
+
+def renewed(
+    buffer: RowBuffer,
+    stored: list[Any],
+    changed: Collection[str],
+    read: Callable[[Sequence[str]], dict[str, Any]],
+) -> list[Any]:
+    """The rows of a queryset, those of the changed ids as they are read anew."""
+    stored = _with_keys(buffer.layout(), stored)
+    ids = [buffer.layout().id_of(row) for row in stored]
+    fresh = read([id for id in dict.fromkeys(ids) if id in changed])
     gone = {id for id in changed if id not in fresh}
     for id, row in zip(ids, stored, strict=True):
         if id in fresh:

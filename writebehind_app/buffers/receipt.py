@@ -15,8 +15,9 @@ from writebehind_app.store.shard import Shard, Where
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
+    from writebehind_app.buffers.batch import Held
 
-_ON_THE_WAY = ("pending", "in_flight")
+_ON_THE_WAY = ("held", "pending", "in_flight")
 
 
 class Receipt(NamedTuple):
@@ -24,23 +25,32 @@ class Receipt(NamedTuple):
 
     What is asked of it asks Redis, then the database. One that went around Redis was in the
     database, or in the transaction around it, when the call returned. In asynchronous code await
-    its twins: `await receipt.apersisted()`, `await receipt.await_(10)`.
+    its twins: `await receipt.apersisted()`, `await receipt.await_(10)`. That of a write which was
+    held back, by a `batch()` or a transaction, knows the rest once it was sent.
     """
 
     shard: str  # '' where the write went around Redis
     id: str
     no: int  # of the entry that took the write
     rows: tuple[str, ...] = ()  # of metadata: the ids of the rows it wrote, of those of the entity
+    held: tuple[Held, int] | None = None  # what holds it back, or did; and which of its writes
 
     @property
     def direct(self) -> bool:
         """Whether the write went straight to the database."""
+        if self.held:
+            sent = self._sent
+            return sent is not None and sent.direct
         return not self.shard
 
     @property
-    def where(self) -> Where | Literal["dead"]:
-        """'pending', 'in_flight', 'gone' (in the database), 'dead' (the database refused it),
-        'discarded', or 'lost': Redis lost it, or does not know any more."""
+    def where(self) -> Where | Literal["dead", "held"]:
+        """'held' (by a `batch()` or a transaction), 'pending', 'in_flight', 'gone' (in the
+        database), 'dead' (the database refused it), 'discarded' (by a rollback too, or an error
+        when it was to be sent), or 'lost': Redis lost it, or nobody knows any more."""
+        if self.held:
+            held, index = self.held
+            return sent.where if (sent := self._sent) else held.where(index)
         if self.direct:
             return "gone"
         where = Shard(client(), self.shard).locate(self.id, self.no)
@@ -55,6 +65,8 @@ class Receipt(NamedTuple):
         """Why the database refused the write, as long as that is among the dead letters."""
         from writebehind_app.flush.deadletters import entry_of, letters_of
 
+        if self.held:
+            return sent.dead if (sent := self._sent) else None
         if self.direct:
             return None
         buffer, shard = self._place()
@@ -82,7 +94,7 @@ class Receipt(NamedTuple):
             time.sleep(min(poll, left))
         return where == "gone"
 
-    async def awhere(self) -> Where | Literal["dead"]:
+    async def awhere(self) -> Where | Literal["dead", "held"]:
         return await sync_to_async(lambda: self.where)()
 
     async def adead(self) -> str | None:
@@ -100,6 +112,13 @@ class Receipt(NamedTuple):
                 return False
             await asyncio.sleep(min(poll, left))
         return where == "gone"
+
+    @property
+    def _sent(self) -> Receipt | None:
+        """That of a write which was held back, once it was sent and taken."""
+        assert self.held
+        held, index = self.held
+        return held.receipts.get(index)
 
     def _discarded(self) -> bool:
         from writebehind_app.flush.deadletters import is_discarded

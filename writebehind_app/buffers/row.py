@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from django.db import models, router
 from django.utils import timezone
 
-from writebehind_app.buffers import reading, urgency
+from writebehind_app.buffers import batch, reading, urgency
 from writebehind_app.buffers.base import asynchronous
-from writebehind_app.buffers.coalescing import CoalescingBuffer, Write
+from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.fallback import is_direct, otherwise
 from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
 from writebehind_app.buffers.versions import upgraded
+from writebehind_app.buffers.writes import Write
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
 
@@ -105,11 +106,16 @@ class RowBuffer(CoalescingBuffer):
             )
         write = self._checked(values)
         self.layout().refuse_incomplete(write.texts)
+        taken = AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
         receipt = self._write_if(
-            write.id, lambda row: write if row is None else None, whole=True, once=once
+            write.id,
+            lambda row: write if row is None else None,
+            whole=True,
+            once=once,
+            overtaken=taken,
         )
         if receipt is None:
-            raise AlreadyExists(f"{self.label} with the key ({write.id}) exists already.")
+            raise taken
         return receipt
 
     def set_if(
@@ -178,11 +184,13 @@ class RowBuffer(CoalescingBuffer):
         Rows that a pending write deletes are left out. Which rows there are, and their order, is
         what the database says: a row that is not stored yet is not among them.
         """
-        return otherwise(
+        rows = otherwise(
             self,
             lambda: reading.overlay(self, queryset),
             lambda: reading.matching(self, queryset),
         )
+        held = {part.id for one in batch.held_of(self) for part in one.parts.values()}
+        return reading.renewed(self, rows, held, self._rows) if held else rows
 
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
         return rows_by_id(self.layout(), ids, lock=lock)

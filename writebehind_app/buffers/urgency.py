@@ -20,8 +20,8 @@ from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.coalescing import Write
     from writebehind_app.buffers.row import RowBuffer
+    from writebehind_app.buffers.writes import Write
 
 logger = logging.getLogger("writebehind")
 

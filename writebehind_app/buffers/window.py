@@ -17,6 +17,7 @@ from django.core.exceptions import FieldError
 from django.db import models
 from django.db.models import Count, Max, Subquery
 
+from writebehind_app.buffers import batch
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
 from writebehind_app.buffers.fallback import otherwise
 from writebehind_app.buffers.keyed import all_rows
@@ -69,6 +70,7 @@ class Window:
             if entry.no > (applied.get(name) or 0):
                 row = self.layout.merge(entry, None)
                 found += [row] if row else []  # none of one that is not to be understood
+        found += [row for entry in self._held() if (row := self.layout.merge(entry, None))]
         return sorted(found, key=lambda row: getattr(row, self.time))
 
     def count(self) -> int:
@@ -77,7 +79,7 @@ class Window:
         upto = {name: Max(query) for name, query in self._upto().items()}
         applied = self._rows().aggregate(stored=Count("pk"), **upto)
         missing = sum(entry.no > (applied[name] or 0) for name, entry in waiting)
-        return int(applied["stored"]) + missing
+        return int(applied["stored"]) + missing + sum(1 for _ in self._held())
 
     # In Redis
 
@@ -99,12 +101,20 @@ class Window:
                     if self._has(entry):
                         yield _name(n), entry
 
-    def _has(self, entry: Entry) -> bool:
+    def _held(self) -> Iterator[Entry]:
+        """What is held back in this process."""
+        for held in batch.held_of(self.buffer):
+            for entry in held.entries():
+                if self._has(entry, found=False):
+                    yield entry
+
+    def _has(self, entry: Entry, *, found: bool = True) -> bool:
+        """Whether it is in the window. One that was `found` by its number, or its time, may be."""
         wanted, texts = self.wanted, entry.texts
         if entry.broken or any(texts.get(name, text) != text for name, text in wanted.items()):
             return False
         absent = wanted.keys() - texts.keys()
-        if not absent and self.time not in texts and settings.USE_TZ:
+        if found and not absent and self.time not in texts and settings.USE_TZ:
             return True  # its number is its time, by which it was found
         row = self.layout.merge(entry, None)
         if row is None:  # it is not to be understood, and will not be stored

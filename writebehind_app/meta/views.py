@@ -12,12 +12,14 @@ from django.http.response import HttpResponseBase
 from django.views import View
 
 from writebehind_app import conf
+from writebehind_app.buffers.batch import send
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
     BufferPaused,
     BufferUnavailable,
     NotDurable,
+    Overtaken,
     WriteUncertain,
 )
 from writebehind_app.meta import payload, services
@@ -56,6 +58,7 @@ class JsonView(View):
         try:
             self._admit(request)
             response = super().dispatch(request, *args, **kwargs)
+            send()  # what a batch() of the request holds: the answer says that it was taken
         except Refused as error:
             response = _error(error.status, str(error))
         except ValidationError as error:
@@ -66,7 +69,7 @@ class JsonView(View):
             response = _error(400, str(error))
         except ObjectDoesNotExist as error:
             response = _error(404, str(error))
-        except AlreadyExists as error:
+        except (AlreadyExists, Overtaken) as error:
             response = _error(409, str(error))
         except (BufferUnavailable, BufferFull, BufferPaused, WriteUncertain, NotDurable) as error:
             not_taken = isinstance(error, BufferUnavailable | BufferFull)

@@ -11,9 +11,9 @@ import os
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import accumulate, count
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -24,75 +24,42 @@ from redis.exceptions import NoScriptError
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
 from writebehind_app.store import clock, lua
+from writebehind_app.store.calls import (
+    Call,
+    Delivery,
+    Durability,
+    Fleeting,
+    Limit,
+    Outcome,
+    OutOfRange,
+    unavailable,
+    uncertain,
+)
 from writebehind_app.store.connection import errors
 from writebehind_app.store.failures import is_away, reason
 
 PIPELINE = 1000  # calls in one round trip
-
-# The shard, what the call is about within it, and the rest that the script takes.
-Call = tuple[str | int, ...]
-
-# What the script says, without the time; or why the call was not carried out, or may not have been.
-Outcome = list[Any] | Exception
-
-
-class OutOfRange(Exception):
-    """An operation leaves the range of the field it names. The write was not taken."""
-
-
-class Limit(NamedTuple):
-    """How many entries there may be."""
-
-    keys: Sequence[str]  # of the shards
-    most: int  # in all of them
-    size: int = 1  # entries that a call makes
-
-    @property
-    def share(self) -> int:
-        """While its shard holds no more, a call is taken without a look at the others."""
-        return max(self.most // len(self.keys), 1)
-
-
-class Durability(NamedTuple):
-    """What is waited for after a call was carried out."""
-
-    level: str | int  # 'fsync', or how many replicas have it
-    timeout: float
-
-    @property
-    def command(self) -> lua.Command:
-        """To be sent over the connection of the call, after it."""
-        ms = max(round(self.timeout * 1000), 1)  # 0 would be for ever
-        return ("WAITAOF", 1, 0, ms) if self.level == "fsync" else ("WAIT", self.level, ms)
-
-    def missing(self, reply: Any) -> str:
-        """What the reply to that leaves to be desired."""
-        match reply:
-            case Exception():
-                return reason(reply)
-            case None:
-                return "the answer was lost"
-            case [on_disk, _]:
-                return "" if on_disk else f"it was not on disk after {self.timeout:g} s"
-        if reply >= self.level:
-            return ""
-        return f"{reply} of {self.level} replicas had it after {self.timeout:g} s"
-
-
-class Fleeting(Exception):
-    """The call was carried out, and is not as durable as it should be."""
-
-    def __init__(self, outcome: list[Any], why: str) -> None:
-        super().__init__(why)
-        self.outcome = outcome
 
 
 class _Way(NamedTuple):
     """How calls get to Redis."""
 
     client: redis.Redis
-    script: str
     durability: Durability | None
+
+
+class _Job(NamedTuple):
+    """A call to be made."""
+
+    script: str
+    call: Call
+    limit: Limit | None
+    room: int | None  # while its shard holds no more, the call is taken; None for however many
+
+    @property
+    def about(self) -> Call:
+        """Calls about the same thing run in their order."""
+        return self.call[:2]
 
 
 def deliver(
@@ -107,41 +74,61 @@ def deliver(
     """Run `write` or `append` for each call, and say what became of it.
 
     Calls about the same thing run in their order. After one that was not taken, those about the
-    same are not sent, and after an outage none, unless it is a value that is out of range. With
-    `once`, a name for a single call, that is not carried out where one of the same name was.
+    same are not sent, or not carried out, and after an outage none, unless it is a value that is
+    out of range. With `once`, a name for a single call, that is not carried out where one of the
+    same name was.
     """
-    way = _Way(client, script, durability)
-    if durability and durability.level == "fsync" and client not in _with_waitaof:
-        _look_for_waitaof(client)
-    if len(calls) == 1:
-        return _delivered(way, calls, limit, once)
-    assert not once
-    outcomes: list[Outcome] = []
-    failed: dict[Call, Exception] = {}  # by what the call was about
-    outage: Exception | None = None
-    for part in _parts(calls):
-        sent = [call for call in part if outage is None and call[:2] not in failed]
-        delivered = iter(_delivered(way, sent, limit))
-        for call in part:
-            earlier = failed.get(call[:2], outage)
-            outcome = next(delivered) if earlier is None else _not_sent(earlier)
-            outcomes.append(outcome)
-            if isinstance(outcome, BufferFull | BufferUnavailable | WriteUncertain):
-                failed.setdefault(call[:2], outcome)
-        outages = (error for error in failed.values() if not isinstance(error, BufferFull))
-        outage = outage or next(outages, None)
+    delivery = Delivery(script, calls, limit)
+    [outcomes] = deliver_all(client, [delivery], durability=durability, once=once)
     return outcomes
 
 
-def _parts(calls: Sequence[Call]) -> Iterator[list[Call]]:
-    """Calls that may be sent together: no two about the same thing."""
-    part: dict[Call, Call] = {}
-    for call in calls:
-        if call[:2] in part or len(part) == PIPELINE:
-            yield list(part.values())
-            part = {}
-        part[call[:2]] = call
-    yield list(part.values())
+def deliver_all(
+    client: redis.Redis,
+    deliveries: Sequence[Delivery],
+    *,
+    durability: Durability | None = None,
+    once: str = "",
+) -> list[list[Outcome]]:
+    """The same for calls to several buffers, in the round trips of one: a thousand calls each."""
+    way = _Way(client, durability)
+    if durability and durability.level == "fsync" and client not in _with_waitaof:
+        _look_for_waitaof(client)
+    jobs = [
+        _Job(script, call, limit, limit.share if limit else None)
+        for script, calls, limit in deliveries
+        for call in calls
+    ]
+    assert not once or len(jobs) == 1
+    outcomes = iter(_in_order(way, jobs, once))
+    return [[next(outcomes) for _ in calls] for _, calls, _ in deliveries]
+
+
+def _in_order(way: _Way, jobs: Sequence[_Job], once: str) -> list[Outcome]:
+    outcomes: dict[int, Outcome] = {}
+    failed: dict[Call, Exception] = {}  # by what the call was about
+    outage: Exception | None = None
+    left = list(range(len(jobs)))
+    while left:
+        part, left = left[:PIPELINE], left[PIPELINE:]
+        sent = [i for i in part if outage is None and jobs[i].about not in failed]
+        delivered = dict(zip(sent, _delivered(way, [jobs[i] for i in sent], once), strict=True))
+        again = []
+        for i in part:
+            about = jobs[i].about
+            earlier = failed.get(about, outage)
+            if i in delivered and delivered[i] != ["after"]:
+                outcomes[i] = outcome = delivered[i]
+                if isinstance(outcome, BufferFull | BufferUnavailable | WriteUncertain):
+                    failed.setdefault(about, outcome)
+            elif earlier is not None:
+                outcomes[i] = _not_sent(earlier)
+            else:  # the one before it was out of range, or had to be sent again
+                again.append(i)
+        outages = (error for error in failed.values() if not isinstance(error, BufferFull))
+        outage = outage or next(outages, None)
+        left = again + left
+    return [outcomes[i] for i in range(len(jobs))]
 
 
 def _not_sent(earlier: Exception) -> Exception:
@@ -167,40 +154,47 @@ def _look_for_waitaof(client: redis.Redis) -> None:
                 _with_waitaof.add(client)
 
 
-def _delivered(
-    way: _Way, calls: Sequence[Call], limit: Limit | None, once: str = ""
-) -> list[Outcome]:
-    """What became of calls whose order does not matter."""
-    room = limit.share if limit else None
-    outcomes = _round(way, calls, room, once)
+def _delivered(way: _Way, jobs: Sequence[_Job], once: str = "") -> list[Outcome]:
+    """What became of calls that are sent together."""
+    outcomes = _round(way, jobs, once)
 
-    def again(indexes: list[int], room: int | None) -> None:
-        found = _round(way, [calls[i] for i in indexes], room, once)
-        for i, outcome in zip(indexes, found, strict=True):
+    def again(indexes: list[int], *, roomy: bool = False) -> None:
+        those = [jobs[i]._replace(room=None) if roomy else jobs[i] for i in indexes]
+        for i, outcome in zip(indexes, _round(way, those, once), strict=True):
             outcomes[i] = outcome
 
     if ["late"] in outcomes:
         late = [i for i, outcome in enumerate(outcomes) if outcome == ["late"]]
-        again(late, room)  # they did not run, and the time is known better now
+        again(late)  # they did not run, and the time is known better now
         for i in late:
             if outcomes[i] == ["late"]:
                 outcomes[i] = BufferUnavailable("Redis: the call came too late, twice.")
-    if limit and ["full"] in outcomes:
-        full = [i for i, outcome in enumerate(outcomes) if outcome == ["full"]]
-        try:
-            held = _held(way.client, limit.keys)
-        except redis.RedisError as error:
-            refusal: Exception = _unavailable(error)
-            held = limit.most
-        else:
-            refusal = BufferFull(
-                f"{held} entries are pending, and max_pending is {limit.most}: see whether a "
-                "flusher runs, and keeps up."
-            )
-        for i in full:
+    full: dict[str, list[int]] = defaultdict(list)  # by the first shard of the buffer
+    for i, outcome in enumerate(outcomes):
+        if outcome == ["full"] and (limit := jobs[i].limit):
+            full[limit.keys[0]].append(i)
+    for indexes in full.values():
+        refusals, free = _refusals(way, [jobs[i].limit for i in indexes])
+        for i, refusal in zip(indexes, refusals, strict=True):
             outcomes[i] = refusal
-        again(full[: max(limit.most - held, 0) // limit.size], None)
+        again(indexes[:free], roomy=True)
     return outcomes
+
+
+def _refusals(way: _Way, limits: Sequence[Any]) -> tuple[list[Exception], int]:
+    """What is said of calls to a buffer that has a full shard; and how many of them, from the
+    first one on, there is room for in all shards together."""
+    most: int = limits[0].most
+    try:
+        held = _held(way.client, limits[0].keys)
+    except redis.RedisError as error:
+        return [unavailable(error)] * len(limits), 0
+    refusal = BufferFull(
+        f"{held} entries are pending, and max_pending is {most}: see whether a flusher runs, and "
+        "keeps up."
+    )
+    sizes = accumulate(limit.size for limit in limits)
+    return [refusal] * len(limits), sum(held + size <= most for size in sizes)
 
 
 def _held(client: redis.Redis, keys: Sequence[str]) -> int:
@@ -232,12 +226,23 @@ class _Session:
         self.seq += 1
         return self.seq
 
-    def names(self, calls: Sequence[Call]) -> list[str]:
+    def names(self, jobs: Sequence[_Job]) -> list[str]:
         """A name for each call, under which no other is carried out in this round."""
-        if len(calls) == 1:
+        if len(jobs) == 1:
             return [f"{self.id} 0"]
         numbers: dict[str | int, Iterator[int]] = defaultdict(count)  # by the shard
-        return [f"{self.id} {next(numbers[call[0]])}" for call in calls]
+        return [f"{self.id} {next(numbers[job.call[0]])}" for job in jobs]
+
+    def tails(self, jobs: Sequence[_Job], names: Sequence[str]) -> list[str]:
+        """For each call what it needs to be carried out; also that the one before it was that is
+        about the same: an entry is not to have the second and then the first."""
+        tails = []
+        before: dict[Call, str] = {}
+        for job, name in zip(jobs, names, strict=True):
+            room = "-" if job.room is None else job.room
+            tails.append(f"{room} {self.lasting}{before.get(job.about, '')}")
+            before[job.about] = f" {name.split()[1]}"
+        return tails
 
 
 class _Once(_Session):
@@ -260,46 +265,52 @@ def memories(shard: str) -> list[str]:
     return [f"{shard}:w:{session.id}" for session in _idle]
 
 
-def _round(way: _Way, calls: Sequence[Call], room: int | None, once: str = "") -> list[Outcome]:
+def _round(way: _Way, jobs: Sequence[_Job], once: str = "") -> list[Outcome]:
     """Send calls, and once more those whose connection broke."""
-    if not calls:
+    if not jobs:
         return []
     if once:
-        return _sent(way, calls, _Once(once), room)
+        return _sent(way, jobs, _Once(once))
     try:
         session = _idle.pop()
     except IndexError:
         session = _Session()
     try:
-        return _sent(way, calls, session, room)
+        return _sent(way, jobs, session)
     finally:
         _idle.append(session)
 
 
-def _sent(way: _Way, calls: Sequence[Call], session: _Session, room: int | None) -> list[Outcome]:
+def _sent(way: _Way, jobs: Sequence[_Job], session: _Session) -> list[Outcome]:
     started = time.monotonic()
-    names = session.names(calls)
-    tail = f"{'-' if room is None else room} {session.lasting}"
+    names = session.names(jobs)
+    tails = session.tails(jobs, names)
     timeout = _timeout(way.client)
+
+    def named(indexes: Iterable[int], head: str) -> list[Call]:
+        return [
+            (script, call[0], f"{head} {names[i]} {tails[i]}", *call[1:])
+            for i in indexes
+            for script, call, *_ in [jobs[i]]
+        ]
+
     try:
         if not clock.is_known():
             asked = clock.ticks()
             clock.saw(lua.now(way.client), asked)
         seq = session.next()
         until = clock.now() + int(timeout * 1e6)
-        named = _named(calls, names, f"{until} {seq:016} 0", tail)
-        replies, error = _exchange(way, named)
+        replies, error = _exchange(way, named(range(len(jobs)), f"{until} {seq:016} 0"))
     except redis.RedisError as unsent:
-        return [_unavailable(unsent)] * len(calls)
+        return [unavailable(unsent)] * len(jobs)
     sent_again: list[int] = []
     left = conf.settings().CONNECT_TIMEOUT + timeout - (time.monotonic() - started)
     lost = [i for i, reply in enumerate(replies) if reply is None]
     if lost and left > 0 and not isinstance(error, redis.TimeoutError):
         until = clock.now() + int(min(left, timeout) * 1e6)
-        those, their_names = [calls[i] for i in lost], [names[i] for i in lost]
         with suppress(redis.RedisError):  # of which nothing was sent
-            named = _named(those, their_names, f"{until} {seq:016} 1", tail)
-            found, error = _exchange(way, named, min(left, timeout))
+            calls = named(lost, f"{until} {seq:016} 1")
+            found, error = _exchange(way, calls, min(left, timeout))
             sent_again = lost
             for i, reply in zip(lost, found, strict=True):
                 replies[i] = reply
@@ -309,22 +320,15 @@ def _sent(way: _Way, calls: Sequence[Call], session: _Session, room: int | None)
     ]
 
 
-def _named(calls: Sequence[Call], names: Sequence[str], head: str, tail: str) -> list[Call]:
-    return [
-        (call[0], f"{head} {name} {tail}", *call[1:])
-        for call, name in zip(calls, names, strict=True)
-    ]
-
-
 def _outcome(reply: Any, error: Exception | None, until: int, *, is_certain: bool) -> Outcome:
     if isinstance(reply, Fleeting):
         return reply
     if isinstance(reply, list):
         return OutOfRange(reply[2]) if reply[1] == "overflow" else reply[1:]
     if reply is not None and is_certain:
-        return _unavailable(reply)
+        return unavailable(reply)
     # What was sent first may have been carried out, or be on its way still.
-    return _uncertain(reply or error, until)
+    return uncertain(reply or error, until)
 
 
 # By call what Redis answered, None where no answer came; and what kept it from coming.
@@ -332,8 +336,9 @@ _Replies = tuple[list[Any], Exception | None]
 
 
 def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) -> _Replies:
-    """Raises what kept all of it from being sent."""
-    client, script, durability = way
+    """Calls are the name of a script and what it takes. Raises what kept all of it from being
+    sent."""
+    client, durability = way
     wait = [durability.command] if durability else []
     replies: list[Any] = [None] * len(calls)
     left: Sequence[int] = range(len(calls))
@@ -341,8 +346,9 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
     error: Exception | None = None
     asked = clock.ticks()
     short: dict[int, str] = {}  # by call what its durability leaves to be desired
+    evals: list[lua.Command] = [("EVALSHA", lua.digest(s), 1, *args) for s, *args in calls]
     while left and error is None:
-        commands = [*load, *(("EVALSHA", lua.digest(script), 1, *calls[i]) for i in left), *wait]
+        commands = [*load, *(evals[i] for i in left), *wait]
         try:
             found, error = lua.exchange(
                 client,
@@ -361,37 +367,22 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
             waited = found[-1] if len(found) == len(commands) else error
             if missing := durability.missing(waited):
                 short |= dict.fromkeys(left, missing)
-        if load and found and isinstance(found[0], Exception):
+        if any(isinstance(reply, Exception) for reply in found[: len(load)]):
             break  # the script is not let in
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
-        load = [("SCRIPT", "LOAD", lua.source(script))]
+        load = [("SCRIPT", "LOAD", lua.source(s)) for s in {str(calls[i][0]): 0 for i in left}]
     for reply in reversed(replies):
         if isinstance(reply, list):
             clock.saw(int(reply[0]), asked)
             break
     for call, reply in zip(calls, replies, strict=True):
         if isinstance(reply, Exception):
-            lua.mend(client, str(call[0]), reply)
+            lua.mend(client, str(call[1]), reply)
     for i, why in short.items():
         match replies[i]:
             case [_, int(outcome)] if outcome:  # it was carried out
                 replies[i] = Fleeting([outcome], why)
     return replies, error
-
-
-def _unavailable(error: Exception) -> BufferUnavailable:
-    unavailable = BufferUnavailable(f"Redis: {reason(error)}")
-    unavailable.__cause__ = error
-    return unavailable
-
-
-def _uncertain(error: Exception | None, until: int) -> WriteUncertain:
-    why = reason(error) if error else "the connection broke"
-    return WriteUncertain(
-        f"The write was sent to Redis, and the answer was lost ({why}): it was taken once, or not "
-        "at all. Repeat it if that comes to the same; else look first what is there.",
-        until,
-    )
 
 
 def _timeout(client: redis.Redis) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha1
 from zlib import crc32
 
 
@@ -29,6 +30,12 @@ def shard_key(prefix: str, label: str, number: int) -> str:
     {wb:app.Model:3}:times    zset    numbers of those whose time was given, by that time
     """
     return f"{{{prefix}:{label}:{number}}}"
+
+
+def taken_place(key: str, id: str) -> tuple[str, str]:
+    """The hash of a log, and the field of it, that hold a unique id; as append.lua has it."""
+    digest = sha1(id.encode(), usedforsecurity=False).hexdigest()
+    return f"{key}:taken:{digest[:3]}", digest[3:24]
 
 
 def place_key(prefix: str, name: str) -> str:

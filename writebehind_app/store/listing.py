@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import NamedTuple
 
 import redis
@@ -14,6 +13,7 @@ import redis
 from writebehind_app.store import codec, lua
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
+from writebehind_app.store.keys import taken_place
 
 
 class Place(NamedTuple):
@@ -131,9 +131,8 @@ def ids_at(client: redis.Redis, key: str, at: int) -> list[str]:
 
 def record_number(client: redis.Redis, key: str, id: str) -> int | None:
     """The number of the pending record that has that unique id."""
-    digest = sha1(id.encode(), usedforsecurity=False).hexdigest()
-    with errors:  # the place is that of append.lua
-        found = lua.call(client, "HGET", f"{key}:taken:{digest[:3]}", digest[3:24], again=True)
+    with errors:
+        found = lua.call(client, "HGET", *taken_place(key, id), again=True)
     return int(found) if found and found.isdigit() else None
 
 

@@ -74,6 +74,17 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[A
     return [replies[i] for i in range(len(calls))]
 
 
+def run_commands(
+    client: redis.Redis, commands: Sequence[Command], *, write: bool = False
+) -> list[Any]:
+    """The replies to commands, or the first error; `write` as in `exchange()`."""
+    replies, error = exchange(client, commands, write=write, again=not write)
+    for problem in (error, *replies):
+        if isinstance(problem, Exception):
+            raise problem
+    return replies
+
+
 def mend(client: redis.Redis, key: str, error: Exception) -> None:
     """After a script failed at what it found: somebody else has written to the shard, and the
     next call shall not fail for the same reason."""

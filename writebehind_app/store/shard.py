@@ -12,9 +12,10 @@ import redis
 
 from writebehind_app.exceptions import WriteUncertain
 from writebehind_app.store import codec, delivery, lua
+from writebehind_app.store.calls import Call, Durability, Limit, Outcome
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
-from writebehind_app.store.delivery import Durability, Limit
+from writebehind_app.store.keys import taken_place
 
 _TOKEN = re.compile("[0-9A-Za-z]{1,32}")  # as in claim.lua
 _TIME = re.compile("[0-9]{1,16}")
@@ -263,11 +264,7 @@ def count_up(client: redis.Redis, key: str, counter: str, by: int) -> None:
 
 def _set(client: redis.Redis, commands: Sequence[lua.Command]) -> Sequence[Any]:
     with errors:
-        replies, error = lua.exchange(client, commands, write=True)
-        for problem in (error, *replies):
-            if isinstance(problem, Exception):
-                raise problem
-    return replies
+        return lua.run_commands(client, commands, write=True)
 
 
 def keep_dry(client: redis.Redis, keys: Sequence[str], seconds: float) -> None:
@@ -297,6 +294,10 @@ class Record(NamedTuple):
     id: str  # its unique id, or ''
     time: int | None  # in µs, if it is not the time of the append
     texts: dict[str, str]  # those that make up the unique id first
+
+    def entry(self, no: int) -> Entry:
+        """As Redis would give it to a flusher under that number."""
+        return Entry(str(no), "", no, 1, no, no, no, False, True, False, self.texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,15 +333,43 @@ def append(
     With a `guard` only while the shard looks like that. `unique` is how many fields make up the
     unique id. Raises `Fleeting` for those that are not as durable as they should be.
     """
+    call = append_call(
+        key,
+        records,
+        guard=guard,
+        max_age=max_age,
+        quiet=quiet,
+        unique=unique,
+        once=once,
+        version=version,
+    )
+    [outcome] = delivery.deliver(client, "append", [call], limit, durability=durability, once=once)
+    return appended(outcome)
+
+
+def append_call(
+    key: str,
+    records: Sequence[Record],
+    *,
+    guard: str,
+    max_age: float,
+    quiet: float,
+    unique: int,
+    once: str = "",
+    version: int = 0,
+) -> Call:
+    """What `append()` sends."""
     args: list[str | int] = [guard, round(max_age * 1e6), round(quiet * 1e6), unique]
     for id, time, texts in records:
         parts = [part for pair in texts.items() for part in pair]
         parts += [codec.VERSION, str(version)] if version else []
         parts += [codec.ONCE + once, ""] if once else [] if parts else [codec.NOTHING, ""]
         args += [id, "" if time is None else time, len(parts), *parts]
-    [outcome] = delivery.deliver(
-        client, "append", [(key, *args)], limit, durability=durability, once=once
-    )
+    return (key, *args)
+
+
+def appended(outcome: Outcome) -> int | Moved | Taken:
+    """What it comes to."""
     match outcome:
         case Exception() as error:
             raise error
@@ -354,6 +383,15 @@ def append(
             number: int = first
             return number
     raise AssertionError("unreachable")
+
+
+def are_taken(client: redis.Redis, ids: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether unique ids are those of records that are pending or in flight, by shard and id."""
+    commands = []
+    for key, id in ids:
+        commands.append(("HEXISTS", *taken_place(key, id)))
+    with errors:
+        return [bool(reply) for reply in lua.run_commands(client, commands)]
 
 
 def window(

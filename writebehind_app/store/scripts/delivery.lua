@@ -1,12 +1,13 @@
 -- What write.lua and append.lua begin with: a call is carried out once, and not after its time.
 --
--- ARGV[1]  'deadline seq again session index room once': the time in µs after which nobody waits for
+-- ARGV[1]  'deadline seq again session index room once after': the time in µs after which nobody waits for
 --          the call; who calls, and which of the calls this is; '1' where the same call was sent
 --          before and may have been carried out, else '0'; how many entries the shard may hold, or
 --          '-'; for how many seconds it is the only one of its session that may be carried out, or
---          '-'. The deadline and the seq have 16 digits: as texts they are in the order of the numbers
+--          '-'; the index of a call of this round without which this one is not carried out, or
+--          nothing. The deadline and the seq have 16 digits: as texts they are in the order of the numbers
 -- Returns  {now, what it comes to}, now in µs: what is said where it is carried out, and the same
---          where that was so before; or 'late', or 'full'
+--          where that was so before; or 'late', 'full', or 'after' where the one before it was not
 --
 -- A session does one round of calls at a time: their seq is the number of the round, their index
 -- tells them apart. ':w:<session>' holds for each index 'seq renew outcome': the greatest seq that
@@ -21,8 +22,8 @@ local shard = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] .. string.sub('00000' .. time[2], -6)
 
-local seq, again, session, index, room, once =
-  string.match(ARGV[1], '^%d+ (%d+) (%d) (%S+) (%d+) (%S+) (%S+)$')
+local seq, again, session, index, room, once, after =
+  string.match(ARGV[1], '^%d+ (%d+) (%d) (%S+) (%d+) (%S+) (%S+) ?(%d*)$')
 local seconds = tonumber(once) or 600
 
 -- A number that the shard's state has; 0 where it has none, or somebody else wrote it.
@@ -76,4 +77,9 @@ end
 if now > string.sub(ARGV[1], 1, 16) then
   return {now, 'late'}
 end
-
+if after ~= '' then
+  local before = redis.call('HGET', memory, after)
+  if not before or string.sub(before, 1, 16) ~= seq or string.sub(before, 35) == '0' then
+    return refused('after')
+  end
+end

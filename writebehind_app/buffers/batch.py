@@ -1,0 +1,360 @@
+"""Writes that are held back in this process, and sent together: at the end of a `batch()`, or with
+the commit of the transaction that they are in.
+
+What is held knows by itself what becomes of it. In a `batch()` it is in the list of that; in a
+transaction it is one of Django's own callbacks for the commit, and nowhere else. So what Django
+forgets with a rollback, of the transaction or of a savepoint, is gone, and nothing is kept of a
+transaction that never commits. A write in both waits for the commit; it is gone where either
+fails.
+
+Held writes of one key are sent in their order. All that are plain go in one pipeline over all
+buffers. One that was decided by what was there is decided once more when it is sent, after that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from itertools import count
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from writebehind_app import conf
+from writebehind_app.buffers.fallback import is_direct
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.sending import leave
+from writebehind_app.exceptions import (
+    NotDurable,
+    WriteUncertain,
+)
+from writebehind_app.store import clock
+from writebehind_app.store.connection import breaker, errors
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.buffers.coalescing import CoalescingBuffer
+    from writebehind_app.store.codec import Entry
+
+_order = count()
+
+
+class Held:
+    """One call whose writes are held back."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        parts: Sequence[Any],
+        act: Callable[[Sequence[Any]], Iterable[Receipt]],
+        *,
+        shown: Iterable[int] | None = None,
+        together: bool = False,
+        once: str | None = None,
+    ) -> None:
+        self.buffer = buffer
+        # Writes, or records of a log, by their index in the call: those that reads show.
+        every = range(len(parts))
+        self.parts = {i: parts[i] for i in (every if shown is None else shown)}
+        self._every = every
+        self.keys = frozenset(buffer.place_in_order(part) for part in parts)
+        self.together = together  # it is plain: it can go in a pipeline
+        self.once = once
+        self.at = clock.now()
+        self.order = next(_order)
+        self.state: Literal["held", "sent", "dropped"] = "held"
+        self.connection: BaseDatabaseWrapper | None = None  # of the transaction it waits for
+        self.receipts: dict[int, Receipt] = {}
+        self.error: Exception | None = None
+        self._act = act
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it will be sent, if nothing comes in between."""
+        return self.state == "held" and (
+            self.connection is None
+            or any(callback is self for callback in _callbacks(self.connection))
+        )
+
+    def where(self, index: int) -> Literal["held", "discarded", "lost"]:
+        """Where a write is that has no receipt of Redis or the database."""
+        if isinstance(self.error, WriteUncertain):
+            return "lost"
+        is_in = index in self.parts or not self.together
+        return "held" if is_in and self.is_waiting else "discarded"
+
+    def entries(self) -> Iterator[Entry]:
+        """What it writes, as Redis would have it if there were nothing else."""
+        for i, part in self.parts.items():
+            yield part.entry(self.at + i)._replace(version=self.buffer.version)
+
+    def places(self) -> set[str]:
+        """The ids it writes to; of records without one, each has its own."""
+        return {part.id or f"{self.order} {i}" for i, part in self.parts.items()}
+
+    def discard(self, ids: Sequence[str]) -> set[str]:
+        """Throw away what it writes to these ids, or all; says of what. What is not plain goes as a
+        whole, or not at all."""
+        before = self.places()
+        left = {i: part for i, part in self.parts.items() if ids and part.id not in ids}
+        if self.together or not left:
+            self.parts = left
+        if not self.parts:
+            self.state = "dropped"
+        return before - self.places()
+
+    def act(self) -> None:
+        """Send it by itself."""
+        indexes = list(self.parts if self.together else self._every)
+        try:
+            receipts = self._act(list(self.parts.values()))
+            self.receipts = dict(zip(indexes, receipts, strict=True))
+        except NotDurable as taken:
+            self.receipts = dict(zip(indexes, taken.receipts, strict=False))
+            raise
+        except Exception as error:
+            self.error = error
+            raise
+
+    def __call__(self) -> None:
+        """Django calls it when the transaction is committed."""
+        if self.state == "held":
+            leave(_with_those_before([self, *_of_the_same_commit()]))
+
+
+def batch() -> Block:
+    """Gathers the writes of a block, over all buffers, into one round trip.
+
+        with batch():
+            Ticket.buffered.set(number=5, status="open")
+            LessonMeta.buffered.of(lesson_id=7, user=user)["section"] = 3
+
+    Reads inside see them. They are sent at the end, all in their order, or not at all where an
+    exception leaves the block. One inside another is part of that. In asynchronous code it is
+    `async with batch():`.
+    """
+    return Block()
+
+
+class Block:
+    """What `with batch():` enters."""
+
+    def __init__(self) -> None:
+        self.held: list[Held] = []
+        self.failed = False
+        self.closed = True
+        self.outer: Block | None = None
+        self._lock = Lock()
+
+    def add(self, held: Iterable[Held]) -> bool:
+        """Hold these; False where it is closed by now."""
+        with self._lock:
+            if not self.closed:
+                self.held += held
+            return not self.closed
+
+    def __enter__(self) -> Self:
+        if not self.closed:
+            raise RuntimeError("This batch() is entered already: call batch() again.")
+        self.closed, self.failed, self.outer = False, False, _current()
+        _block.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+        self._end(kind is not None)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None
+    ) -> None:
+        self._close()
+        await sync_to_async(self._end)(kind is not None)
+
+    def _close(self) -> None:
+        with self._lock:
+            self.closed = True
+        if _block.get() is self:  # a generator may end in another context
+            _block.set(self.outer)
+
+    def _end(self, failed: bool) -> None:
+        held, self.held = self.held, []
+        if failed or self.failed:
+            for one in held:
+                if one.state == "held":
+                    one.state = "dropped"
+        elif not _add(self.outer, held):
+            leave(one for one in held if one.connection is None)
+
+
+_block: ContextVar[Block | None] = ContextVar("writebehind_batch", default=None)
+
+
+def _open(block: Block | None) -> Block | None:
+    while block is not None and block.closed:
+        block = block.outer
+    return block
+
+
+def _add(block: Block | None, held: Sequence[Held]) -> bool:
+    """Have the innermost block that is open hold these; False where there is none."""
+    while (block := _open(block)) is not None:
+        if block.add(held):
+            return True
+    return False
+
+
+def _current() -> Block | None:
+    """The innermost block. A task or a thread that was begun in one may outlive it."""
+    return _open(_block.get())
+
+
+def fail() -> None:
+    """Have the innermost block send nothing at its end."""
+    if block := _current():
+        block.failed = True
+
+
+# Holding
+
+
+def holds(buffer: Buffer) -> bool:
+    """Whether what is written to the buffer now is held back. What goes straight to the database is
+    part of its transaction anyway."""
+    return not is_direct() and (_transaction(buffer) is not None or _current() is not None)
+
+
+def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt]:
+    """Hold a call back; receipts by ids and rows. One that may not go around a Redis which is known
+    to be away is refused: a transaction can be rolled back yet."""
+    if held.buffer.option("WHEN_DOWN") == "raise":
+        with errors:
+            breaker().check(write=True)
+    if (connection := _transaction(held.buffer)) is not None:
+        held.connection = connection
+        connection.on_commit(held)
+    if not _add(_current(), [held]) and connection is None:
+        leave([held])  # the block was closed in this moment, by the thread that it is of
+    return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
+
+
+def is_known(buffer: Buffer, once: str, part: int, shard: str) -> bool:
+    """Whether a call of that name was taken before, as far as can be told; see once.py."""
+    from writebehind_app.once import Once  # which imports models, as buffers cannot
+
+    with suppress(WriteUncertain):
+        return Once(buffer, once, part, shard).was_taken()
+    return False
+
+
+def _transaction(buffer: Buffer) -> BaseDatabaseWrapper | None:
+    """The connection whose transaction the writes of the buffer wait for."""
+    if not conf.settings().ON_COMMIT:
+        return None
+    connection = connections[buffer.layout().using]
+    return connection if connection.in_atomic_block else None
+
+
+def held_of(buffer: Buffer) -> list[Held]:
+    """What is held of a buffer, in its order."""
+    found = [*_callbacks(connections[buffer.layout().using]), *_in_blocks()]
+    mine = (held for held in found if held.state == "held" and held.buffer is buffer)
+    return sorted(mine, key=lambda held: held.order)
+
+
+def _callbacks(connection: BaseDatabaseWrapper) -> list[Held]:
+    """What waits for the commit of the transaction."""
+    return [entry[1] for entry in connection.run_on_commit if isinstance(entry[1], Held)]
+
+
+def _in_blocks() -> list[Held]:
+    """What waits for the end of a block, and for nothing else."""
+    found, block = [], _current()
+    while block is not None:
+        found += [held for held in block.held if held.connection is None]
+        block = _open(block.outer)
+    return found
+
+
+# Reading
+
+
+class _NoFences:
+    """Nothing was written directly after what is held."""
+
+    def left_of(self, entry: Entry, stored: Any) -> Entry:
+        return entry
+
+
+_NO_FENCES: Any = _NoFences()
+
+
+def over(buffer: CoalescingBuffer, ids: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there of these ids with what is held of them."""
+    merged, wanted = dict(found), set(ids)
+    for held in held_of(buffer):
+        for i, write in held.parts.items():
+            if write.id in wanted:
+                before = merged.pop(write.id, None)
+                row = buffer.merged(write.entry(held.at + i), before, _NO_FENCES)
+                if row is not None:
+                    merged[write.id] = row
+    return merged
+
+
+def count_of(buffer: Buffer) -> int:
+    """How many entries what is held of a buffer would make."""
+    return len({place for held in held_of(buffer) for place in held.places()})
+
+
+def discard(buffer: Buffer, ids: Sequence[str]) -> int:
+    """Throw away what is held of these ids, or all; says of how many entries."""
+    return len({place for held in held_of(buffer) for place in held.discard(ids)})
+
+
+# Sending
+
+
+def send(buffer: Buffer | None = None) -> None:
+    """Send what is held before the end: of blocks, and, for a buffer, of the transaction that a
+    test case has around it, as if it were committed."""
+    held = _in_blocks()
+    if buffer is not None:
+        from writebehind_app.flush.writer import check_outside_transaction  # it imports models
+
+        held += _callbacks(connections[buffer.layout().using])
+        if held:
+            check_outside_transaction(buffer.layout().using)
+    leave(held)
+
+
+def _of_the_same_commit() -> list[Held]:
+    """What else Django will call after this commit. It has that in a local variable; where it does
+    not, each is sent as it is called."""
+    callbacks = sys._getframe(2).f_locals.get("current_run_on_commit", ())
+    return [entry[1] for entry in callbacks if isinstance(entry[1], Held)]
+
+
+def _with_those_before(held: Sequence[Held]) -> list[Held]:
+    """What was written to the same keys before goes ahead: what blocks have of them, and what else
+    a transaction has of which a test case captures some callbacks."""
+    connection = held[0].connection
+    others = _in_blocks() + (_callbacks(connection) if connection else [])
+    keys = {key for one in held for key in one.keys}
+    last = max(one.order for one in held)
+    before = []
+    for one in sorted(others, key=lambda one: -one.order):
+        if one.order < last and not keys.isdisjoint(one.keys):
+            keys |= one.keys
+            before.append(one)
+    return [*before, *held]
