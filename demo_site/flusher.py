@@ -10,6 +10,8 @@ from django.db import connections
 from writebehind_app.buffers.registry import buffers
 from writebehind_app.exceptions import WritebehindError
 from writebehind_app.flush.engine import FlushResult, flush
+from writebehind_app.store.connection import client
+from writebehind_app.store.shard import resume
 
 logger = logging.getLogger("demo_site")
 
@@ -48,9 +50,11 @@ class Flusher(threading.Thread):
 
 
 def drain() -> FlushResult:
-    """Flush everything, and return when nothing is left. An error of the database is raised."""
+    """Flush everything, also what somebody paused in the admin, and return when nothing is left. An
+    error of the database is raised."""
     result = FlushResult()
     for buffer in buffers().values():
+        resume(client(), buffer.shard_keys())
         while buffer.count_pending():
             result.add(buffer.flush())
     return result
