@@ -75,6 +75,7 @@ def test_the_dashboard_is_live_until_it_is_stopped(browser: Browser) -> None:
     browser.wait_for_text("#content", "Django-Q2 has a schedule that flushes.")
     wait_until(lambda: browser.has(".wb-well, .wb-finding"))  # the health, which comes later
     assert browser.has(".wb-well, .wb-finding")
+    assert not browser.find("#wb-lost").is_displayed()
     wait_until(lambda: " /s" in cards())
     assert " /s" in cards()
     before = cards()
