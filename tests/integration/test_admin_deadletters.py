@@ -17,7 +17,7 @@ from tests.admin import HISTORY, LETTERS, client, messages, page
 from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue
 from tests.servers import wanted_databases
 from writebehind_app import Add
-from writebehind_app.admin.deadletters import rendered
+from writebehind_app.admin.correction import rendered
 from writebehind_app.buffers import registry
 from writebehind_app.flush import deadletters
 from writebehind_app.models import DeadLetter

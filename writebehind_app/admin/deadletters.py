@@ -17,26 +17,22 @@ from django.core.exceptions import FieldError, PermissionDenied, ValidationError
 from django.db import Error, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.utils.choices import flatten_choices
-from django.utils.functional import cached_property
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
+from writebehind_app.admin.correction import correction
 from writebehind_app.admin.filters import DatabaseFilter, using_of
 from writebehind_app.admin.shown import inline, moment, shown
 from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer, Raw
-from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.operations import Operation
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.parents import ParentPending
 from writebehind_app.models import DeadLetter
 
 _PATIENCE = 20.0  # seconds that retries may take, as somebody waits for the page
-_LONGEST = 100_000  # characters of a value in the form
 _SAMPLE = 20  # letters that are shown before they are discarded
 
 
@@ -234,7 +230,12 @@ class DeadLetterAdmin(Guarded):
             messages.warning(request, _("This dead letter has gone: stored, or discarded."))
             return HttpResponseRedirect(self._changelist_url(request))
         buffer = registry.buffers().get(letter.buffer)
-        form = _form(request, buffer, letter) if buffer and may(request, "retry") else None
+        form = None
+        if buffer and may(request, "retry"):
+            key, values = _parts(letter)
+            hidden = hidden_names(request, buffer, key)
+            data = request.POST if request.method == "POST" else None
+            form = correction(buffer, values, hidden, data)
         if request.method == "POST":
             if form is None or buffer is None:
                 raise PermissionDenied
@@ -353,101 +354,3 @@ def _file(kind: str, ending: str) -> HttpResponse:
     response = HttpResponse(content_type=f"{kind}; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="dead_letters.{ending}"'
     return response
-
-
-# The form
-
-
-def rendered(field: forms.Field, value: Any) -> str:
-    """What a browser sends back for a value that nobody touched."""
-    found: Any = field.widget.format_value(field.prepare_value(value))
-    if isinstance(found, list):  # of a select
-        found = next(iter(found), "")
-    return "" if found is None else str(found)
-
-
-def _lines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-class _Correction(forms.Form):
-    """Of the fields, those that were changed count: the others may be as wrong as they are."""
-
-    left_out: Sequence[str] = ()  # fields whose values are too long to be sent back
-
-    @cached_property
-    def changed_data(self) -> list[str]:
-        """Those that come back in another form than they were shown in: what a field makes of its
-        own value may be another one, as of a time in an hour that there is twice."""
-        return [
-            name
-            for name, field in self.fields.items()
-            if name in self.data
-            and _lines(self.data[name])
-            != _lines(rendered(field, self.get_initial_for_field(field, name)))
-        ]
-
-    def clean(self) -> dict[str, Any]:
-        for name in self.fields.keys() - set(self.changed_data):
-            self._errors.pop(name, None)  # type: ignore[attr-defined]
-        return self.cleaned_data
-
-
-def _form(request: HttpRequest, buffer: Buffer, letter: DeadLetter) -> forms.Form:
-    """A form of the fields of the model, with what the letter writes in it."""
-    key, values = _parts(letter)
-    hidden = hidden_names(request, buffer, key)
-    fields: dict[str, forms.Field] = {}
-    initial = {}
-    left_out: list[str] = []
-    for column in buffer.layout().columns.values():
-        field = None if column.name in hidden else _form_field(column, buffer.layout().using)
-        if field is None:
-            continue
-        value = values.get(column.name)
-        if len(str(value)) > _LONGEST:
-            left_out.append(column.name)
-            continue
-        fields[column.name] = field
-        if isinstance(field, forms.ChoiceField) and not isinstance(value, Operation):
-            choices: Any = field.choices
-            flat: Any = flatten_choices(choices)
-            known = [str(choice) for choice, _name in flat]
-            if value is not None and str(value) not in known:
-                field.choices = [*choices, (value, str(value))]
-        if isinstance(value, Operation):
-            field.help_text = _("Now: %s. A value takes its place.") % shown(value)
-        elif column.name in values:
-            initial[column.name] = value
-        else:
-            field.help_text = _("Not written by this letter.")
-    kind: type[forms.Form] = type("Correction", (_Correction,), {**fields, "left_out": left_out})
-    return kind(request.POST if request.method == "POST" else None, initial=initial)
-
-
-def _form_field(column: Column, using: str) -> forms.Field | None:
-    """A form field for values of a column; None where nobody can type them."""
-    field: Any = column.field
-    match field:
-        case models.BinaryField():
-            return None
-        case models.BooleanField():
-            found: Any = forms.NullBooleanField()
-        case models.FileField() | models.FilePathField():
-            found = forms.CharField()
-        case models.URLField():
-            found = field.formfield(assume_scheme="https")
-        case models.ForeignKey():
-            found = field.formfield(using=using, widget=forms.TextInput)
-        case _:
-            found = field.formfield()
-    if found is None:  # as an AutoField
-        return None
-    if isinstance(found.widget, forms.Select) and not isinstance(field, models.BooleanField):
-        choices = [choice for choice in found.choices if choice[0] not in ("", None)]
-        found.choices = [("", "---------"), *choices]
-    found.label = f"{field.verbose_name} ({field.name})"
-    found.required = False
-    if isinstance(found, forms.CharField):
-        found.strip = False
-    return found  # type: ignore[no-any-return]

@@ -1,0 +1,118 @@
+"""The form in which the values of a dead letter are corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from django import forms
+from django.db import models
+from django.utils.choices import flatten_choices
+from django.utils.functional import cached_property
+from django.utils.translation import gettext as _
+
+from writebehind_app.admin.shown import shown
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.buffers.columns import Column
+from writebehind_app.buffers.operations import Operation
+
+_LONGEST = 100_000  # characters of a value in the form
+
+
+def rendered(field: forms.Field, value: Any) -> str:
+    """What a browser sends back for a value that nobody touched."""
+    found: Any = field.widget.format_value(field.prepare_value(value))
+    if isinstance(found, list):  # of a select
+        found = next(iter(found), "")
+    return "" if found is None else str(found)
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class _Correction(forms.Form):
+    """Of the fields, those that were changed count: the others may be as wrong as they are."""
+
+    left_out: Sequence[str] = ()  # fields whose values are too long to be sent back
+
+    @cached_property
+    def changed_data(self) -> list[str]:
+        """Those that come back in another form than they were shown in: what a field makes of its
+        own value may be another one, as of a time in an hour that there is twice."""
+        return [
+            name
+            for name, field in self.fields.items()
+            if name in self.data
+            and _lines(self.data[name])
+            != _lines(rendered(field, self.get_initial_for_field(field, name)))
+        ]
+
+    def clean(self) -> dict[str, Any]:
+        for name in self.fields.keys() - set(self.changed_data):
+            self._errors.pop(name, None)  # type: ignore[attr-defined]
+        return self.cleaned_data
+
+
+def correction(
+    buffer: Buffer,
+    values: Mapping[str, Any],
+    hidden: Container[str],
+    data: Mapping[str, Any] | None,
+) -> forms.Form:
+    """A form of the fields of the model, with what a letter writes in it; not of those that are
+    hidden."""
+    fields: dict[str, forms.Field] = {}
+    initial = {}
+    left_out: list[str] = []
+    for column in buffer.layout().columns.values():
+        field = None if column.name in hidden else _form_field(column, buffer.layout().using)
+        if field is None:
+            continue
+        value = values.get(column.name)
+        if len(str(value)) > _LONGEST:
+            left_out.append(column.name)
+            continue
+        fields[column.name] = field
+        if isinstance(field, forms.ChoiceField) and not isinstance(value, Operation):
+            choices: Any = field.choices
+            flat: Any = flatten_choices(choices)
+            known = [str(choice) for choice, _name in flat]
+            if value is not None and str(value) not in known:
+                field.choices = [*choices, (value, str(value))]
+        if isinstance(value, Operation):
+            field.help_text = _("Now: %s. A value takes its place.") % shown(value)
+        elif column.name in values:
+            initial[column.name] = value
+        else:
+            field.help_text = _("Not written by this letter.")
+    kind: type[forms.Form] = type("Correction", (_Correction,), {**fields, "left_out": left_out})
+    return kind(data, initial=initial)
+
+
+def _form_field(column: Column, using: str) -> forms.Field | None:
+    """A form field for values of a column; None where nobody can type them."""
+    field: Any = column.field
+    match field:
+        case models.BinaryField():
+            return None
+        case models.BooleanField():
+            found: Any = forms.NullBooleanField()
+        case models.FileField() | models.FilePathField():
+            found = forms.CharField()
+        case models.URLField():
+            found = field.formfield(assume_scheme="https")
+        case models.ForeignKey():
+            found = field.formfield(using=using, widget=forms.TextInput)
+        case _:
+            found = field.formfield()
+    if found is None:  # as an AutoField
+        return None
+    if isinstance(found.widget, forms.Select) and not isinstance(field, models.BooleanField):
+        choices = [choice for choice in found.choices if choice[0] not in ("", None)]
+        found.choices = [("", "---------"), *choices]
+    found.label = f"{field.verbose_name} ({field.name})"
+    found.required = False
+    if isinstance(found, forms.CharField):
+        found.strip = False
+    return found  # type: ignore[no-any-return]
