@@ -150,7 +150,7 @@ def _place(after: str, keys: Sequence[str], *, is_keyed: bool) -> Place | None:
 
 def _alias(id: str) -> str:
     """In place of an id in an address, as an id may say what not everybody is to see."""
-    return salted_hmac(_SALT, id).hexdigest()[:16]
+    return salted_hmac(_SALT, id, algorithm="sha256").hexdigest()[:16]
 
 
 def _row(buffer: Buffer, listed: Listed, now: int, *, in_flight: bool) -> Row:
