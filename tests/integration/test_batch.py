@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import FieldError, ValidationError
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
@@ -482,6 +482,7 @@ class TestNesting:
                 barrier.wait()
                 seen = Item.buffered.get(number=1).a
                 barrier.wait()
+            connections.close_all()
             return seen
 
         with ThreadPoolExecutor(4) as pool:
