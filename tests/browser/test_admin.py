@@ -37,6 +37,13 @@ def paused(demo: Demo) -> Iterator[None]:
     run(demo.data, "manage.py", "writebehind_resume", "writebehind_meta.LessonMeta")
 
 
+@pytest.fixture
+def resumed(demo: Demo) -> Iterator[None]:
+    """Whatever a test comes to, the next one finds nothing paused."""
+    yield
+    run(demo.data, "manage.py", "writebehind_resume")
+
+
 def test_a_broken_foreign_key_is_seen_mended_and_stored(browser: Browser, demo: Demo) -> None:
     shell(
         demo,
@@ -142,7 +149,7 @@ def test_entries_are_found_by_how_their_key_begins(
 
 
 def test_what_waits_is_paused_discarded_and_flushed_with_the_mouse(
-    browser: Browser, demo: Demo
+    browser: Browser, demo: Demo, resumed: None
 ) -> None:
     browser.open(LESSONS)
     browser.click("[action$='pause/'] .button:not([name])")
@@ -157,6 +164,7 @@ def test_what_waits_is_paused_discarded_and_flushed_with_the_mouse(
     browser.open(f"{LESSONS}?key-lesson_id=77")
     browser.click(".wb tbody [name=id]")
     browser.click("[formaction$='discard/']:not([name])")
+    browser.wait_for_text("#content", "To discard, type")
     browser.fill("confirmation", "something else")
     browser.click(".wb-danger")
     browser.wait_for_text(".errornote", "That is something else.")
@@ -200,6 +208,7 @@ def test_dead_letters_are_retried_exported_and_discarded_in_bulk(
     act("discard")
     browser.wait_for_text(".wb tbody", "user_id=990002")
     assert browser.hurdles() == []
+    browser.wait_for_text("#content", "To discard, type 3:")
     browser.fill("confirmation", "3")
     browser.click(".wb-danger")
     browser.wait_for_text(".messagelist", "3 dead letters discarded.")
