@@ -311,6 +311,15 @@ def test_a_letter_that_cannot_be_read(admin, letters):
     assert acted(admin, "discard", letters[0], confirmation="1") == ["1 dead letter discarded."]
 
 
+def test_a_receipt_of_a_letter_that_cannot_be_read(admin):
+    """Of metadata, a letter is about some of the rows of an entry."""
+    receipt = Note.buffered.of(page="p", owner=404).update(color="red")
+    Note.buffered.flush()
+    assert "404" in receipt.dead
+    DeadLetter.objects.update(entry="no JSON")
+    assert receipt.where == "dead"
+
+
 @pytest.mark.parametrize("parts", [12, 20])
 def test_a_letter_of_another_release(admin, letters, parts):
     entry = [*json.loads(letters[1].entry), "", []][:parts]

@@ -63,7 +63,7 @@ class Receipt(NamedTuple):
     @property
     def dead(self) -> str | None:
         """Why the database refused the write, as long as that is among the dead letters."""
-        from writebehind_app.flush.deadletters import entry_of, letters_of
+        from writebehind_app.flush.deadletters import letters_of, readable
 
         if self.held:
             return sent.dead if (sent := self._sent) else None
@@ -71,7 +71,8 @@ class Receipt(NamedTuple):
             return None
         buffer, shard = self._place()
         for letter in letters_of(buffer).filter(shard=shard, number=self.no):
-            if not self.rows or entry_of(letter).id in (self.id, *self.rows):
+            entry = readable(letter) if self.rows else None
+            if entry is None or entry.id in (self.id, *self.rows):
                 return letter.reason
         return None
 

@@ -95,7 +95,8 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _readable(letter: DeadLetter) -> Entry | None:
+def readable(letter: DeadLetter) -> Entry | None:
+    """The same; None for a letter that cannot be read."""
     try:
         return entry_of(letter)
     except UnreadableLetter:
@@ -134,7 +135,7 @@ def supersede(
     for start in range(0, len(digests), _CHUNK):
         chunk = digests[start : start + _CHUNK]
         for letter in letters.filter(digest__in=chunk).order_by("pk").select_for_update():
-            if (found := _readable(letter)) is None:
+            if (found := readable(letter)) is None:
                 continue
             left = older = _as_now(buffer, found)
             deletion = deletions.get(buffer.entry_id(older.id))
@@ -242,7 +243,7 @@ def discard(buffer: Buffer, ids: Iterable[int]) -> int:
                     buffer=letter.buffer,
                     shard=letter.shard,
                     number=letter.number,
-                    digest=_digest(entry.id) if (entry := _readable(letter)) else letter.digest,
+                    digest=_digest(entry.id) if (entry := readable(letter)) else letter.digest,
                     discarded_at=now,
                 )
                 for letter in found
@@ -316,7 +317,7 @@ def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:
 
 def described(letter: DeadLetter) -> dict[str, Any]:
     """What a letter says, for people and for JSON."""
-    entry = _readable(letter)
+    entry = readable(letter)
     key: Any = entry.id if entry else ""
     values: Any = entry.texts if entry else {"entry": letter.entry}
     buffer = registry.buffers().get(letter.buffer)

@@ -39,7 +39,8 @@ def taken_place(key: str, id: str) -> tuple[str, str]:
 
 
 def place_key(prefix: str, name: str) -> str:
-    """The key of a place that one process has at a time; it expires."""
+    """The key of what is no buffer's: a place that one process has at a time, or 'samples', of how
+    much waited. It expires."""
     return f"{{{prefix}:{name}}}"
 
 
