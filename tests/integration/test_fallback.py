@@ -4,7 +4,9 @@ they have through Redis."""
 from __future__ import annotations
 
 import datetime
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,9 +14,9 @@ from django.core.exceptions import ValidationError
 from django.db import connections, transaction
 from django.utils import timezone
 
-from tests.models import Counter, Item, Note, Owner, Seat, Setting, Stamp, Tick, Visit
+from tests.models import Counter, Everything, Item, Note, Owner, Seat, Setting, Stamp, Tick, Visit
 from tests.outages import wait_for_redis
-from writebehind_app import Add, Max, Merge, Min
+from writebehind_app import Add, Max, Merge, Min, batch
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
 from writebehind_app.models import DeadLetter, Fence
 
@@ -315,6 +317,32 @@ class TestFences:
         Counter.buffered.flush()
         row = Counter.objects.get()
         assert (row.small, row.big) == (18, 6)
+
+    @pytest.mark.parametrize("held", [False, True])
+    def test_bounds_of_what_was_written_directly_before(self, outage, held):
+        noon = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
+        hour = datetime.timedelta(hours=1)
+        key = uuid.uuid4()
+        with outage:
+            Everything.buffered.set(
+                key=key, date=noon.date(), datetime=noon, time=noon.time(), float=0.5
+            )
+            with batch() if held else nullcontext():
+                Everything.buffered.set(
+                    key=key,
+                    date=Max((noon + 24 * hour).date()),
+                    datetime=Max(noon + hour),
+                    time=Min((noon - hour).time()),
+                    float=Min(0.25),
+                )
+        row = Everything.objects.get()
+        assert (row.date, row.datetime, row.time, row.float) == (
+            (noon + 24 * hour).date(),
+            noon + hour,
+            (noon - hour).time(),
+            0.25,
+        )
+        assert Everything.buffered.count_pending() == 0
 
     def test_a_batch_in_flight(self, outage):
         Item.buffered.set(number=1, a=1, b="in flight")

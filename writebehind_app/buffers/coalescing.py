@@ -195,8 +195,7 @@ class CoalescingBuffer(Buffer):
         Those that are not taken go `around` Redis if they may. Where some cannot, the others are
         written all the same, and then it is raised.
         """
-        writes = self._told(writes)
-        delivery = self._delivery(writes, max_age, once)
+        delivery = self._delivery(self._told(writes), max_age, once)
         reach("write.sending")
         try:
             named = once.digest if once else ""
@@ -213,7 +212,7 @@ class CoalescingBuffer(Buffer):
         from writebehind_app import direct  # as above
 
         places = [(one, i) for one in held for i in one.parts]
-        writes = self._told([one.parts[i] for one, i in places])
+        writes = [one.parts[i] for one, i in places]
 
         def settle(outcomes: Sequence[Sequence[Outcome]]) -> None:
             receipts, failures, left, missing = self._settled(writes, outcomes[0], True)
@@ -229,12 +228,14 @@ class CoalescingBuffer(Buffer):
                         one.error = failures[n]
             self.durable(self._taken(receipts, failures, len(writes)), missing)
 
-        return Sending([self._delivery(writes)], settle)
+        return Sending([self._delivery(self._told(writes))], settle)
 
     def place_in_order(self, part: Write) -> tuple[str, str]:
         return self.label, part.id
 
     def _told(self, writes: list[Write]) -> list[Write]:
+        """What Redis gets: an operation ends with the time of the last direct write to its field.
+        Only Redis reads that time, so direct writes get the plain `writes`."""
         if is_cautious():
             from writebehind_app import fences  # as above
 
