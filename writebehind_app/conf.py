@@ -44,7 +44,7 @@ class Settings:
     MAX_DEPTH: int = 100  # levels of lists and objects in JSON
     POISON_LIMIT: int = 20  # so many entries, refused one and all, wait: it is hardly their fault
     DEAD_LETTER_DAYS: float = 0.0  # dead letters are deleted after so long; 0: never
-    LEDGER_DAYS: float = 0.0  # rows of the ledger likewise, but after a day at least
+    LEDGER_DAYS: float = 7.0  # rows of the ledger likewise, but after a day at least
     FENCE_DAYS: float = 7.0  # what holds older values back goes after so long, if none is pending
     ONCE_DAYS: float = 1.0  # a key given as `once` is remembered for so long
     CONNECT_TIMEOUT: float = 0.5  # for a connection to Redis

@@ -7,10 +7,13 @@ import time
 from datetime import timedelta
 
 import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.models import Item, Line, Pair
 from writebehind_app import Add
+from writebehind_app.flush import ledger
 from writebehind_app.flush.writer import apply
 from writebehind_app.models import AppliedBatch
 
@@ -43,6 +46,56 @@ def test_rows_go_after_so_many_days(database, redis_server, configure):
     configure(LEDGER_DAYS=2)
     fourth = flush(4)
     assert tokens() == {second, third, fourth}
+
+
+def test_by_default_they_go_after_a_week(plain):
+    first = flush(1)
+    grow_old(6.9)
+    second = flush(2)
+    assert tokens() == {first, second}
+    grow_old(7.1)
+    third = flush(3)
+    assert tokens() == {third}
+
+
+def test_zero_keeps_them(plain, configure):
+    configure(LEDGER_DAYS=0)
+    first = flush(1)
+    grow_old(1000)
+    second = flush(2)
+    assert tokens() == {first, second}
+
+
+def test_many_go_at_once(plain):
+    """Rows that pass the limit one after the other are not deleted one by one."""
+    first = flush(1)
+    grow_old(7 + 0.5 / 24)
+    second = flush(2)
+    assert tokens() == {first, second}
+    AppliedBatch.objects.filter(token=first).update(
+        applied_at=timezone.now() - timedelta(days=7, hours=2)
+    )
+    AppliedBatch.objects.filter(token=second).update(
+        applied_at=timezone.now() - timedelta(days=7, minutes=1)
+    )
+    third = flush(3)
+    assert tokens() == {third}
+
+
+@pytest.mark.parametrize("buffer", [Item.buffered, Line.buffered])
+def test_where_none_goes_it_is_one_statement(database, redis_server, buffer):
+    """The greatest `upto` of a log that is idle is old, and is not asked for again and again."""
+    for n in range(3):
+        Line.buffered.append(text=str(n))
+        Line.buffered.flush()
+    grow_old(30)
+    Line.buffered.flush()
+    Item.buffered.set(number=1)
+    Item.buffered.flush()
+    assert len(tokens()) == 2
+    with CaptureQueriesContext(connections[database]) as queries:
+        ledger.expire(buffer)
+    assert len(queries) == 1
 
 
 def test_none_younger_than_a_day_goes(plain, configure):

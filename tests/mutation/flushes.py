@@ -97,15 +97,15 @@ MUTANTS = [
     mutant(
         "the token of a batch in flight is deleted by its age",
         "flush/ledger.py",
-        "stay = {reading.token for reading in readings.values()}",
-        "stay = {''}",
+        "    tokens -= {reading.token for reading in readings.values()}\n",
+        "",
         "tests/integration/test_ledger.py::test_a_batch_in_flight_keeps_its_token",
     ),
     mutant(
         "the number up to which all records are stored is deleted by its age",
         "flush/ledger.py",
-        "        stay |= {*by_upto",
-        "        stay & {*by_upto",
+        "ledger.filter(is_dispensable)",
+        "ledger.filter()",
         "tests/integration/test_ledger.py::test_up_to_which_record_all_are_stored_is_known_still",
     ),
     # Claims and leases

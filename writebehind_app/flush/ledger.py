@@ -1,9 +1,10 @@
-"""The ledger of applied batches, which is not kept for ever where the settings say so."""
+"""The ledger of applied batches: rows that nobody needs any more go after LEDGER_DAYS."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from writebehind_app import conf
@@ -13,27 +14,31 @@ from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
 _CHUNK = 1000  # rows that one flush deletes at most
+_SLACK = timedelta(hours=1)  # a row may stay so much longer, so that many go in one statement
 
 
 def expire(buffer: Buffer) -> None:
     """Delete rows of the ledger that are older than the settings keep them.
 
     Two kinds stay: a token whose batch is in flight, as that would be applied once more without;
-    and the greatest `upto` of a shard, which every window() asks for.
+    and the greatest `upto` of a shard, which every window() asks for. Where no row has to go, this
+    is one statement.
     """
     days = conf.settings().LEDGER_DAYS
     if not days:
         return
-    ledger = AppliedBatch.objects.using(buffer.layout().using).filter(buffer=buffer.label)
     since = timezone.now() - timedelta(days=max(days, 1))
-    old = list(ledger.filter(applied_at__lt=since).order_by("applied_at")[:_CHUNK])
-    if not old:
+    ledger = AppliedBatch.objects.using(buffer.layout().using).filter(buffer=buffer.label)
+    # The greatest is the end of an index. With Exists(), PostgreSQL reads the whole ledger.
+    uptos = ledger.filter(shard=OuterRef("shard"), upto__isnull=False).order_by("-upto")
+    is_dispensable = Q(upto=None) | Q(upto__lt=Subquery(uptos.values("upto")[:1]))
+    dispensable = ledger.filter(is_dispensable).order_by("applied_at")
+    if not dispensable.filter(applied_at__lt=since - _SLACK).exists():
         return
-    # In flight after the rows were read: a batch whose row is there can leave, and not come back.
-    keys = buffer.shard_keys()
-    readings = store.read(client(patient=True), {key: [] for key in keys})
-    stay = {reading.token for reading in readings.values()}
-    for shard in {row.shard for row in old if row.upto is not None}:
-        by_upto = ledger.filter(shard=shard, upto__isnull=False).order_by("-upto")
-        stay |= {*by_upto.values_list("token", flat=True)[:1]}
-    ledger.filter(token__in=[row.token for row in old if row.token not in stay]).delete()
+    old = dispensable.filter(applied_at__lt=since).values_list("token", flat=True)[:_CHUNK]
+    tokens = set(old)
+    # Asked after the tokens were read: a batch whose token is in the ledger can leave, and not
+    # come back.
+    readings = store.read(client(patient=True), {key: [] for key in buffer.shard_keys()})
+    tokens -= {reading.token for reading in readings.values()}
+    ledger.filter(token__in=tokens).delete()
