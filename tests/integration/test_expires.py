@@ -146,6 +146,58 @@ def test_flushers_in_parallel(database, redis_server):
     assert [result.errors for result in results] == [0] * 9
 
 
+class TestInDirectMode:
+    """Rows go at once: Redis need not be there, and is asked what it still holds."""
+
+    @pytest.fixture(autouse=True)
+    def direct(self, database, redis_server, configure):
+        configure(MODE="direct")
+
+    def test_rows_whose_time_has_passed_are_removed(self):
+        store(n1=later(seconds=-1), n2=later(days=1), n3=None, n4=later(days=-900))
+        flush(buffered)
+        assert stored() == [2, 3]
+
+    @ONLY_VALKEY
+    def test_without_redis(self, redis_server):
+        store(n1=later(seconds=-1))
+        redis_server.stop()
+        assert buffered.expire(100) == 1
+        assert stored() == []
+
+    @ONLY_VALKEY
+    def test_at_most_so_many_go_with_one_flush(self):
+        store(**{f"n{n}": later(seconds=-n) for n in range(1, 6)})
+        assert [buffered.expire(2) for _ in range(4)] == [2, 2, 1, 0]
+
+    @ONLY_VALKEY
+    def test_what_is_pending_since_before_counts(self, configure):
+        store(n1=later(seconds=-1), n2=later(seconds=-1), n3=later(seconds=-1))
+        moved = later(days=1)
+        configure(MODE="buffered")
+        buffered.set(appointment_id=1, expires_at=moved)
+        buffered.set(appointment_id=2, status="held")  # moves nothing
+        buffered.delete(appointment_id=3)
+        configure(MODE="direct")
+        flush(buffered)
+        left = AppointmentMeta.objects.values_list("appointment_id", "expires_at")
+        assert list(left) == [(1, moved)]
+
+    @ONLY_VALKEY
+    def test_a_write_that_comes_after_the_look_wins(self, monkeypatch):
+        store(n1=later(seconds=-1), n2=later(seconds=-1))
+        look = reading.rows
+
+        def overtaken(*args):
+            found = look(*args)
+            AppointmentMeta.objects.filter(appointment_id=1).update(expires_at=None)
+            return found
+
+        monkeypatch.setattr(reading, "rows", overtaken)
+        assert buffered.expire(100) == 1
+        assert stored() == [1]
+
+
 def test_a_database_that_is_away_at_the_look_is_an_error_of_the_flush(plain, monkeypatch):
     def away(self, size):
         raise OperationalError("away")

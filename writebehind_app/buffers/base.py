@@ -189,7 +189,7 @@ class Buffer(ABC):
 
     def expire(self, size: int) -> int:
         """Before a flush of all that is due: write that stored rows go whose time has passed, at
-        most so many of them; says how many."""
+        most so many of them, or delete them in direct mode; says how many."""
         return 0
 
     def secret_names(self, key: Mapping[str, Any]) -> set[str]:

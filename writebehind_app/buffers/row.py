@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.db import models, router
@@ -11,7 +12,7 @@ from django.utils import timezone
 from writebehind_app.buffers import batch, reading, urgency
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
-from writebehind_app.buffers.fallback import is_direct, otherwise
+from writebehind_app.buffers.fallback import if_there, is_direct, otherwise
 from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
@@ -222,21 +223,38 @@ class RowBuffer(CoalescingBuffer):
 
     def expire(self, size: int) -> int:
         """Write that stored rows go whose time has passed: due at once, and none of those to which
-        anything is written in this moment, as that may be a later time."""
-        if self.expires is None:
+        anything is written in this moment, as that may be a later time. In direct mode the rows go
+        now."""
+        if (expires := self.expires) is None:
             return 0
         layout, now = self.layout(), timezone.now()
-        passed = all_rows(layout).filter(**{f"{self.expires}__lte": now}).order_by(self.expires)
+        passed = all_rows(layout).filter(**{f"{expires}__lte": now}).order_by(expires)
         passed = passed.only(*(c.name for c in layout.key))
-        if is_direct():
-            passed[:size].delete()
         ids = [layout.id_of(row) for row in passed[:size]]
-        removals = []
-        for id, (row, guard) in reading.guarded(self, ids).items():
-            ends = row and getattr(row, self.expires)
-            if ends is not None and ends <= now:
-                removals.append(Write(id, {}, delete="1", guard=guard))
+
+        def removal(id: str, row: Any | None, guard: str = "") -> Write | None:
+            ends = row and getattr(row, expires)
+            is_over = ends is not None and ends <= now
+            return Write(id, {}, delete="1", guard=guard) if is_over else None
+
+        if is_direct():
+            return self._remove(ids, removal)
+        found = reading.guarded(self, ids).items()
+        removals = [write for id, (row, guard) in found if (write := removal(id, row, guard))]
         return len(self._buffered(removals, max_age=0)) if removals else 0
+
+    def _remove(
+        self, ids: Sequence[str], removal: Callable[[str, Any | None], Write | None]
+    ) -> int:
+        """Delete stored rows directly, if `removal` still says so under the lock of the row; says
+        how many. Where Redis holds a write that gives a row more time, the row stays."""
+        from writebehind_app import direct  # which imports models, as buffers cannot
+
+        rows = if_there(lambda: reading.rows(self, ids), None)
+        if rows is not None:
+            ids = [id for id in ids if removal(id, rows.get(id))]
+        removed = [direct.write_if(self, id, partial(removal, id), whole=False) for id in ids]
+        return sum(receipt is not None for receipt in removed)
 
     aset = asynchronous(set)
     acreate = asynchronous(create)
