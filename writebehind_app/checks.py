@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
-from django.db import models, router
+from django.db import connections, models, router
 
 from writebehind_app import conf
 from writebehind_app.buffers import registry
@@ -79,7 +79,24 @@ def check_buffers(**kwargs: Any) -> list[checks.CheckMessage]:
             messages += _KINDS[kind](buffer)
             if isinstance(buffer, CoalescingBuffer):
                 messages += _retain(buffer)
+    messages += _autocommit()
     return messages
+
+
+def _autocommit() -> Iterator[checks.CheckMessage]:
+    """An error for each database of buffered rows in which nothing commits by itself."""
+    labels: dict[str, list[str]] = {}
+    for buffer in registry.buffers().values():
+        labels.setdefault(router.db_for_write(buffer.model), []).append(buffer.label)
+    for using, of_models in labels.items():
+        if not connections[using].settings_dict["AUTOCOMMIT"]:
+            yield _error(
+                24,
+                f"The database {using!r} has AUTOCOMMIT=False: what is buffered for it "
+                f"({', '.join(of_models)}) cannot be flushed.",
+                f"Leave AUTOCOMMIT out of DATABASES[{using!r}]: a flush commits by itself, so that "
+                "Redis can forget what the database has.",
+            )
 
 
 def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:

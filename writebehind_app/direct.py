@@ -21,6 +21,7 @@ from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.flush import deadletters
 from writebehind_app.flush.failures import kind
 from writebehind_app.flush.rows import write as write_rows
+from writebehind_app.flush.writer import autocommits
 from writebehind_app.models import Fence
 from writebehind_app.store import clock
 from writebehind_app.store.codec import Entry
@@ -140,8 +141,11 @@ def append(buffer: Buffer, records: Sequence[Record], *, once: Once | None = Non
 
 
 def _commit(buffer: Buffer, act: Callable[[], _Result], once: Once | None = None) -> _Result | None:
-    """Act in a transaction, again where somebody was in the way: with locks, or with a row."""
+    """Act in a transaction, again where somebody was in the way: with locks, or with a row. Where
+    the caller has a transaction, or autocommit is off, the caller commits: a deadlock may have
+    rolled back more than this call."""
     connection = connections[buffer.layout().using]
+    is_whole = not connection.in_atomic_block and autocommits(connection)
     for attempt in range(_TRIES):
         try:
             with transaction.atomic(using=connection.alias):
@@ -150,7 +154,7 @@ def _commit(buffer: Buffer, act: Callable[[], _Result], once: Once | None = None
                     Fence.objects.using(connection.alias).filter(pk=0).update(at=0)
                 return once.settled(act) if once else act()
         except Exception as error:
-            transient = kind(error) == "transient" and not connection.in_atomic_block
+            transient = kind(error) == "transient" and is_whole
             if attempt == _TRIES - 1 or not (transient or isinstance(error, IntegrityError)):
                 raise
             time.sleep(random.uniform(0, _PAUSE * 2**attempt))

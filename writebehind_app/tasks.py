@@ -13,6 +13,7 @@ from multiprocessing import parent_process
 from typing import Any
 
 from django.db import close_old_connections
+from django.db.transaction import TransactionManagementError
 
 from writebehind_app import conf, jobs, sampling, schedules
 from writebehind_app.buffers import registry
@@ -131,7 +132,7 @@ def _flush(buffer: Buffer, deadline: float | None) -> FlushResult:
     most = buffer.option("BATCH_SIZE") * len(buffer.shard_keys()) if deadline else None
     try:
         return engine.flush(buffer, due_only=True, wait=False, limit=most, deadline=deadline)
-    except BufferUnavailable:
+    except (BufferUnavailable, TransactionManagementError):
         raise
     except Exception:
         if deadline is None:

@@ -9,7 +9,8 @@ import pytest
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import models
+from django.core.management.base import SystemCheckError
+from django.db import connections, models
 from django.db.models.functions import Lower
 from django.test.utils import isolate_apps
 
@@ -33,6 +34,19 @@ def models_of_the_test() -> Iterator[None]:
 
 def test_the_project_passes(plain):
     call_command("check")
+
+
+def test_a_database_in_which_nothing_commits_by_itself(plain, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(connections["default"].settings_dict, "AUTOCOMMIT", False)
+        (error,) = check_buffers()
+        with pytest.raises(SystemCheckError, match="AUTOCOMMIT=False"):
+            call_command("flush_writebehind", skip_checks=False)
+    connections["default"].close()  # other checks may have opened one that does not commit
+    assert error.id == "writebehind.E024"
+    assert error.msg.startswith("The database 'default' has AUTOCOMMIT=False")
+    assert "tests.Item" in error.msg
+    assert "Leave AUTOCOMMIT out of DATABASES['default']" in error.hint
 
 
 class TestDeclaration:

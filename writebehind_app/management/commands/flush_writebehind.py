@@ -14,6 +14,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
+from django.db.transaction import TransactionManagementError
 
 from writebehind_app import sampling
 from writebehind_app.buffers.base import Buffer
@@ -73,6 +74,8 @@ class Command(BaseCommand):
                 result, decisive = self._run(buffers, options, stop)
         except BufferUnavailable as error:
             raise CommandError(f"Nothing more can be flushed: {error}") from None
+        except TransactionManagementError as error:
+            raise CommandError(str(error)) from None
         self._report(result, options, buffers)
         is_wished = stop.is_urgent if options["loop"] else stop.is_set()
         if decisive.errors or decisive.dead_letters or (decisive.remaining and not is_wished):
@@ -122,6 +125,8 @@ class Command(BaseCommand):
                             raise
                         logger.error("%s: nothing can be flushed: %s", buffer, error)
                         result = FlushResult(errors=1)
+                    except TransactionManagementError:  # no pass of the loop could flush it
+                        raise
                     except Exception:
                         if not options["loop"]:
                             raise
