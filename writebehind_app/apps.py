@@ -14,10 +14,11 @@ class WritebehindConfig(AppConfig):
 
     def ready(self) -> None:
         from writebehind_app import doctor, jobs, schedules
-        from writebehind_app.checks import check_buffers, check_settings
+        from writebehind_app.checks import check_admins, check_buffers, check_settings
 
         checks.register(check_settings)
         checks.register(check_buffers)
+        checks.register(check_admins)
         checks.register(doctor.check, "writebehind", deploy=True)
         if jobs.is_installed():
             from django_q.signals import post_spawn

@@ -7,9 +7,11 @@ from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
+from django.apps import apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import connections, models, router
+from django.http import HttpRequest
 
 from writebehind_app import conf
 from writebehind_app.buffers import registry
@@ -97,6 +99,78 @@ def _autocommit() -> Iterator[checks.CheckMessage]:
                 f"Leave AUTOCOMMIT out of DATABASES[{using!r}]: a flush commits by itself, so that "
                 "Redis can forget what the database has.",
             )
+
+
+def check_admins(**kwargs: Any) -> list[checks.CheckMessage]:
+    """Warn of each ModelAdmin, or inline, whose edits a flush undoes: it knows stored rows only."""
+    if not apps.is_installed("django.contrib.admin"):
+        return []
+    messages: list[checks.CheckMessage] = []
+    buffers = registry.buffers()
+    for options in _admins():
+        buffer = buffers.get(options.model._meta.concrete_model._meta.label)
+        if not isinstance(buffer, CoalescingBuffer):
+            continue  # what is pending of a log makes new rows only
+        try:
+            layout = buffer.layout()
+        except (FieldDoesNotExist, Unsupported):
+            continue  # another check reports it
+        key = {part.name for part in layout.key if not part.field.primary_key}
+        names = sorted(key.union(layout.columns))
+        if _may_edit(options, names, deletes=layout.insert):
+            no_deletions = ", and return False in has_delete_permission()" if layout.insert else ""
+            messages.append(
+                checks.Warning(
+                    f"{buffer.label} is buffered, and this admin edits its stored rows: the next "
+                    "flush undoes an edit of a row to which a write is pending.",
+                    hint=f"Put {', '.join(names)} into readonly_fields{no_deletions}. If nothing "
+                    "is pending when people edit, add 'writebehind.W020' to "
+                    "SILENCED_SYSTEM_CHECKS.",
+                    obj=type(options),
+                    id="writebehind.W020",
+                )
+            )
+    return messages
+
+
+def _admins() -> Iterator[Any]:
+    """Each ModelAdmin of each site, and its inlines."""
+    from django.contrib.admin.sites import all_sites  # its models have to be installed
+
+    for site in sorted(all_sites, key=lambda site: site.name):
+        for options in site._registry.values():
+            yield options
+            for inline in options.inlines:
+                yield inline(options.model, site)
+
+
+def _may_edit(options: Any, names: Iterable[str], *, deletes: bool) -> bool:
+    """Whether somebody with all permissions can change these fields; or delete a row, which counts
+    where a pending write makes it anew."""
+    request: Any = HttpRequest()
+    request.user = _Superuser()
+    try:
+        if deletes and options.has_delete_permission(request):
+            return True
+        if not options.has_change_permission(request):
+            return False
+        if hasattr(options, "get_formset"):
+            form = options.get_formset(request).form
+        else:
+            form = options.get_form(request, options.model(), change=True)
+    except Exception:  # noqa: BLE001 - it is the project's, and may want a real request
+        return True
+    return not {*form.base_fields, *getattr(options, "list_editable", ())}.isdisjoint(names)
+
+
+class _Superuser:
+    """Somebody with all permissions, without an account."""
+
+    is_active = is_staff = is_superuser = is_authenticated = True
+    is_anonymous = False
+
+    def has_perm(self, perm: str, obj: Any = None) -> bool:
+        return True
 
 
 def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.contrib import admin
+from django.contrib.admin.sites import all_sites
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -14,10 +18,11 @@ from django.db import connections, models
 from django.db.models.functions import Lower
 from django.test.utils import isolate_apps
 
-from tests.models import Owner
+from tests.demo import ROOT, environment
+from tests.models import Item, Note, Owner, Pair, Stamp, Visit
 from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
 from writebehind_app.buffers import registry
-from writebehind_app.checks import check_buffers, check_settings
+from writebehind_app.checks import check_admins, check_buffers, check_settings
 from writebehind_app.store import connection
 
 
@@ -595,6 +600,105 @@ class TestLogDeclaration:
         assert "'other' cannot be buffered" in problem(self.declare(other=other), "E018").msg
 
 
+class TestAdmins:
+    """An admin that knows stored rows only: the next flush undoes its edits."""
+
+    @pytest.fixture
+    def site(self):
+        site = admin.AdminSite(name="of the test")
+        yield site
+        all_sites.discard(site)
+
+    def test_a_plain_one(self, site):
+        site.register(Item)
+        (warning,) = warnings()
+        assert warning.id == "writebehind.W020"
+        assert warning.obj is admin.ModelAdmin
+        assert warning.msg.startswith("tests.Item is buffered, and this admin edits")
+        assert "Put a, b, c, d, e, f, number into readonly_fields, and" in warning.hint
+        assert "has_delete_permission" in warning.hint
+        assert "SILENCED_SYSTEM_CHECKS" in warning.hint
+
+    def test_where_a_pending_write_makes_no_row_deletions_do_not_count(self, site):
+        site.register(Stamp)
+        (warning,) = warnings()
+        assert "Put count, seen into readonly_fields. If" in warning.hint
+        site.unregister(Stamp)
+        site.register(Stamp, readonly_fields=["count", "seen"])
+        assert warnings() == []
+
+    def test_one_that_changes_nothing(self, site):
+        class Viewed(admin.ModelAdmin):
+            def has_change_permission(self, request, obj=None):
+                return False
+
+            def has_delete_permission(self, request, obj=None):
+                return False
+
+        site.register([Item, Note], Viewed)
+        assert warnings() == []
+
+    def test_one_that_deletes(self, site):
+        site.register(Item, readonly_fields=["number", *"abcdef"])
+        assert len(warnings()) == 1
+
+    def test_one_whose_list_changes(self, site):
+        options = {"list_display": ["pk", "count"], "list_editable": ["count"]}
+        site.register(Stamp, readonly_fields=["count", "seen"], **options)
+        assert len(warnings()) == 1
+
+    def test_one_with_other_fields(self, site):
+        site.register(Stamp, fields=["seen"], readonly_fields=["seen"])
+        assert warnings() == []
+
+    def test_one_that_wants_a_real_request(self, site):
+        class Own(admin.ModelAdmin):
+            def has_change_permission(self, request, obj=None):
+                return request.session["may"]
+
+        site.register(Stamp, Own, readonly_fields=["count", "seen"])
+        assert len(warnings()) == 1
+
+    def test_an_inline(self, site):
+        class Pairs(admin.TabularInline):
+            model = Pair
+
+        site.register(Owner, inlines=[Pairs])
+        (warning,) = warnings()
+        assert warning.obj is Pairs
+        assert "tests.Pair" in warning.msg
+
+    def test_a_proxy(self, site):
+        class ItemProxy(Item):
+            class Meta:
+                proxy = True
+
+        site.register(ItemProxy)
+        assert len(warnings()) == 1
+
+    def test_a_log(self, site):
+        """What is pending of it changes no stored row."""
+        site.register(Visit)
+        assert warnings() == []
+
+    def test_the_ready_made_ones(self):
+        assert {warning.obj.__name__ for warning in check_admins()} == {
+            "AppointmentMetaAdmin",
+            "LessonMetaAdmin",
+            "PostMetaAdmin",
+            "TicketMetaAdmin",
+            "UserProfileAdmin",
+        }
+
+    def test_the_demo_has_nothing_to_say(self, tmp_path):
+        """Its settings say why it lives with that."""
+        command = [sys.executable, "manage.py", "check", "--fail-level", "WARNING"]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
 class TestSettings:
     def test_good_ones(self, settings):
         settings.WRITEBEHIND = {"REDIS": "redis://localhost:1/0", "MAX_AGE": 0.5, "SHARDS": 8}
@@ -715,6 +819,12 @@ class TestSettings:
 
 def problems(model: Any) -> list[checks.CheckMessage]:
     return [message for message in check_buffers() if message.obj is model.buffered]
+
+
+def warnings() -> list[Any]:
+    """What is said of the admins that a test registers."""
+    ready_made = "writebehind_app.meta.admin"
+    return [message for message in check_admins() if message.obj.__module__ != ready_made]
 
 
 def problem(model: Any, number: str) -> Any:
