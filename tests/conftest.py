@@ -16,9 +16,9 @@ from django.test.utils import setup_databases, teardown_databases
 from pytest_django import DjangoDbBlocker
 
 from tests import child, router, servers
+from tests.backdoor.breaker import forget_outages, know_of_an_outage
 from tests.servers import Proxy, RedisServer
-from writebehind_app import conf, sampling
-from writebehind_app.buffers import fallback, urgency
+from writebehind_app import conf
 
 # Examples of one property share the fixtures of its test and are told apart by their keys.
 # A deadline would measure the machine.
@@ -82,12 +82,13 @@ def configure(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 @pytest.fixture
-def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+def go() -> Iterator[Callable[[str], None]]:
     """`go("direct")`, `go("buffered")`: MODE from here on, in a process that knows of an outage.
     Settings that are changed hundreds of times, as `configure` does it, pile up."""
-    monkeypatch.setattr(fallback, "_away_at", float("inf"))
+    know_of_an_outage()
     yield lambda mode: object.__setattr__(conf.settings(), "MODE", mode)
     conf.settings.cache_clear()
+    forget_outages()
 
 
 @pytest.fixture
@@ -134,8 +135,6 @@ def _database(alias: str, blocker: DjangoDbBlocker) -> Generator[None]:
 
 @contextmanager
 def _redis(server: RedisServer, settings: LazySettings) -> Generator[RedisServer]:
-    from writebehind_app.buffers import fallback  # which needs the settings
-
     os.environ["WRITEBEHIND_TEST_REDIS"] = server.url
     settings.WRITEBEHIND = {**settings.WRITEBEHIND, "REDIS": server.url}
     settings.CACHES = {
@@ -144,8 +143,7 @@ def _redis(server: RedisServer, settings: LazySettings) -> Generator[RedisServer
     }
     yield server
     server.clear()
-    # The outage of a test is none of the next one's.
-    fallback._away_at = urgency._asked_again_at = sampling._next_at = -float("inf")
+    forget_outages()
     del os.environ["WRITEBEHIND_TEST_REDIS"]
 
 

@@ -13,10 +13,10 @@ import redis
 from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from tests.backdoor.calls import NotSent, Unanswered, intercept
 from tests.router import current
 from writebehind_app import steps
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
-from writebehind_app.store import delivery, lua
 
 # What the process does after a step, and a reply may be lost of: scripts by their names, a
 # statement or the commit of the database; None where nothing follows.
@@ -66,28 +66,13 @@ class Fault:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Fault:
-        run, exchange = lua.run, delivery._exchange
         commit = BaseDatabaseWrapper._commit
-
-        def run_or_fail(client: redis.Redis, name: str, *args: Any) -> Any:
-            return self._do(name, partial(run, client, name, *args))
-
-        def exchange_or_fail(way: Any, calls: Any, *timeout: Any) -> Any:
-            """Of writes, whose sender knows the error that was met before they were sent from the
-            one after it."""
-            try:
-                return self._do(calls[0][0], partial(exchange, way, calls, *timeout))
-            except redis.TimeoutError as error:
-                if self.how == "raises":
-                    raise
-                return [None] * len(calls), error
 
         def commit_or_fail(connection: BaseDatabaseWrapper) -> None:
             self._do("commit", partial(commit, connection))
 
         self._patch.setattr(steps, "hook", self._hook)
-        self._patch.setattr(lua, "run", run_or_fail)
-        self._patch.setattr(delivery, "_exchange", exchange_or_fail)
+        intercept(self._patch, self._do)
         self._patch.setattr(BaseDatabaseWrapper, "_commit", commit_or_fail)
         return self
 
@@ -161,4 +146,5 @@ class Fault:
                 act()
         if name in ("statement", "commit"):
             raise OperationalError("the connection is gone")
-        raise redis.TimeoutError("no answer")
+        error = redis.TimeoutError("no answer")
+        raise NotSent(error) if self.how == "raises" else Unanswered(error)

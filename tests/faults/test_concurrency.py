@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections
 
+from tests.backdoor.batches import claim
+from tests.backdoor.shards import counted, number_of
 from tests.models import Item
 from writebehind_app import steps
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
-from writebehind_app.store import lua
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -88,11 +89,6 @@ def use_redis_on_both_sides_of_a_fork() -> None:
 # Helpers
 
 
-def state_of_shards(server) -> list[dict[str, str]]:
-    with server.client(decode_responses=True) as client:
-        return [client.hgetall(key) for key in Item.buffered.shard_keys()]
-
-
 def wait_stopped(pid: int) -> None:
     while True:
         with open(f"/proc/{pid}/stat") as stat:
@@ -145,12 +141,11 @@ def test_two_flushers_and_four_writers_on_the_same_rows(
 
     # The token is the ledger's primary key. What Redis counted is what the ledger says.
     ledger = list(AppliedBatch.objects.all())
-    shards = state_of_shards(redis_server)
-    assert sum(batch.entries for batch in ledger) == sum(int(s["flushed"]) for s in shards)
-    assert len(ledger) == sum(int(s["batches"]) for s in shards)
+    assert sum(batch.entries for batch in ledger) == counted(Item.buffered, "flushed")
+    assert len(ledger) == counted(Item.buffered, "batches")
     assert all(batch.rows == batch.entries for batch in ledger)
     # A write of many counts each of its rows: 475 single ones and 25 times 5, four times.
-    assert sum(int(s["accepted"]) for s in shards) == 4 * (475 + 125)
+    assert counted(Item.buffered, "accepted") == 4 * (475 + 125)
     assert len(ledger) > 20
 
 
@@ -180,8 +175,7 @@ def test_a_flusher_that_wakes_up_late_brings_nothing_back(
     assert stored() == {1: (3, "newest")}
     # And a batch that is in flight at the moment at which it acknowledges its own.
     Item.buffered.set(number=1, a=4)
-    shard = Item.buffered.shards()[0]
-    batch = shard.claim("t" * 32, lease=60, size=10, due_only=False)
+    (batch,) = claim(Item.buffered)
 
     child.send_signal(signal.SIGCONT)
     assert child.wait(60) == 0
@@ -189,7 +183,7 @@ def test_a_flusher_that_wakes_up_late_brings_nothing_back(
     assert stored() == {1: (3, "newest")}
     assert Item.buffered.get(number=1).a == 4
     assert [e.state for e in Item.buffered.pending()] == ["in_flight"]
-    shard.release(batch.token, retry_in=0, error="")
+    batch.release()
     Item.buffered.flush()
     assert stored() == {1: (4, "newest")}
     entries = AppliedBatch.objects.values_list("entries", flat=True)
@@ -339,7 +333,7 @@ def test_50_threads(plain, configure):
     Item.buffered.flush()
     expected = {thread * 100 + n: thread * 100 + n for thread in range(50) for n in range(20)}
     assert {k: a for k, (a, _) in stored().items()} == {**expected, -1: 19}
-    assert sum(int(s["accepted"]) for s in state_of_shards(plain)) == 2000
+    assert counted(Item.buffered, "accepted") == 2000
 
 
 def test_the_client_is_used_on_both_sides_of_a_fork(plain, start_child):
@@ -392,20 +386,9 @@ def test_a_hot_key_is_stored_in_time_and_seldom(database, redis_server, configur
         flusher.join()
     assert not errors
     assert lag < 0.25 + 0.5  # and one flush, on a busy machine
-    applied = sum(int(s.get("batches", 0)) for s in state_of_shards(redis_server))
-    assert 2 <= AppliedBatch.objects.count() == applied
-    hot = Item.buffered.shard_keys().index(Item.buffered.shard_key_of("1"))
+    assert 2 <= AppliedBatch.objects.count() == counted(Item.buffered, "batches")
+    hot = number_of(Item.buffered, "1")
     assert AppliedBatch.objects.filter(shard=hot).count() < len(written_at) / 10
-
-
-def test_a_batch_is_claimed_by_one_of_many(redis_server, configure):
-    """All at once, on one shard: whoever comes second sees that it is busy."""
-    configure(SHARDS=1)
-    Item.buffered.set_many({"number": n} for n in range(10))
-    (shard,) = Item.buffered.shards()
-    calls = [(shard.key, f"token{n}", 60_000_000, 10, "all", "") for n in range(20)]
-    replies = lua.run_many(shard.client, "claim", calls)
-    assert sorted(reply[0] for reply in replies) == ["batch"] + ["busy"] * 19
 
 
 @on_valkey
@@ -418,12 +401,13 @@ def test_a_lease_is_kept_while_a_long_transaction_runs(
     def hook(step: str) -> None:
         if step == "flush.token":
             time.sleep(0.9)
-            others.append(Item.buffered.shards()[0].claim("x", lease=1, size=9, due_only=False))
+            others.append(claim(Item.buffered, lease=1))
 
     monkeypatch.setattr(steps, "hook", hook)
     Item.buffered.set(number=1)
     Item.buffered.flush()
-    assert [wait.reason for wait in others] == ["busy"]
+    assert others == [[]]
+    assert Item.objects.exists()
 
 
 def test_a_lease_is_not_kept_after_a_failure(plain, configure, monkeypatch):

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.backdoor import clock
+from tests.backdoor.breaker import failures
+from tests.backdoor.calls import forget_scripts_amid
+from tests.backdoor.limits import limit
 from tests.models import Item, Line, Note, Owner, Visit
 from writebehind_app import Add
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WriteUncertain
-from writebehind_app.store import breaker, clock, connection, delivery, lua
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 pytestmark = on_sqlite
@@ -109,7 +112,7 @@ def test_a_connection_breaks_that_reads(read, fault, proxy):
     proxy.afflicted = re.compile(b"EVALSHA")
     proxy.faults = [fault]
     assert READS[read](receipt) == expected
-    assert (proxy.met, connection.breaker().failures) == (1, 0)
+    assert (proxy.met, failures()) == (1, 0)
 
 
 def test_two_connections_break_that_read(proxy):
@@ -119,7 +122,7 @@ def test_two_connections_break_that_read(proxy):
     proxy.faults = ["cut", "cut"]
     with pytest.raises(BufferUnavailable):
         Item.buffered.count_pending()
-    assert (proxy.met, connection.breaker().failures) == (2, 1)
+    assert (proxy.met, failures()) == (2, 1)
     assert Item.buffered.count_pending() == 1
 
 
@@ -166,7 +169,7 @@ def test_a_connection_that_cannot_be_made_is_no_uncertainty(proxy):
 
 def test_after_a_write_that_was_not_taken_none_to_its_row_is_sent(proxy, monkeypatch):
     """The caller may do it in another way, and must not find its later ones done already."""
-    monkeypatch.setattr(delivery, "PIPELINE", 3)
+    limit(monkeypatch, calls_in_a_round_trip=3)
     rows = [{"number": n // 2, "a": Add(1)} for n in range(6)]
     proxy.faults = ["cut", "cut"]
     with pytest.raises(WriteUncertain, match="0 of 6 writes were taken for certain"):
@@ -176,7 +179,7 @@ def test_after_a_write_that_was_not_taken_none_to_its_row_is_sent(proxy, monkeyp
 
 @pytest.mark.parametrize("seconds", [-3600, -5, 5, 3600])
 def test_a_clock_that_is_wrong(seconds, proxy):
-    clock.saw(clock.now() + seconds * 1_000_000, clock.ticks())
+    clock.be_wrong_by(seconds)
     assert Item.buffered.set(number=1, a=Add(1))
     assert Item.buffered.get(number=1).a == 1
     assert abs(clock.now() / 1e6 - time.time()) < 1
@@ -184,28 +187,17 @@ def test_a_clock_that_is_wrong(seconds, proxy):
 
 def test_the_script_cache_is_flushed_among_the_calls(redis_server, monkeypatch):
     """SCENARIOS 34."""
-    exchange, flushed = lua.exchange, []
-
-    def flush_amid(client, commands, **options):
-        if len(commands) == 10:
-            flushed.append(True)
-            replies, error = exchange(
-                client, [*commands[:5], ("SCRIPT", "FLUSH"), *commands[5:]], **options
-            )
-            return replies[:5] + replies[6:], error
-        return exchange(client, commands, **options)
-
     Item.buffered.set(number=1)
-    monkeypatch.setattr(lua, "exchange", flush_amid)
+    amid = forget_scripts_amid(monkeypatch, of=10)
     receipts = Item.buffered.set_many({"number": n, "a": Add(1)} for n in range(10))
-    assert flushed
+    assert amid
     assert len({(receipt.id, receipt.no) for receipt in receipts}) == 10
     assert {row.a for row in Item.buffered.get_many(range(10)).values()} == {1}
 
 
 def test_threads(proxy, monkeypatch):
     """SCENARIOS 42: each has a session of its own, while connections break."""
-    monkeypatch.setattr(breaker, "_TOLERATED", 100)
+    limit(monkeypatch, failures_in_a_row=100)
     proxy.faults = ["lose the reply", "keep", "cut"] * 10
     uncertain = []
 

@@ -11,25 +11,25 @@ Numbers 1, 2, 3, 4, 5, 9, 10, 11, 12 and 19 of the scenarios, on each of the dat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from django.db import Error, connections
 
+from tests.backdoor.batches import end_lease
+from tests.backdoor.flushes import isolate_at_once
+from tests.backdoor.shards import assert_drained
 from tests.faults.injection import FAULTS, NEXT, Fault
 from tests.faults.kinds import BUFFERS, KINDS, Kind
 from tests.models import Owner, Pair
-from tests.servers import RedisServer, lasting_keys
 from writebehind_app import Add
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import AlreadyExists
-from writebehind_app.flush import deadletters, engine, writer
-from writebehind_app.flush.writer import Applied
+from writebehind_app.flush import deadletters
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import STEPS
-from writebehind_app.store.shard import Batch
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -54,22 +54,9 @@ def threads(django_db_setup: None) -> Iterator[list[ThreadPoolExecutor]]:
         pool.shutdown()
 
 
-@pytest.fixture
-def expire(redis_server: RedisServer) -> Iterator[Callable[[Buffer], None]]:
-    """`expire(buffer)`: the time of whoever holds its batch is over."""
-    with redis_server.client(decode_responses=True) as client:
-
-        def end_lease(buffer: Buffer) -> None:
-            (key,) = buffer.shard_keys()
-            if client.hexists(key, "token"):
-                client.hset(key, "lease", 0)
-
-        yield end_lease
-
-
 @on_valkey
 @pytest.mark.parametrize(("step", "how", "around"), FLUSH_CASES)
-def test_a_flush(step, how, around, database, redis_server, configure, threads, expire):
+def test_a_flush(step, how, around, database, redis_server, configure, threads):
     configure(SHARDS=1)
     for buffer, kinds in BUFFERS.items():
         for kind in kinds:
@@ -85,7 +72,7 @@ def test_a_flush(step, how, around, database, redis_server, configure, threads, 
             expected = [kind.after(kind.write, kind.later) for kind in kinds]
             check_reads(kinds, expected)
 
-            expire(buffer)
+            end_lease(buffer)
             second = None if around == "lone" else threads[1].submit(buffer.flush)
             if second and around == "sleeper":
                 if fault.in_transaction:
@@ -106,15 +93,15 @@ def test_a_flush(step, how, around, database, redis_server, configure, threads, 
             if second:
                 second.result(60)
         check_reads(kinds, expected)
-        expire(buffer)
+        end_lease(buffer)
         buffer.flush()
         check_drained(buffer, kinds, expected)
-    check_leftovers(redis_server, BUFFERS)
+    assert_drained(BUFFERS)
 
 
 @on_valkey
 @pytest.mark.parametrize(("step", "how", "around"), WRITE_CASES)
-def test_a_write(step, how, around, database, redis_server, configure, threads, expire):
+def test_a_write(step, how, around, database, redis_server, configure, threads):
     configure(SHARDS=1)
     for kind in KINDS:
         kind.prepare()
@@ -148,13 +135,13 @@ def test_a_write(step, how, around, database, redis_server, configure, threads, 
         assert seen in possible
         kind.buffer.flush()
         check_drained(kind.buffer, [kind], [seen])
-    check_leftovers(redis_server, BUFFERS)
+    assert_drained(BUFFERS)
 
 
 @on_valkey
 @pytest.mark.parametrize(("step", "how"), [case[:2] for case in FLUSH_CASES if case[2] == "lone"])
 def test_a_flush_of_what_the_database_refuses(
-    step, how, database, redis_server, configure, expire, monkeypatch
+    step, how, database, redis_server, configure, monkeypatch
 ):
     """The dead letters are there once, and the rest is stored, as if nothing had gone wrong."""
     configure(SHARDS=1)
@@ -168,11 +155,11 @@ def test_a_flush_of_what_the_database_refuses(
     Pair.buffered.set(owner=404, name="orphan")
     with monkeypatch.context() as patch, Fault(step, how) as fault:
         # At once: the steps of a first try, which is refused as a whole, come in each batch.
-        patch.setattr(engine, "apply", isolating)
+        isolate_at_once(patch)
         fault.go_on()
         assert isinstance(fault.run(Pair.buffered.flush), FAULTS[how])
         assert fault.met
-    expire(Pair.buffered)
+    end_lease(Pair.buffered)
     Pair.buffered.flush()
 
     stored = Pair.objects.exclude(name="other").values_list("name", "value")
@@ -181,11 +168,7 @@ def test_a_flush_of_what_the_database_refuses(
     assert sorted(letters) == ["3", "orphan"]
     assert [batch.dead_letters for batch in AppliedBatch.objects.all()] == [2]
     assert Pair.buffered.count_pending() == 0
-    check_leftovers(redis_server, [Pair.buffered])
-
-
-def isolating(buffer: Buffer, number: int, batch: Batch, **options: bool) -> Applied:
-    return writer.apply(buffer, number, batch, isolating=True)
+    assert_drained([Pair.buffered])
 
 
 def check_reads(kinds: Sequence[Kind], expected: list[Any], *while_running: Future | None) -> None:
@@ -204,24 +187,6 @@ def check_drained(buffer: Buffer, kinds: Sequence[Kind], expected: list[Any]) ->
     assert buffer.count_pending() == 0
     assert not buffer.pending()
     assert not DeadLetter.objects.exists()
-
-
-def check_leftovers(server: RedisServer, buffers: Iterable[Buffer]) -> None:
-    """Redis keeps one hash for each shard, without a batch, and agrees with the ledger."""
-    with server.client(decode_responses=True) as client:
-        keys = lasting_keys(client)
-        for buffer in buffers:
-            (key,) = buffer.shard_keys()
-            state = client.hgetall(key)
-            assert {"token", "lease", "attempts", "retry_at", "to", "flying"}.isdisjoint(state)
-            ledger = AppliedBatch.objects.filter(buffer=buffer.label)
-            assert sum(ledger.values_list("entries", flat=True)) == int(state["flushed"])
-            assert len(ledger) == int(state["batches"])
-            keys -= {key}
-            if f"{key}:log" in keys:  # remembers the last number, and has no record
-                assert client.xlen(f"{key}:log") == 0
-                keys -= {f"{key}:log"}
-    assert not keys
 
 
 def test_there_are_cases_for_every_step():

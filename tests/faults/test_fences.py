@@ -20,14 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.backdoor.batches import Claim, claim
+from tests.backdoor.breaker import know_of_no_outage
 from tests.integration.test_one_by_one import in_python
 from tests.models import Counter, Note, Owner
 from writebehind_app import Add, Max, Merge, Min
-from writebehind_app.buffers import fallback
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import AlreadyExists
-from writebehind_app.flush import engine
-from writebehind_app.store.shard import Batch
 
 EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "60"))
 stories = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
@@ -75,21 +74,15 @@ class Flusher:
 
     def __init__(self, buffer: Buffer) -> None:
         self.buffer = buffer
-        self.asleep: list[tuple[int, Batch]] = []
+        self.asleep: list[Claim] = []
 
     def act(self, verb: str) -> None:
         match verb:
             case "claim":
-                for number, shard in enumerate(self.buffer.shards()):
-                    token = secrets.token_hex(16)
-                    batch = shard.claim(token, lease=60, size=9, due_only=False)
-                    if isinstance(batch, Batch):
-                        self.asleep.append((number, batch))
+                self.asleep += claim(self.buffer, size=9)
             case "apply":
-                shards = self.buffer.shards()
-                for number, batch in self.asleep:
-                    outcome = engine._flush_batch(self.buffer, number, shards[number], batch)
-                    assert not isinstance(outcome, Exception)
+                for sleeper in self.asleep:
+                    sleeper.flush()
                 self.asleep.clear()
             case "flush":
                 self.act("apply")
@@ -154,9 +147,9 @@ def is_told_apart(story: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("kind", ["row", "metadata"])
-def test_a_process_that_knows_of_no_outage(database, redis_server, go, monkeypatch, kind):
+def test_a_process_that_knows_of_no_outage(database, redis_server, go, kind):
     """It adds to what is pending, which is void since another one wrote to the database."""
-    monkeypatch.setattr(fallback, "_away_at", -float("inf"))
+    know_of_no_outage()
     owner = Owner.objects.create(name="owner")
     for story in filter(is_told_apart, itertools.product(STEPS, repeat=3)):
         name, model = secrets.token_hex(8), 0

@@ -7,23 +7,23 @@ import time
 import pytest
 from django.db import IntegrityError, ProgrammingError, connection, connections
 
+from tests.backdoor.batches import claim, claim_and_die
+from tests.backdoor.entries import remove
+from tests.backdoor.flushes import (
+    refuse_token_once,
+    say_that_the_token_is_there,
+    stop_before_new_token,
+)
+from tests.backdoor.keyspace import beginning
 from tests.models import Hidden, Item, KeyOnly, Seat, Strict
 from tests.router import current
 from writebehind_app import steps
 from writebehind_app.flush.engine import flush
-from writebehind_app.flush.writer import AlreadyApplied
 from writebehind_app.models import AppliedBatch, DeadLetter
-from writebehind_app.store.shard import Shard
 
 
 class Stopped(BaseException):
     """Nothing runs on after it."""
-
-
-def claim_and_die(lease: float = 0.001) -> None:
-    """A flusher that gets no further than its claim."""
-    for n, shard in enumerate(Item.buffered.shards()):
-        shard.claim(f"dead{n}", lease=lease, size=1000, due_only=False)
 
 
 class TestRefusedBatch:
@@ -31,11 +31,7 @@ class TestRefusedBatch:
     def no_ledger(self, monkeypatch):
         """Its table is missing, for one flush."""
 
-        def refuse(*args, **kwargs):
-            monkeypatch.undo()
-            raise ProgrammingError("no such table")
-
-        monkeypatch.setattr("writebehind_app.flush.writer.enter", refuse)
+        refuse_token_once(monkeypatch, ProgrammingError("no such table"))
 
     def test_can_be_discarded(self, database, redis_server, configure, no_ledger):
         configure(SHARDS=1)
@@ -63,7 +59,7 @@ class TestRefusedBatch:
     def test_is_not_discarded_while_a_flusher_is_at_it(self, plain, configure):
         configure(SHARDS=1)
         Item.buffered.set(number=1)
-        claim_and_die(lease=60)
+        claim(Item.buffered)
         assert Item.buffered.discard() == 0
         assert Item.buffered.count_pending() == 1
 
@@ -135,11 +131,8 @@ class TestDiscardOfABatch:
         with pytest.raises(Stopped):
             Item.buffered.flush()
 
-        def die(*args):
-            raise Stopped
-
         with monkeypatch.context() as patch:
-            patch.setattr(Shard, "revoke", die)
+            stop_before_new_token(patch, Stopped())
             with pytest.raises(Stopped):
                 Item.buffered.discard()
         assert Item.buffered.get(number=5).a == 1
@@ -151,11 +144,8 @@ class TestLedger:
     def test_that_refuses_for_another_reason_keeps_the_batch(self, plain, monkeypatch):
         Item.buffered.set(number=1, a=5)
 
-        def refuse(*args, **kwargs):
-            raise AlreadyApplied(IntegrityError("a column of a later migration"))
-
         with monkeypatch.context() as patch:
-            patch.setattr("writebehind_app.flush.writer.enter", refuse)
+            say_that_the_token_is_there(patch, "a column of a later migration")
             with pytest.raises(IntegrityError, match="later migration"):
                 Item.buffered.flush()
         assert Item.buffered.get(number=1).a == 5
@@ -167,9 +157,7 @@ class TestRedis:
     def test_an_entry_that_is_missing_hides_no_other(self, database, redis_server, configure):
         configure(SHARDS=1)
         Item.buffered.set_many([{"number": n, "a": n} for n in range(20)])
-        with redis_server.client(decode_responses=True) as client:
-            (key,) = [key for key in client.scan_iter() if key.endswith(":e:7")]
-            client.delete(key)
+        remove(Item.buffered, "7")
         assert len(Item.buffered.get_many(range(20))) == 19
         Item.buffered.flush()
         assert sorted(Item.objects.values_list("a", flat=True)) == [*range(7), *range(8, 20)]
@@ -177,7 +165,7 @@ class TestRedis:
 
     def test_that_is_full_is_drained_after_a_flusher_died(self, database, redis_server):
         Item.buffered.set_many([{"number": n, "a": n} for n in range(50)])
-        claim_and_die()
+        claim_and_die(Item.buffered)
         Item.buffered.set_many([{"number": n, "b": "more"} for n in range(50)])
         with redis_server.client() as client:
             try:
@@ -203,7 +191,7 @@ class TestLimit:
     def test_counts_what_was_taken_over(self, plain, configure):
         configure(SHARDS=2)
         Item.buffered.set_many([{"number": n} for n in range(100)])
-        claim_and_die()
+        claim_and_die(Item.buffered)
         Item.buffered.set_many([{"number": n, "a": 1} for n in range(100)])
         result = flush(Item.buffered, limit=10)
         assert result.batches == 1
@@ -242,5 +230,5 @@ def test_tests_have_keys_of_their_own(plain):
     assert connection.settings_dict["NAME"]
     Item.buffered.set(number=1)
     with plain.client(decode_responses=True) as client:
-        assert all(key.startswith("{wb:test:") for key in client.scan_iter())
+        assert all(key.startswith(beginning()) for key in client.scan_iter())
     assert not AppliedBatch.objects.exists()

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
-from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -25,7 +24,10 @@ from django.db import IntegrityError
 from django.db.models import F, Q, Value
 from django.utils import timezone
 
-from tests.faults import hostile
+from tests.backdoor import hostile
+from tests.backdoor.entries import forget_due, id_of, put_head, put_text
+from tests.backdoor.keyspace import LOOKALIKES
+from tests.backdoor.shards import PARTS, spoil
 from tests.models import (
     Counter,
     Everything,
@@ -60,11 +62,6 @@ def raw(redis_server) -> redis.Redis:
 @pytest.fixture
 def owner(database) -> Owner:
     return Owner.objects.create(name="anna")
-
-
-def digest(id: bytes) -> str:
-    text = id.decode(errors="backslashreplace")
-    return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def drained(buffer: Buffer) -> None:
@@ -124,7 +121,7 @@ class Metadata:
         notes = Note.buffered.of(page=f"p{n}", owner=self.owner)
         # One key: its row dies with it.
         notes.update({"k": {"n": n}})
-        return notes._id, n
+        return id_of(Note.buffered, page=f"p{n}", owner=self.owner), n
 
     def shown(self, n: int) -> Any:
         return dict(Note.buffered.of(page=f"p{n}", owner=self.owner))
@@ -159,11 +156,8 @@ def test_planted_entries_die_and_others_live(
         for what in good:
             assert of.stored(what) == of.expected(what)
             assert of.shown(what) == of.expected(what)
-        dead = set(DeadLetter.objects.values_list("digest", flat=True))
-        of_rows = {deadletters.entry_of(letter).id for letter in DeadLetter.objects.all()}
         for id, (how, what) in planted.items():
-            is_dead = digest(id) in dead or any(id.decode() in of_row for of_row in of_rows)
-            assert is_dead, (how, id, what, of.stored(what))
+            assert hostile.is_dead(id), (how, id, what, of.stored(what))
         for letter in DeadLetter.objects.all():
             deadletters.described(letter)
         ids = list(DeadLetter.objects.values_list("pk", flat=True))
@@ -171,12 +165,12 @@ def test_planted_entries_die_and_others_live(
         deadletters.discard(of.buffer, ids)
 
 
-def test_entries_out_of_the_index_go_with_the_next_write(database, redis_server, raw):
+def test_entries_out_of_the_index_go_with_the_next_write(database, redis_server):
     """Without the time at which it is due nothing finds an entry, until somebody writes to it."""
     Item.buffered.set(number=1, a=1)
     Item.buffered.set(number=2, a=1)
     for n in (1, 2):
-        raw.delete(Item.buffered.shard_key_of(str(n)) + ":due")
+        forget_due(Item.buffered, str(n))
     assert Item.buffered.flush().rows == 0
     Item.buffered.set(number=1, b="x")
     Item.buffered.flush()
@@ -184,43 +178,18 @@ def test_entries_out_of_the_index_go_with_the_next_write(database, redis_server,
     assert list(Item.objects.order_by("number").values_list("a", "b")) == [(1, "x"), (1, "")]
 
 
-def test_more_broken_entries_than_a_poison_limit(database, redis_server, raw, configure):
+def test_more_broken_entries_than_a_poison_limit(database, redis_server, configure):
     """They are nobody's fault but their own, and keep nobody waiting."""
     configure(SHARDS=1, POISON_LIMIT=3, BATCH_SIZE=10)
     for n in range(30):
         Item.buffered.set(number=n, a=1)
-        (key,) = raw.keys(f"*:e:{n}")
-        raw.hset(key, "@", "x")
+        put_head(Item.buffered, str(n), "x")
     Item.buffered.set(number=99, a=1)
     assert Item.buffered.flush().dead_letters == 30
     assert Item.objects.get().number == 99
 
 
 # Records
-
-
-def spoil_log(client: redis.Redis, shard: bytes, rng: random.Random) -> None:
-    """Records that no append made, numbers of none, times of none."""
-    log, fields = shard + b":log", {b"event": b"1", b"email": b'"x"'}
-    match rng.randrange(6):
-        case 0:
-            fields = {rng.choice(hostile.NAMES) or b"x": b"1", b"": b""}
-        case 1:
-            fields[rng.choice(list(fields))] = rng.choice(hostile.GARBAGE)
-        case 2:
-            fields = {b"@": rng.choice(hostile.HEADS)}
-        case 3:
-            fields = {b"email": b'"x"', b"event": b"1"}
-        case 4:
-            names = [b"", b"x", b"-1", b"\xff", b"9" * 30, b"1", b"18446744073709551615"]
-            client.zadd(shard + b":times", {rng.choice(names): rng.choice([0, "inf", 1e15])})
-            return
-        case 5:
-            client.hset(shard + b":taken:" + rng.randbytes(1).hex().encode() + b"0", b"x", b"y")
-            return
-    number = rng.choice(["*", "5-7", "18446744073709551615-0", f"{10**17}-1", f"{3 * 10**15}-0"])
-    with suppress(redis.ResponseError):  # there is a greater one
-        client.xadd(log, fields, id=number)
 
 
 def test_planted_records_die_and_others_live(database, redis_server, raw, configure):
@@ -234,14 +203,14 @@ def test_planted_records_die_and_others_live(database, redis_server, raw, config
                 with suppress(WritebehindError):  # no number follows the greatest
                     Visit.buffered.append(event=n, email="good", hint=1, token=uuid.UUID(int=n))
                     good.append(n)
-            spoil_log(raw, rng.choice(Visit.buffered.shard_keys()).encode(), rng)
+            hostile.spoil_log(raw, Visit.buffered, rng)
         assert shown(good) == good
         assert Visit.buffered.count(email="good") >= len(good)
         Visit.buffered.pending(1000)
         drained(Visit.buffered)
         assert shown(good) == good
         assert set(Visit.objects.filter(email="good").values_list("event", flat=True)) >= {*good}
-        for _ in range(3 * len(Visit.buffered.shard_keys())):  # in each shard, there is a next one
+        for _ in range(3 * Visit.buffered.option("SHARDS")):  # in each shard, there is a next one
             n = next(number)
             Visit.buffered.append(event=n, email="good")
             assert shown([n]) == [n]
@@ -266,9 +235,7 @@ def shown(events: list[int]) -> list[int]:
 )
 def test_a_write_does_not_die_with_a_planted_entry(plain, head):
     Item.buffered.set(number=1, a=1)
-    with plain.client() as client:
-        (key,) = client.keys("*:e:1")
-        client.hset(key, "@", head)
+    put_head(Item.buffered, "1", head)
     Item.buffered.set(number=1, b="mine")
     assert Item.buffered.flush().dead_letters == 1
     assert Item.objects.values_list("a", "b").get() == (0, "mine")
@@ -285,25 +252,19 @@ def test_a_write_does_not_die_with_a_planted_entry(plain, head):
 )
 def test_texts_that_only_resemble_values_are_none(plain, field, text):
     Everything.buffered.set(key="0" * 32, char="x")
-    with plain.client() as client:
-        (key,) = client.keys("*:e:*")
-        client.hset(key, field, b"1" * hostile.TIME + text.encode())
+    put_text(Everything.buffered, id_of(Everything.buffered, key="0" * 32), field, text, old=True)
     assert Everything.buffered.flush().dead_letters == 1
     assert not Everything.objects.exists()
 
 
-@pytest.mark.parametrize("suffix", ["", ":due", ":times", ":log"])
-def test_a_call_that_fails_for_what_somebody_wrote_was_not_taken(plain, configure, suffix):
+@pytest.mark.parametrize("part", PARTS)
+def test_a_call_that_fails_for_what_somebody_wrote_was_not_taken(plain, configure, part):
     """It is sure to say so: the caller may repeat it, or goes around Redis."""
     configure(LEASE=0.5)  # of a batch whose acknowledgement fails
     Item.buffered.set(number=1, a=Add(1))
     Visit.buffered.append(event=1, email="x")
-    with plain.client() as client:
-        for key in Item.buffered.shard_keys() + Visit.buffered.shard_keys():
-            if suffix:
-                client.set(key + suffix, "x")
-            else:
-                client.hset(key, "accepted", "007")
+    spoil(Item.buffered, part)
+    spoil(Visit.buffered, part)
     at = timezone.now()
     again(lambda: Item.buffered.set(number=1, a=Add(1)))
     again(lambda: Visit.buffered.append(event=2, email="x", registered_at=at))
@@ -335,9 +296,7 @@ def test_the_next_calls_go_on_after_a_shard_was_spoiled(
         Visit.buffered: lambda n: Visit.buffered.append(event=n, email="x"),
     }
     for _ in range(max(EXAMPLES // 24, 4)):
-        keys, history = buffer.shard_keys(), []
-        for _ in range(rng.randrange(1, 4)):
-            history.append(hostile.spoil_state(raw, rng.choice(keys).encode(), rng))
+        history = [hostile.spoil_state(raw, buffer, rng) for _ in range(rng.randrange(1, 4))]
         for call in (buffer.count_pending, buffer.pending, lambda: flush(buffer)):
             with suppress(WritebehindError):
                 call()
@@ -417,9 +376,7 @@ VALUES: list[Any] = [
         "{",
         ",",
         ":",
-        ":e:1",
-        "}:due",
-        "{wb:x:1}",
+        *LOOKALIKES,
         "@",
         "&",
     ),

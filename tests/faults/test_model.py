@@ -7,7 +7,6 @@ A nightly run: WRITEBEHIND_EXAMPLES=2500 make test ARGS=tests/faults/test_model.
 from __future__ import annotations
 
 import os
-import secrets
 from abc import abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
@@ -25,6 +24,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.backdoor.batches import Claim, claim, end_lease, is_in_flight
+from tests.backdoor.entries import id_of
 from tests.integration.test_one_by_one import in_python
 from tests.models import Counter, Line, Note, Owner
 from writebehind_app import Add, Max, Merge, Min, steps
@@ -32,7 +33,6 @@ from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.flush import engine
 from writebehind_app.models import DeadLetter
-from writebehind_app.store.shard import Batch
 
 EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "30"))
 
@@ -53,7 +53,7 @@ class Model:
         self.in_flight: Any = None  # as it was when the batch in flight was claimed
         self.stored = deepcopy(nothing)
         self.leased = False  # whether the batch in flight is somebody's
-        self.asleep: list[Batch] = []  # the batches of flushers that stand still
+        self.asleep: list[Claim] = []  # the batches of flushers that stand still
         self.only: str | None = None  # the one key that is flushed
 
     def reach(self, step: str) -> None:
@@ -87,7 +87,7 @@ class Model:
                 then(step)
 
         self.only = only
-        ids = [self.buffer._id({"name": only})] if only else []  # type: ignore[attr-defined]
+        ids = [id_of(self.buffer, name=only)] if only else []
         steps.hook = hook
         try:
             engine.flush(self.buffer, ids=ids, ignore_backoff=True, wait=False)
@@ -98,27 +98,21 @@ class Model:
 
     def end_leases(self) -> None:
         """Time passes."""
-        for shard in self.buffer.shards():
-            if shard.client.hexists(shard.key, "token"):
-                shard.client.hset(shard.key, "lease", 0)
+        end_lease(self.buffer)
         self.leased = False
 
     def fall_asleep(self, *, late: bool) -> None:
         if late:
             self.end_leases()
         self.only = None
-        (shard,) = self.buffer.shards()
-        batch = shard.claim(secrets.token_hex(16), lease=60, size=99, due_only=False)
-        if isinstance(batch, Batch):
-            self.asleep.append(batch)
+        for sleeper in claim(self.buffer):
+            self.asleep.append(sleeper)
             self.reach("flush.claimed")
 
     def wake_up(self) -> None:
-        (shard,) = self.buffer.shards()
-        batch = self.asleep.pop(0)
-        is_its_own = shard.client.hget(shard.key, "token") == batch.token
-        applied = engine._flush_batch(self.buffer, 0, shard, batch)
-        assert not isinstance(applied, Exception)
+        sleeper = self.asleep.pop(0)
+        is_its_own = sleeper.is_held()
+        sleeper.flush()
         if is_its_own:
             self.reach("flush.committed")
             self.reach("flush.acked")
@@ -135,8 +129,7 @@ class Model:
         if self.in_flight is not None and not self.leased:
             _copy(key, self.stored, self.in_flight)
         _copy(key, self.stored if self.in_flight is None else self.in_flight, self.now)
-        (shard,) = self.buffer.shards()
-        if not shard.client.hexists(shard.key, "token"):
+        if not is_in_flight(self.buffer):
             self.in_flight = None
 
 

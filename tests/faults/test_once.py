@@ -15,6 +15,8 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.backdoor.batches import claim_and_die
+from tests.backdoor.calls import Replies, memory_of_once
 from tests.faults.test_fences import EXAMPLES, Flusher
 from tests.models import Item, Line, Note, Owner, Visit
 from tests.outages import wait_for_redis
@@ -27,7 +29,6 @@ from writebehind_app.exceptions import (
     WriteUncertain,
 )
 from writebehind_app.models import OnceKey
-from writebehind_app.store import delivery
 
 TEN = range(10)
 
@@ -102,11 +103,6 @@ def stored(database):
     Item.objects.create(number=7)
 
 
-def claim(buffer: Buffer) -> None:
-    for shard in buffer.shards():
-        shard.claim(secrets.token_hex(16), lease=0.001, size=100, due_only=False)
-
-
 @on_valkey
 @every_call
 @pytest.mark.parametrize("since", ["nothing", "claimed", "flushed", "emptied", "fresh again"])
@@ -115,7 +111,7 @@ def test_a_call_comes_again(call, since, database, redis_server, configure):
     buffer, run, times = CALLS[call]
     first = run("key")
     if since == "claimed":
-        claim(buffer)
+        claim_and_die(buffer)
     elif since != "nothing":
         assert buffer.flush().rows
     if since == "emptied":
@@ -339,9 +335,7 @@ def test_the_note_goes_with_a_transaction_that_is_rolled_back(database, redis_se
 def test_keys_are_remembered_for_once_days(database, redis_server, configure):
     configure(ONCE_DAYS=0.5, SHARDS=1)
     Item.buffered.set(number=1, a=Add(1), once="key")
-    with redis_server.client() as client:
-        (memory,) = client.scan_iter("*:w:!*")
-        assert 43190 <= client.ttl(memory) <= 43200
+    assert 43190 <= memory_of_once() <= 43200
     Item.buffered.flush()
     old = timezone.now() - timedelta(days=0.6)
     OnceKey.objects.update(at=int(old.timestamp() * 1e6))
@@ -367,24 +361,10 @@ def test_stories(story, database, redis_server, go, monkeypatch):
     name = secrets.randbelow(2**31)
     flusher = Flusher(Item.buffered)
     monkeypatch.setattr(Item.buffered, "options", {"WHEN_DOWN": "direct"})
-    exchange = delivery._exchange
-    keys = set()
-
-    def lost(*args: Any, **kwargs: Any) -> Any:
-        exchange(*args, **kwargs)
-        return [None], redis_lost
-
-    def cut(*args: Any, **kwargs: Any) -> Any:
-        return [None], redis_lost
-
-    def away(*args: Any, **kwargs: Any) -> Any:
-        raise redis_lost
-
-    redis_lost = delivery.redis.ConnectionError("lost")
-    ways = {"lost": lost, "cut": cut, "away": away}
+    replies, keys = Replies(monkeypatch), set()
     for verb, *key in [*story, ("flush",)]:
         go("direct" if verb == "direct" else "buffered")
-        monkeypatch.setattr(delivery, "_exchange", ways.get(verb, exchange))
+        replies.fate = verb if verb in ("lost", "cut", "away") else "good"
         if key:
             with suppress(WriteUncertain):
                 Item.buffered.set(number=name, a=Add(1), once=f"{key[0]} {name}")
@@ -394,6 +374,7 @@ def test_stories(story, database, redis_server, go, monkeypatch):
         elif not Item.buffered.count_pending():
             with redis_server.client() as client:
                 client.flushall()
+    replies.fate = "good"
     for key in keys:
         Item.buffered.set(number=name, a=Add(1), once=f"{key} {name}")
     flusher.act("flush")
@@ -401,11 +382,8 @@ def test_stories(story, database, redis_server, go, monkeypatch):
 
 
 def test_full_is_not_taken(database, redis_server, monkeypatch, configure):
-    def full(*args: Any, **kwargs: Any) -> Any:
-        return [BufferFull("It is full.")]
-
-    monkeypatch.setattr("writebehind_app.buffers.coalescing.deliver", full)
-    configure(WHEN_DOWN="raise")
+    configure(WHEN_DOWN="raise", MAX_PENDING=1, SHARDS=1)
+    Item.buffered.set(number=2)
     monkeypatch.setattr(Item.buffered, "options", {"WHEN_FULL": "raise"})
     with pytest.raises(BufferFull):
         Item.buffered.set(number=1, a=Add(1), once="key")

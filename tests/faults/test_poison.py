@@ -11,6 +11,8 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from tests.backdoor.batches import claim
+from tests.backdoor.entries import id_of, put_text
 from tests.models import Item, Note, Owner, Pair, Place, Setting, Strict, Venue
 from writebehind_app import Add, Merge, signals
 from writebehind_app.flush import deadletters
@@ -163,9 +165,7 @@ class TestIsolation:
     def test_the_receipts_of_an_entity_that_cannot_be_read(self, plain):
         site = Setting.buffered.of(site=1)
         receipts = [site.update(a=1), site.update(b=2)]
-        with plain.client(decode_responses=True) as client:
-            (key,) = [key for key in client.scan_iter() if ":e:" in key]
-            client.hset(key, '"a"', "1" * 16 + "{")
+        put_text(Setting.buffered, id_of(Setting.buffered, site=1), '"a"', "{")
         assert Setting.buffered.flush().dead_letters == 1
         assert [receipt.where for receipt in receipts] == ["dead", "dead"]
         deadletters.discard(Setting.buffered, [DeadLetter.objects.get().pk])
@@ -175,12 +175,9 @@ class TestIsolation:
         """Somebody wrote to Redis, or the model has another field by now."""
         configure(SHARDS=1)
         Item.buffered.set_many({"number": n, "a": n} for n in range(4))
-        with redis_server.client(decode_responses=True) as client:
-            keys = {key[-1]: key for key in client.scan_iter() if ":e:" in key}
-            at = "1" * 16
-            client.hset(keys["0"], "a", at + "{")
-            client.hset(keys["1"], "removed", at + "1")
-            client.hset(keys["2"], "b", at + "null")
+        put_text(Item.buffered, "0", "a", "{")
+        put_text(Item.buffered, "1", "removed", "1")
+        put_text(Item.buffered, "2", "b", "null")
         assert Item.buffered.flush().dead_letters == 3
         assert set(Item.objects.values_list("number", flat=True)) == {3}
         assert Item.buffered.count_pending() == 0
@@ -190,10 +187,8 @@ class TestIsolation:
     def test_a_value_that_only_the_database_refuses(self, database, redis_server, configure):
         configure(SHARDS=1)
         Strict.buffered.set(code="a", required="x")
-        with redis_server.client(decode_responses=True) as client:
-            (key,) = [key for key in client.scan_iter() if ":e:" in key]
-            Strict.buffered.set(code="b", required="y")
-            client.hset(key, "other", "1" * 16 + str(10**30))  # after its time
+        Strict.buffered.set(code="b", required="y")
+        put_text(Strict.buffered, id_of(Strict.buffered, code="a"), "other", str(10**30))
         assert Strict.buffered.flush().dead_letters == 1
         assert set(Strict.objects.values_list("code", flat=True)) == {"b"}
 
@@ -215,7 +210,7 @@ class TestParents:
     ):
         configure(SHARDS=1, BACKOFF=0.01)
         Venue.buffered.set(slug="hall")
-        Venue.buffered.shards()[0].claim("t" * 32, lease=1.0, size=9, due_only=False)
+        claim(Venue.buffered, lease=1.0)
         Place.buffered.set(number=1, venue="hall")
         result = flush(Place.buffered)
         assert (result.dead_letters, result.errors, result.remaining) == (0, 1, 1)

@@ -10,6 +10,9 @@ from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import QuerySet
 from django.test.utils import CaptureQueriesContext
 
+from tests.backdoor.batches import claim, lease_left
+from tests.backdoor.entries import made
+from tests.backdoor.keyspace import data
 from tests.faults.injection import Fault
 from tests.models import Item, Note, Owner, Pair, Seat
 from writebehind_app import Add
@@ -17,7 +20,6 @@ from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import flush
 from writebehind_app.flush.isolation import isolate
 from writebehind_app.models import DeadLetter
-from writebehind_app.store.codec import Entry
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -29,7 +31,7 @@ def test_nothing_in_redis_has_a_time_to_live(database, redis_server, configure, 
 
     def assert_kept() -> None:
         with redis_server.client() as client:
-            keys = [key for key in client.scan_iter() if b":w:" not in key]
+            keys = data(client)
             assert keys
             assert [client.ttl(key) for key in keys] == [-1] * len(keys)
 
@@ -43,11 +45,10 @@ def test_nothing_in_redis_has_a_time_to_live(database, redis_server, configure, 
     Owner.objects.create(pk=1)
     write(1)
     for buffer in (Item.buffered, Note.buffered, Seat.buffered):
-        (shard,) = buffer.shards()
-        batch = shard.claim("a" * 32, lease=60, size=10, due_only=False)
+        (batch,) = claim(buffer)
         assert_kept()
-        shard.renew(batch.token, lease=60)
-        shard.release(batch.token, retry_in=60, error="x")
+        batch.renew(60)
+        batch.release(retry_in=60, error="x")
         assert_kept()
     write(2)
     for buffer in (Item.buffered, Note.buffered, Seat.buffered):
@@ -59,13 +60,14 @@ def test_nothing_in_redis_has_a_time_to_live(database, redis_server, configure, 
 def test_a_lease_is_renewed_by_its_holder_alone(redis_server, configure):
     configure(SHARDS=1)
     Item.buffered.set(number=1)
-    (shard,) = Item.buffered.shards()
-    shard.claim("a" * 32, lease=0.000_001, size=1, due_only=False)
-    shard.renew("b" * 32, lease=60)
+    (first,) = claim(Item.buffered, lease=0.000_001)
+    first.renew(60, token="b" * 32)
     # A lease of a minute would be nobody's for who has one of a moment.
-    assert shard.claim("c" * 32, lease=4, size=1, due_only=False).token == "a" * 32
-    shard.renew("a" * 32, lease=60)
-    assert shard.claim("c" * 32, lease=4, size=1, due_only=False).seconds > 50
+    (second,) = claim(Item.buffered, lease=4)
+    assert second.token == first.token
+    second.renew(60)
+    assert claim(Item.buffered, lease=4) == []
+    assert lease_left(Item.buffered) > 50
 
 
 def test_a_connection_is_tried_once(plain, monkeypatch):
@@ -152,7 +154,7 @@ def test_what_is_refused_is_not_dropped_where_it_cannot_be_put_away(
 
 def test_of_a_part_that_is_refused_nothing_stays(database):
     """It may have written rows before it came to the one that is refused."""
-    entries = [Entry(str(n), "", n, 1, n, n, n, False, True, False, {}) for n in range(8)]
+    entries = [made(n) for n in range(8)]
 
     def write(part) -> None:
         for entry in part:

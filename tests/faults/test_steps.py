@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.backdoor.batches import claim
 from tests.models import Item, Note, Owner
 from writebehind_app import Add, Merge, steps
 from writebehind_app.models import AppliedBatch
@@ -179,9 +180,8 @@ def test_amounts_in_every_mix_of_pending_and_in_flight(database, redis_server, s
         Item.buffered.set_many(writes)
 
     add(first for first, _ in mixes)
-    (shard,) = Item.buffered.shards()
-    batch = shard.claim("t" * 32, lease=0.01, size=100, due_only=False)
-    assert len(batch.entries) == 12
+    (batch,) = claim(Item.buffered, lease=0.01)
+    assert len(batch.ids) == 12
     add(then for _, then in mixes)
 
     def read() -> dict[int, int]:

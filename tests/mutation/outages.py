@@ -6,6 +6,7 @@ from __future__ import annotations
 from tests.mutation.mutant import SCRIPTS, mutant
 
 _BREAKER = "tests/faults/test_breaker.py::"
+_OPENS = "tests/unit/test_breaker.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
 _CEILING = "tests/integration/test_ceiling.py::"
 _DURABILITY = "tests/integration/test_durability.py::"
@@ -17,7 +18,7 @@ MUTANTS = [
         "store/breaker.py",
         "if in_a_row < _TOLERATED and not isinstance(error, redis.TimeoutError):",
         "if in_a_row < _TOLERATED:",
-        f"{_BREAKER}TestOpening::test_one_call_without_an_answer_in_time",
+        f"{_OPENS}TestOpening::test_one_call_without_an_answer_in_time",
     ),
     mutant(
         "a read whose connection broke is not sent again",
@@ -66,14 +67,14 @@ MUTANTS = [
         "store/breaker.py",
         "min(self._pause * 2, _LONGEST)",
         "self._pause",
-        f"{_BREAKER}TestClosing::test_probes_come_less_and_less_often",
+        f"{_OPENS}TestClosing::test_probes_come_less_and_less_often",
     ),
     mutant(
         "a Redis that comes and goes is asked as if it never went before",
         "store/breaker.py",
         "if self._since - self._back_at > _CALM:",
         "if True:",
-        f"{_BREAKER}TestClosing::test_one_that_comes_and_goes_is_asked_less_and_less_often",
+        f"{_OPENS}TestClosing::test_one_that_comes_and_goes_is_asked_less_and_less_often",
     ),
     mutant(
         "a full Redis is not read",
@@ -87,7 +88,7 @@ MUTANTS = [
         "store/breaker.py",
         "elif self._silent or (write and self._refused):",
         "elif self._silent or self._refused:",
-        f"{_BREAKER}TestOpening::test_answers_of_a_redis_that_takes_no_writes",
+        f"{_OPENS}TestOpening::test_answers_of_a_redis_that_takes_no_writes",
         also=(("store/breaker.py", "0 if write else self._refused", "0"),),
     ),
     mutant(
@@ -95,14 +96,14 @@ MUTANTS = [
         "store/breaker.py",
         "isinstance(reply, Exception) and is_away(reply)",
         "isinstance(reply, Exception)",
-        f"{_BREAKER}TestOpening::test_what_a_call_is_to_blame_for",
+        f"{_OPENS}TestOpening::test_what_a_call_is_to_blame_for",
     ),
     mutant(
         "each call says that Redis is away",
         "store/breaker.py",
         "is_new = not self.is_open",
         "is_new = True",
-        f"{_BREAKER}TestTelling::test_once_not_with_each_call",
+        f"{_OPENS}TestTelling::test_once_not_with_each_call",
     ),
     mutant(
         "a flusher is held back",
@@ -116,14 +117,14 @@ MUTANTS = [
         "store/breaker.py",
         "signals.fallback_started.send_robust(",
         "signals.fallback_started.send(",
-        f"{_BREAKER}TestTelling::test_a_receiver_that_fails_harms_nobody",
+        f"{_OPENS}TestTelling::test_a_receiver_that_fails_harms_nobody",
     ),
     mutant(
         "probes go on when nobody asks any more",
         "store/connection.py",
         "                client.breaker.end()\n",
         "                pass\n",
-        f"{_BREAKER}TestClosing::test_the_thread_ends_with_its_settings",
+        f"{_OPENS}TestClosing::test_the_thread_ends_with_its_settings",
     ),
     # Which call it is
     mutant(

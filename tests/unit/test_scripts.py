@@ -559,3 +559,12 @@ class TestLog:
             _, flying, pending = one.pending(limit)
             assert self.ids([*flying, *pending]) == [*"1234"][:limit]
             assert len(flying) == min(limit, 2)
+
+
+def test_a_batch_is_claimed_by_one_of_many(one):
+    """All at once: whoever comes second sees that it is busy."""
+    for n in range(10):
+        write(one, str(n))
+    calls = [(KEY, f"token{n}", 60_000_000, 10, "all", "") for n in range(20)]
+    replies = lua.run_many(one.client, "claim", calls)
+    assert sorted(reply[0] for reply in replies) == ["batch"] + ["busy"] * 19

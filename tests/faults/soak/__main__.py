@@ -84,12 +84,12 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
     # What has models comes after the settings.
     from django.db import connections
 
+    from tests.backdoor.connection import hang_up
     from tests.faults.soak import workers
     from tests.faults.soak.chaos import Chaos, Worker
     from tests.faults.soak.verdict import judge
     from tests.models import Owner
     from writebehind_app.buffers import registry
-    from writebehind_app.store.connection import client
 
     Owner.objects.create(pk=workers.OWNER, name="everyone")
     connections.close_all()
@@ -106,7 +106,7 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
     problems = chaos.problems
 
     def left() -> int:
-        client().connection_pool.disconnect()
+        hang_up()
         return sum(registry.buffers()[label].count_pending() for label in workers.LABELS)
 
     problems += _ended(writers)

@@ -16,11 +16,12 @@ import redis
 from django import db
 from django.core.management import call_command
 
+from tests.backdoor.breaker import failures, is_asked
+from tests.backdoor.connection import ping
 from tests.faults.soak.facts import Effect, Facts, Journal, Outcome
 from tests.models import Counter, Line, Note, Owner
 from writebehind_app import Add, conf, steps
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WriteUncertain
-from writebehind_app.store.connection import breaker, client
 
 OUTAGES = (BufferUnavailable, db.Error)
 SHARED = [f"s{n}" for n in range(4)]
@@ -78,12 +79,12 @@ class Sight:
         self._problems.append(problem)
 
     def begin(self) -> None:
-        self._before = breaker().failures
+        self._before = failures()
         self._problems.clear()
 
     def end(self) -> bool:
         """Says whether Redis was there all the time."""
-        was_there = self._before == breaker().failures and not breaker().is_open
+        was_there = self._before == failures() and is_asked()
         if was_there:
             for problem in self._problems:
                 self._journal.problem(problem)
@@ -270,8 +271,8 @@ def _recover() -> None:
         connection.close_if_unusable_or_obsolete()
     while conf.settings().WHEN_DOWN == "raise":
         try:
-            if not breaker().is_open:
-                client().ping()
+            if is_asked():
+                ping()
                 return
         except redis.RedisError:
             pass

@@ -1,21 +1,24 @@
 """What somebody who can write to Redis leaves there.
 
 Entries are planted by spoiling what a buffer wrote itself, so that nothing here knows how a good
-one looks.
+one looks. The client of each function reads bytes.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import redis
 
+from tests.backdoor.entries import HEAD, TIME, digest, place
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.flush import deadletters
+from writebehind_app.models import DeadLetter
 
 DEEP = 20_000
-TIME = 16  # digits ahead of a text
 
 # None of these is the text of a value of any field, nor an operation.
 GARBAGE = [
@@ -157,10 +160,17 @@ def put_other_type(client: redis.Redis, key: bytes, rng: random.Random) -> None:
 
 def entry_keys(client: redis.Redis, buffer: Buffer, id: str) -> tuple[bytes, bytes]:
     """The keys of the shard and of a pending entry."""
-    shard = buffer.shard_key_of(id).encode()
-    key = shard + b":e:" + id.encode()
+    shard, key = buffer.shard_key_of(id).encode(), place(buffer, id).encode()
     assert client.exists(key)
     return shard, key
+
+
+def is_dead(id: bytes) -> bool:
+    """Whether there is a dead letter of the entry that has that id, or of a row of it."""
+    letters = DeadLetter.objects.all()
+    return letters.filter(digest=digest(id)).exists() or any(
+        id.decode() in deadletters.entry_of(letter).id for letter in letters
+    )
 
 
 # Each spoils the pending entry of an id; returns the id that it has then.
@@ -170,16 +180,18 @@ Spoil = Callable[[redis.Redis, Buffer, str, random.Random], bytes]
 def spoil_head(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
     _, key = entry_keys(client, buffer, id)
     if rng.random() < 0.2:
-        client.hdel(key, "@")
+        client.hdel(key, HEAD)
     else:
-        client.hset(key, "@", rng.choice([*HEADS, bytes_of(rng)]))
+        client.hset(key, HEAD, rng.choice([*HEADS, bytes_of(rng)]))
     return id.encode()
 
 
 def spoil_text(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
     _, key = entry_keys(client, buffer, id)
     names: Any = client.hkeys(key)
-    name = rng.choice([name for name in names if name != b"@" and not name.startswith(b"&")])
+    name = rng.choice(
+        [name for name in names if name != HEAD.encode() and not name.startswith(b"&")]
+    )
     spoil_one(client, key, name, rng)
     return id.encode()
 
@@ -216,6 +228,36 @@ def spoil_id(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -
 
 SPOILS: list[Spoil] = [spoil_head, spoil_text, spoil_name, spoil_type, spoil_id]
 
+# Records
+
+
+def spoil_log(client: redis.Redis, buffer: Buffer, rng: random.Random) -> None:
+    """Records that no append made, numbers of none, times of none; in any shard."""
+    shard = rng.choice(buffer.shard_keys()).encode()
+    fields = {b"event": b"1", b"email": b'"x"'}
+    match rng.randrange(6):
+        case 0:
+            fields = {rng.choice(NAMES) or b"x": b"1", b"": b""}
+        case 1:
+            fields[rng.choice(list(fields))] = rng.choice(GARBAGE)
+        case 2:
+            fields = {b"@": rng.choice(HEADS)}
+        case 3:
+            fields = {b"email": b'"x"', b"event": b"1"}
+        case 4:
+            names = [b"", b"x", b"-1", b"\xff", b"9" * 30, b"1", b"18446744073709551615"]
+            client.zadd(shard + b":times", {rng.choice(names): rng.choice([0, "inf", 1e15])})
+            return
+        case 5:
+            client.hset(shard + b":taken:" + rng.randbytes(1).hex().encode() + b"0", b"x", b"y")
+            return
+    number = rng.choice(["*", "5-7", "18446744073709551615-0", f"{10**17}-1", f"{3 * 10**15}-0"])
+    with suppress(redis.ResponseError):  # there is a greater one
+        client.xadd(shard + b":log", fields, id=number)
+
+
+# Shards
+
 STATE_KEYS = ["", ":due", ":flight", ":log", ":times", ":discarded", ":taken:000", ":taken:fff"]
 STATE_FIELDS = [
     *("no", "first", "forgot", "moves", "batches", "accepted", "flushed", "discarded", "lease"),
@@ -227,8 +269,9 @@ STATE_VALUES = [
 ]
 
 
-def spoil_state(client: redis.Redis, shard: bytes, rng: random.Random) -> Any:
-    """Spoils what a shard keeps next to its entries; says how."""
+def spoil_state(client: redis.Redis, buffer: Buffer, rng: random.Random) -> Any:
+    """Spoils what any shard keeps next to its entries; says how."""
+    shard = rng.choice(buffer.shard_keys()).encode()
     match rng.randrange(5):
         case 0:
             put_other_type(client, key := shard + rng.choice(STATE_KEYS).encode(), rng)

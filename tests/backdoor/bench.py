@@ -1,0 +1,8 @@
+"""The counting of `writebehind_bench`, for measurements of our own."""
+
+from __future__ import annotations
+
+from writebehind_app.bench import measure
+
+counting = measure._counted
+"""`with counting("default") as counts:` `.statements` of SQL, and `.trips` to Redis."""

@@ -1,0 +1,112 @@
+"""Calls on their way to Redis and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+
+from tests.backdoor.connection import raw
+from writebehind_app.store import delivery, lua
+from writebehind_app.store import shard as store
+
+
+def round_trips(patch: pytest.MonkeyPatch) -> list[int]:
+    """A list that gets, for each round trip, how many commands go in it."""
+    found: list[int] = []
+    exchange = lua._exchange
+
+    def counted(client: Any, commands: Any, *args: Any) -> Any:
+        found.append(len(commands))
+        return exchange(client, commands, *args)
+
+    patch.setattr(lua, "_exchange", counted)
+    return found
+
+
+class NotSent(Exception):
+    """Raised by who intercepts a call: the error is met before anything was sent."""
+
+
+class Unanswered(Exception):
+    """Raised by who intercepts a call: it may have been carried out, and the error is met instead
+    of its reply."""
+
+
+def intercept(patch: pytest.MonkeyPatch, around: Callable[[str, Callable[[], Any]], Any]) -> None:
+    """Have `around(name, call)` make each call of this process. The name says what the call does:
+    'write', 'append', 'claim', 'ack' and so on. `around` raises `NotSent(error)` or
+    `Unanswered(error)` for what goes wrong."""
+    run, exchange = lua.run, delivery._exchange
+
+    def intercepted(client: redis.Redis, name: str, *args: Any) -> Any:
+        try:
+            return around(name, partial(run, client, name, *args))
+        except (NotSent, Unanswered) as outage:
+            raise outage.args[0] from None
+
+    def intercepted_writes(way: Any, calls: Any, *timeout: Any) -> Any:
+        try:
+            return around(calls[0][0], partial(exchange, way, calls, *timeout))
+        except NotSent as outage:
+            raise outage.args[0] from None
+        except Unanswered as outage:
+            return [None] * len(calls), outage.args[0]
+
+    patch.setattr(lua, "run", intercepted)
+    patch.setattr(delivery, "_exchange", intercepted_writes)
+
+
+class Replies:
+    """What becomes of the replies to writes, from now on: `replies.fate = "lost"`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.fate = "good"
+        intercept(patch, self._around)
+
+    def _around(self, name: str, call: Callable[[], Any]) -> Any:
+        error = redis.ConnectionError("lost")
+        if name not in ("write", "append") or self.fate == "good":
+            return call()
+        if self.fate == "away":
+            raise NotSent(error)
+        if self.fate == "lost":  # the write is carried out
+            call()
+        raise Unanswered(error)
+
+
+def forget_scripts_amid(patch: pytest.MonkeyPatch, *, of: int) -> list[int]:
+    """Have Redis forget the scripts in the middle of each round trip of so many commands; the list
+    gets how many these were."""
+    exchange, amid = lua.exchange, list[int]()
+
+    def forget(client: Any, commands: Any, **options: Any) -> Any:
+        if len(commands) != of:
+            return exchange(client, commands, **options)
+        amid.append(len(commands))
+        half = len(commands) // 2
+        sent = [*commands[:half], ("SCRIPT", "FLUSH"), *commands[half:]]
+        replies, error = exchange(client, sent, **options)
+        return replies[:half] + replies[half + 1 :], error
+
+    patch.setattr(lua, "exchange", forget)
+    return amid
+
+
+def lose_hints(patch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Redis goes away after it took a write, and before it hears that the entry is due at once."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    patch.setattr(store, "hasten", fail)
+
+
+def memory_of_once() -> int:
+    """Seconds for which Redis remembers the only call that has a name."""
+    with raw() as client:
+        (key,) = client.scan_iter("*:w:!*")
+        return client.ttl(key)
