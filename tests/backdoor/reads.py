@@ -15,6 +15,7 @@ Moment = Literal[
     "before the rows are read",
     "after the database was asked",
     "before redis is asked",
+    "after the read",
 ]
 
 # Where the package does what a moment is before or after of.
@@ -23,6 +24,7 @@ _MOMENTS: dict[Moment, tuple[Any, str, bool]] = {
     "before the rows are read": (row, "rows_by_id", True),
     "after the database was asked": (reading, "_stored", False),
     "before redis is asked": (reading, "_read", True),
+    "after the read": (reading, "rows", False),
 }
 
 

@@ -15,16 +15,17 @@ import pytest
 from django.core import checks
 from django.core.management import call_command
 
+from tests.backdoor.connection import RIGHTS, shown, sibling
+from tests.backdoor.declarations import declare_only
+from tests.backdoor.limits import limit
 from tests.models import Item, Note, Owner, Visit
 from tests.servers import RedisServer
 from tests.servers.process import free_port
 from writebehind_app import Add, conf, doctor
-from writebehind_app.buffers import registry
 from writebehind_app.doctor.redis_server import Examined, access
 from writebehind_app.exceptions import BufferUnavailable, WritebehindError
 from writebehind_app.flush import deadletters
 from writebehind_app.models import DeadLetter
-from writebehind_app.store import connection, server
 
 SECRET = "Passw0rd-that-nobody-sees"
 DOC = Path(__file__).parents[2] / "docs" / "redis.md"
@@ -32,9 +33,8 @@ DOC = Path(__file__).parents[2] / "docs" / "redis.md"
 
 @pytest.fixture(autouse=True)
 def project(plain, monkeypatch) -> None:
-    models = (Item, Note, Visit)
-    monkeypatch.setattr(registry, "_buffers", {m._meta.label: [m.buffered] for m in models})
-    monkeypatch.setattr("writebehind_app.doctor.redis_server.SLOW", 5.0)  # the machine may be busy
+    declare_only(monkeypatch, Item, Note, Visit)
+    limit(monkeypatch, doctor_slow_redis=5.0)  # the machine may be busy
 
 
 def with_user(redis: RedisServer, *rights: str) -> str:
@@ -94,27 +94,27 @@ def limited(request, plain) -> Iterator[RedisServer]:
 
 class TestRights:
     def test_those_of_the_list_are_enough(self, limited, configure):
-        configure(REDIS=with_user(limited, *server.rights()))
+        configure(REDIS=with_user(limited, *RIGHTS()))
         call_all()
         levels = {f.id for f in doctor.examine() if f.level == "error"}
         assert levels == set()
         if limited.kind == "valkey":  # Redis has WAITAOF from 7.2 on
-            configure(REDIS=with_user(limited, *server.rights(), "+waitaof"), DURABILITY="fsync")
+            configure(REDIS=with_user(limited, *RIGHTS(), "+waitaof"), DURABILITY="fsync")
             Item.buffered.set(number=1, a=1)
 
     def test_without_one_of_them_the_doctor_says_so(self, limited, configure):
-        for right in server.rights():
-            configure(REDIS=with_user(limited, *(r for r in server.rights() if r != right)))
-            with server.sibling(connection.client(), 5.0) as client:
+        for right in RIGHTS():
+            configure(REDIS=with_user(limited, *(r for r in RIGHTS() if r != right)))
+            with sibling(5.0) as client:
                 examined = Examined(client, {})
                 found = [f for f in access(examined) if f.level == "error"]
             assert found, right
 
     @pytest.mark.parametrize("right", ["hgetall", "rename", "hget", "zadd", "hset", "evalsha"])
     def test_without_one_of_them_nothing_is_lost(self, limited, configure, right):
-        configure(REDIS=with_user(limited, *server.rights()), LEASE=0.1, BACKOFF=0.001)
+        configure(REDIS=with_user(limited, *RIGHTS()), LEASE=0.1, BACKOFF=0.001)
         Item.buffered.set(number=1, a=1)
-        lesser = [r for r in server.rights() if r != f"+{right}"]
+        lesser = [r for r in RIGHTS() if r != f"+{right}"]
         configure(REDIS=with_user(limited, *lesser))
         for call in (
             lambda: Item.buffered.set(number=1, a=2),
@@ -123,18 +123,18 @@ class TestRights:
         ):
             with suppress(WritebehindError):
                 call()
-        configure(REDIS=with_user(limited, *server.rights()))
+        configure(REDIS=with_user(limited, *RIGHTS()))
         Item.buffered.flush()
         assert Item.objects.filter(number=1).exists()
         assert not DeadLetter.objects.exists()
 
     def test_of_another_prefix_nothing_is_reached(self, limited, configure):
-        configure(REDIS=with_user(limited, *server.rights()), PREFIX="other")
+        configure(REDIS=with_user(limited, *RIGHTS()), PREFIX="other")
         with pytest.raises(BufferUnavailable, match=r"(?i)no permission|access"):
             Item.buffered.set(number=1, a=1)
 
     def test_the_docs_have_the_list(self, configure):
-        commands = [right for right in server.rights() if right.startswith("+")]
+        commands = [right for right in RIGHTS() if right.startswith("+")]
         text = " ".join(DOC.read_text().split())
         assert " ".join(commands) in text
 
@@ -163,7 +163,7 @@ class TestWays:
                 "tls-auth-clients": "no",
             },
         ) as redis:
-            user = with_user(redis, *server.rights()).partition("@")[0].partition("//")[2]
+            user = with_user(redis, *RIGHTS()).partition("@")[0].partition("//")[2]
             url = f"rediss://{user}@127.0.0.1:{port}/0?ssl_ca_certs="
             configure(REDIS=f"{url}{authority}")
             call_all()
@@ -227,13 +227,11 @@ class TestSecrets:
                 yield "".join(traceback.format_exception(error))
                 yield from locals_of(error)
         yield repr(checks.run_checks(include_deployment_checks=True, tags=["writebehind"]))
-        yield json.dumps([repr(conf.settings()), repr(connection.client())])
-        yield repr(connection.client(patient=True))
-        yield repr(connection.breaker())
+        yield json.dumps([repr(conf.settings()), *shown()])
 
     @pytest.mark.parametrize("state", ["up", "down", "wrong password", "no rights"])
     def test_of_a_server(self, limited, configure, caplog, capsys, state):
-        rights = ["+ping"] if state == "no rights" else server.rights()
+        rights = ["+ping"] if state == "no rights" else RIGHTS()
         url = with_user(limited, *rights)
         if state == "wrong password":
             with limited.client() as admin:
@@ -246,13 +244,13 @@ class TestSecrets:
 
     def test_of_a_server_that_is_frozen(self, configure, caplog, capsys):
         with RedisServer("valkey") as redis:
-            configure(REDIS=with_user(redis, *server.rights()), SOCKET_TIMEOUT=0.2, LEASE=0.5)
+            configure(REDIS=with_user(redis, *RIGHTS()), SOCKET_TIMEOUT=0.2, LEASE=0.5)
             redis.pause()
             with self.silent(caplog, capsys) as said:
                 said += self.all_that_is_said()
 
     def test_of_a_cache(self, limited, configure, settings, caplog, capsys):
-        with_user(limited, *server.rights())
+        with_user(limited, *RIGHTS())
         backend = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": limited.url}
         settings.CACHES = {
             **settings.CACHES,

@@ -16,13 +16,14 @@ from django.utils import translation
 
 import writebehind_app
 from tests.admin import ADMIN, DASHBOARD, HISTORY, LETTERS, client, entries, messages, page
+from tests.backdoor import samples
+from tests.backdoor.entries import id_of, plant, put_text
+from tests.backdoor.flushes import refuse_batches
+from tests.backdoor.limits import limit
+from tests.backdoor.shards import are_paused
 from tests.models import Item, Note, Owner, Pair, Setting, Visit
-from writebehind_app import Add, sampling
-from writebehind_app.admin import flushing
-from writebehind_app.flush import engine
+from writebehind_app import Add
 from writebehind_app.models import AppliedBatch, DeadLetter
-from writebehind_app.store import shard as store
-from writebehind_app.store.connection import client as redis_client
 
 ITEMS = entries("tests.Item")
 
@@ -207,27 +208,21 @@ def charts(text: str) -> dict[str, list[str]]:
 def test_the_charts_say_when_nobody_looked(admin, plain):
     text = page(admin, DASHBOARD)
     assert text.count(": nobody looked</title>") == 2  # in two charts, but for this minute
-    with plain.client() as redis:
-        (samples,) = redis.keys("*samples*")
-        assert redis.ttl(samples) > 86400
-        now = int(redis.time()[0]) // 60
-        slot = {"at": now - 5, "of": {"tests.Item": [1234, 90_000], "tests.Gone": [1, 2]}}
-        redis.hset(samples, f"minute {(now - 5) % 60}", json.dumps(slot))
-        old = {"at": now - 65, "of": {"tests.Item": [99999, 5]}}
-        redis.hset(samples, f"minute {(now - 6) % 60}", json.dumps(old))
-        for planted in ("nonsense", "[]", '{"at": 5, "of": [1]}'):
-            redis.hset(samples, f"minute {(now - 7) % 60}", planted)
-            text = page(admin, DASHBOARD)
-            drawn = charts(text)
-            assert drawn["Entries that wait, at most"] == ["1,234"]
-            assert drawn["Age of the oldest, at most"][0] == "90 s"
-            assert text.count(": nobody looked</title>") == 4
-        redis.delete(samples)
-        redis.set(samples, "planted")
-        assert charts(page(admin, DASHBOARD))["Entries that wait, at most"] == []
-        sampling._next_at = 0
-        page(admin, f"{DASHBOARD}status/")
-        assert redis.type(samples) == b"hash"
+    assert samples.seconds_left() > 86400
+    samples.plant(5, 5, {"tests.Item": (1234, 90_000), "tests.Gone": (1, 2)})
+    samples.plant(6, 65, {"tests.Item": (99999, 5)})
+    for planted in ("nonsense", "[]", '{"at": 5, "of": [1]}'):
+        samples.spoil(7, planted)
+        text = page(admin, DASHBOARD)
+        drawn = charts(text)
+        assert drawn["Entries that wait, at most"] == ["1,234"]
+        assert drawn["Age of the oldest, at most"][0] == "90 s"
+        assert text.count(": nobody looked</title>") == 4
+    samples.spoil_all()
+    assert charts(page(admin, DASHBOARD))["Entries that wait, at most"] == []
+    samples.take_at_once()
+    page(admin, f"{DASHBOARD}status/")
+    assert samples.are_kept()
 
 
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -306,18 +301,11 @@ def test_an_entry_of_an_entity_and_a_record(admin):
 
 def test_what_somebody_else_wrote_to_redis_is_shown(admin, plain):
     Item.buffered.set(number=5, a=1)
-    now = time.time_ns() // 1000
-    with plain.client() as redis:
-        for key in Item.buffered.shard_keys():
-            redis.hset(f"{key}:e:<b>", "x", "<i>")
-            redis.zadd(f"{key}:due", {"<b>": "inf"})
-            redis.zadd(f"{key}:due", {"nothing": 1.5})
-            redis.hset(f"{key}:e:odd", mapping={"@": f"{now} 1 {now} {now} 1 0", "a": f"{now}x"})
-            redis.zadd(f"{key}:due", {"odd": 3})
-            redis.hset(f"{key}:e:77", mapping={"@": f"{now} 1 {now} {now} 1 0", "a": f"{now}x"})
-            redis.zadd(f"{key}:due", {"77": 3})
-            redis.set(f"{key}:e:text", "x")
-            redis.zadd(f"{key}:due", {"text": 2})
+    plant(Item.buffered, "<b>", "without a head", due="inf")
+    plant(Item.buffered, "nothing", "nothing", due=1.5)
+    plant(Item.buffered, "odd", "with a text that is no value", due=3)
+    plant(Item.buffered, "77", "with a text that is no value", due=3)
+    plant(Item.buffered, "text", "of another type", due=2)
     response = admin.get(ITEMS).content.decode()
     assert "number=5" in response
     assert "&lt;b&gt;" in response
@@ -391,7 +379,7 @@ def test_everything_is_flushed_step_by_step(admin, monkeypatch, configure):
     configure(BATCH_SIZE=1)
     Item.buffered.set_many([{"number": n, "a": n} for n in range(12)])
     Setting.buffered.of(site=1)["x"] = 2
-    monkeypatch.setattr(flushing, "_STEP", 0.1)
+    limit(monkeypatch, admin_flush_step=0.1)
     path, accept = f"{DASHBOARD}flush/", {"Accept": "application/json"}
     begun = admin.post(path, {"begin": "1"}, headers=accept).json()
     assert begun == {"done": 0, "total": 13, "over": False}
@@ -410,12 +398,9 @@ def test_everything_is_flushed_step_by_step(admin, monkeypatch, configure):
 
 
 def test_a_flush_says_that_a_batch_failed(admin, monkeypatch):
-    def away(*args, **kwargs):
-        raise OperationalError("no such table")
-
     Item.buffered.set(number=5, a=1)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "apply", away)
+        refuse_batches(patch, OperationalError("no such table"))
         (message,) = told(admin, f"{ITEMS}flush/", {"id": "5"})
     assert "1 entry is left. A batch failed and waits" in message
     assert ">number=5</a>" in page(admin, ITEMS, state="in_flight")
@@ -477,9 +462,7 @@ def test_a_buffer_is_paused_and_resumed(admin):
     path = f"{DASHBOARD}pause/"
     assert told(admin, path, {"buffer": "tests.Item"}) == ["tests.Item is paused; writes go on."]
     assert page(admin, DASHBOARD).count(">paused<") == 1
-    assert all(
-        x.paused for x in store.overview(redis_client(), Item.buffered.shard_keys()).values()
-    )
+    assert are_paused(Item.buffered)
     data = {"buffer": "tests.Item", "resume": ""}
     assert told(admin, path, data) == ["tests.Item is flushed again."]
     assert ">paused<" not in page(admin, DASHBOARD)
@@ -621,8 +604,7 @@ def test_what_is_not_understood_is_masked_as_a_whole(plain, monkeypatch):
             ):
                 assert ("Anna" in text) is sees
     Pair.buffered.set(owner=1, name="Anna", note="ill")
-    for name in plain.client().keys("*:e:*"):
-        plain.client().hset(name, "value", "0000000000000000nonsense")
+    put_text(Pair.buffered, id_of(Pair.buffered, owner=1, name="Anna"), "value", "nonsense")
     text = page(client("view"), entries("tests.Pair"))
     assert "Anna" not in text
     assert "•••" in text
@@ -631,12 +613,9 @@ def test_what_is_not_understood_is_masked_as_a_whole(plain, monkeypatch):
 def test_why_a_batch_failed_is_told_without_sensitive_values(admin, secret, monkeypatch):
     """It is kept in Redis and, once the batch was applied, in the ledger."""
 
-    def away(*args, **kwargs):
-        raise OperationalError("could not write 'top secret'")
-
     Pair.buffered.set(owner=7, name="x", note="top secret")
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "apply", away)
+        refuse_batches(patch, OperationalError("could not write 'top secret'"))
         with pytest.raises(OperationalError):
             Pair.buffered.flush()
     text = page(client("view"), entries("tests.Pair"), state="retrying")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from io import StringIO
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.admin.utils import quote
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 
 from tests.admin import DASHBOARD, client, entries, messages, page
+from tests.backdoor.batches import Claim, claim
+from tests.backdoor.entries import plant_copy
+from tests.backdoor.limits import limit
 from tests.models import Item, Pair, Visit
 from writebehind_app.admin import flushing
 from writebehind_app.models import AppliedBatch
-from writebehind_app.store import shard as store
-from writebehind_app.store.connection import client as redis_client
 
 ITEMS, FLUSH = entries("tests.Item"), f"{DASHBOARD}flush/"
 SCRIPT = {"Accept": "application/json"}
@@ -30,18 +33,16 @@ def begin(admin: Client, *labels: str) -> None:
     admin.post(FLUSH, {"begin": "1", "buffer": labels or ["tests.Item"]})
 
 
-def claimed() -> store.Shard:
-    """A shard that somebody else is at."""
+def claimed() -> Claim:
+    """A batch that somebody else is at."""
     Item.buffered.set(number=5, a=1)
-    shard = Item.buffered.shard_of("5")
-    shard.claim("a" * 32, lease=60, size=10, due_only=False)
-    return shard
+    (batch,) = claim(Item.buffered)
+    return batch
 
 
 def test_a_flush_ends_where_another_flusher_hangs(admin, monkeypatch):
     claimed()
-    monkeypatch.setattr(flushing, "_STEP", 0.1)
-    monkeypatch.setattr(flushing, "_IDLE", 3)
+    limit(monkeypatch, admin_flush_step=0.1, admin_flush_idle_steps=3)
     begin(admin)
     for _ in range(2):
         assert not admin.post(FLUSH, headers=SCRIPT).json()["over"]
@@ -49,20 +50,20 @@ def test_a_flush_ends_where_another_flusher_hangs(admin, monkeypatch):
 
 
 def test_a_flush_waits_for_another_flusher(admin):
-    shard = claimed()
+    batch = claimed()
     begin(admin)
     started = time.monotonic()
     report = admin.post(FLUSH, headers=SCRIPT).json()
     assert report == {"done": 0, "total": 1, "over": False}
     assert 1 < time.monotonic() - started < 10
-    shard.ack("a" * 32)
+    batch.acknowledge()
     assert admin.post(FLUSH, headers=SCRIPT).json() == {"done": 1, "total": 1, "over": True}
 
 
 def test_a_flush_says_what_is_paused(admin):
     Item.buffered.set(number=5, a=1)
     Pair.buffered.set(owner=7, name="x")
-    store.pause(redis_client(), Item.buffered.shard_keys())
+    call_command("writebehind_pause", "tests.Item", stdout=StringIO())
     begin(admin, "tests.Item", "tests.Pair")
     (message,) = messages(admin.post(FLUSH, follow=True))
     assert message.startswith("0 rows stored, 1 refused: ")
@@ -100,7 +101,7 @@ def test_chosen_entries_do_not_wait_for_a_frozen_redis(admin, plain):
 def test_two_tabs_count_what_was_stored_once(admin, monkeypatch, configure):
     """The second one waits while the first is at a step, and sees what it did."""
     configure(BATCH_SIZE=1)
-    monkeypatch.setattr(flushing, "_STEP", 0.05)
+    limit(monkeypatch, admin_flush_step=0.05)
     Item.buffered.set_many([{"number": n, "a": n} for n in range(12)])
     begin(admin)
     session = admin.session
@@ -165,21 +166,12 @@ def test_an_entry_of_a_table_that_is_missing(admin):
             cursor.execute(f"ALTER TABLE away RENAME TO {table}")
     assert "This cannot be shown: OperationalError: no such table" in text
     big = str(10**30)
-    with redis_client().pipeline() as pipe:
-        key = Item.buffered.shard_key_of(big)
-        pipe.hset(
-            f"{key}:e:{big}",
-            "@",
-            redis_client().hget(f"{Item.buffered.shard_key_of('5')}:e:5", "@"),
-        )
-        pipe.zadd(f"{key}:due", {big: 1})
-        pipe.execute()
+    plant_copy(Item.buffered, "5", big)
     page(admin, f"{ITEMS}entry/", id=big)
 
 
 def test_a_discard_that_the_database_does_not_take_says_so(admin):
-    shard = claimed()
-    shard.release("a" * 32, retry_in=0, error="no")
+    claimed().release(error="no")
     table = AppliedBatch._meta.db_table
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE {table} RENAME TO away")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from django.db import connection
@@ -13,105 +12,19 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from tests.admin import DASHBOARD, client, entries, page
+from tests.backdoor.calls import round_trips
+from tests.backdoor.entries import set_times
+from tests.backdoor.limits import limit
 from tests.models import Everything, Item, Line, Visit
-from tests.servers import RedisServer
-from writebehind_app.admin import pending
-from writebehind_app.store import listing, lua
-from writebehind_app.store.connection import client as redis_client
-from writebehind_app.store.listing import Listed, Place
 
 ITEMS = entries("tests.Item")
-
-
-def walk(read: Callable[[Place | None], list[Listed]], size: int) -> Iterator[Listed]:
-    """What is on all pages of that size."""
-    after = None
-    while True:
-        found = read(after)
-        assert len(found) <= size
-        yield from found
-        if len(found) < size:
-            return
-        after = found[-1].place
-
-
-@pytest.mark.parametrize("newest_first", [False, True])
-@pytest.mark.parametrize("size", [1, 3, 50])
-def test_pages_show_each_entry_once_and_in_order(redis_server, newest_first, size):
-    Item.buffered.set_many([{"number": n, "a": n} for n in range(20)])
-    keys, redis = Item.buffered.shard_keys(), redis_client()
-    with redis_server.client(decode_responses=True) as raw:
-        for key in keys:  # some are due at the very same time
-            for id in raw.zrange(f"{key}:due", 0, 3):
-                raw.zadd(f"{key}:due", {id: 1_700_000_000_000_000})
-
-    def read(after: Place | None) -> list[Listed]:
-        return listing.pending(redis, keys, size, newest_first=newest_first, after=after).rows
-
-    found = list(walk(read, size))
-    assert sorted(int(listed.entry.id) for listed in found) == list(range(20))
-    places = [listed.place for listed in found]
-    assert places == sorted(places, reverse=newest_first)
-
-
-@pytest.mark.parametrize("newest_first", [False, True])
-def test_a_page_goes_on_where_its_last_entry_is_flushed(plain, newest_first):
-    Item.buffered.set_many([{"number": n, "a": n} for n in range(10)])
-    keys, redis = Item.buffered.shard_keys(), redis_client()
-    first = listing.pending(redis, keys, 4, newest_first=newest_first).rows
-    Item.buffered.flush(number=int(first[-1].entry.id))
-    rest = listing.pending(redis, keys, 50, newest_first=newest_first, after=first[-1].place)
-    ids = {listed.entry.id for listed in (*first, *rest.rows)}
-    assert ids == {str(n) for n in range(10)}
-
-
-@pytest.mark.parametrize("newest_first", [False, True])
-def test_pages_of_a_log(plain, newest_first):
-    for n in range(20):
-        Visit.buffered.append(event=n, email="a@b.c")
-    keys, redis = Visit.buffered.shard_keys(), redis_client()
-    shard = Visit.buffered.shards()[0]
-    batch = shard.claim("a" * 32, lease=60, size=2, due_only=False)
-    shard.release("a" * 32, retry_in=60, error="no")
-
-    def read(after: Place | None) -> list[Listed]:
-        return listing.pending(redis, keys, 3, newest_first=newest_first, after=after).rows
-
-    found = list(walk(read, 3))
-    assert len(found) == 20 - len(batch.entries)
-    places = [listed.place for listed in found]
-    assert places == sorted(places, reverse=newest_first)
-    flying = list(walk(lambda after: listing.in_flight(redis, keys, 1, after=after).rows, 1))
-    assert [listed.entry.no for listed in flying] == [entry.no for entry in batch.entries]
-    assert flying[0].attempts == 1
-    assert flying[0].error == "no"
-    places = [(row.place.shard, row.entry.no) for row in (flying[0], found[0])]
-    records = listing.records(redis, keys, [(0, 1), *places])
-    assert records == [(True, flying[0]), (False, found[0])]
-
-
-def test_pages_of_what_is_in_flight(redis_server):
-    Item.buffered.set_many([{"number": n, "a": n} for n in range(20)])
-    keys, redis = Item.buffered.shard_keys(), redis_client()
-    claimed = [
-        entry.id
-        for shard in Item.buffered.shards()
-        for entry in shard.claim("a" * 32, lease=60, size=3, due_only=False).entries
-    ]
-    found = walk(lambda after: listing.in_flight(redis, keys, 2, after=after).rows, 2)
-    assert [listed.entry.id for listed in found] == claimed
 
 
 def test_what_is_long_is_not_read_for_a_list(plain):
     key = "00000000-0000-0000-0000-000000000001"
     long = "x" * 1_000_000
     Everything.buffered.set(key=key, text=long, json=[long], binary=long.encode(), integer=5)
-    (listed,) = listing.pending(redis_client(), Everything.buffered.shard_keys(), 50).rows
-    assert len(str(listed.entry)) < 1000
-    assert Everything.buffered.layout().columns["json"].decode(listed.entry.texts["json"]) == "…"
     Visit.buffered.append(event=1, email="a@b.c", details={"long": long})
-    (listed,) = listing.pending(redis_client(), Visit.buffered.shard_keys(), 50).rows
-    assert len(str(listed.entry)) < 1000
     admin = client("view")
     assert len(page(admin, entries("tests.Everything"))) < 50_000
     assert rows(page(admin, entries("tests.Visit"))) == ["event=1, email=a@b.c"]
@@ -132,8 +45,8 @@ def test_filters_of_state_and_age(plain, configure):
     admin = client("view")
     configure(MAX_AGE=60)
     Item.buffered.set_many([{"number": n, "a": n} for n in range(4)])
-    at = lua.now(redis_client())
-    age(plain, {0: at - 100_000_000, 1: at - 30_000_000})
+    for number, seconds in ((0, -100), (1, -30)):
+        set_times(Item.buffered, str(number), first=seconds, last=seconds, due=seconds + 60)
 
     assert rows(page(admin, ITEMS)) == ["number=0", "number=1", "number=2", "number=3"]
     assert rows(page(admin, ITEMS, order="newest"))[-1] == "number=0"
@@ -149,17 +62,11 @@ def test_filters_of_state_and_age(plain, configure):
 
 def test_an_age_is_found_behind_many_that_are_younger(plain, configure, monkeypatch):
     """With `quiet`, what is due first is not always what came first."""
-    monkeypatch.setattr(pending, "PAGE", 3)
+    limit(monkeypatch, admin_page=3)
     configure(MAX_AGE=3600, QUIET=1)
     Item.buffered.set_many([{"number": n, "a": n} for n in range(40)])
-    at = lua.now(redis_client())
-    with plain.client(decode_responses=True) as redis:
-        for number in (38, 39):  # old, and written to all the time
-            key = Item.buffered.shard_key_of(str(number))
-            no, writes, _, _, row, relative = redis.hget(f"{key}:e:{number}", "@").split()
-            head = f"{no} {writes} {at - 60_000_000} {at} {row} {relative}"
-            redis.hset(f"{key}:e:{number}", "@", head)
-            redis.zadd(f"{key}:due", {str(number): at + 900_000})
+    for number in (38, 39):  # old, and written to all the time
+        set_times(Item.buffered, str(number), first=-60, last=0, due=0.9)
     admin, path, found = client("view"), ITEMS, []
     query = {"age": "10"}
     for _ in range(20):
@@ -180,17 +87,6 @@ def test_a_filter_that_is_none_leaves_the_others(plain, configure):
     assert rows(page(client("view"), ITEMS, state="nonsense")) == ["number=1"]
 
 
-def age(server: RedisServer, since: dict[int, int]) -> None:
-    """As if entries had been written at these times, with a max_age of a minute."""
-    with server.client(decode_responses=True) as redis:
-        for number, micros in since.items():
-            key = Item.buffered.shard_key_of(str(number))
-            no, writes, _, _, row, relative = redis.hget(f"{key}:e:{number}", "@").split()
-            head = f"{no} {writes} {micros} {micros} {row} {relative}"
-            redis.hset(f"{key}:e:{number}", "@", head)
-            redis.zadd(f"{key}:due", {str(number): micros + 60_000_000})
-
-
 def test_filters_of_a_log(plain, configure):
     admin = client("view")
     configure(MAX_AGE=0.2)
@@ -207,7 +103,7 @@ def test_filters_of_a_log(plain, configure):
 
 
 def test_pages_in_the_browser(plain, monkeypatch):
-    monkeypatch.setattr(pending, "PAGE", 8)
+    limit(monkeypatch, admin_page=8)
     admin = client("view")
     Item.buffered.set_many([{"number": n, "a": n} for n in range(20)])
     seen, path = [], ITEMS
@@ -243,20 +139,13 @@ def test_a_page_costs_the_same_however_much_is_pending(cost, configure):
 @pytest.fixture
 def cost(plain, monkeypatch) -> Callable[[Client, str], tuple[int, int, float]]:
     """`cost(admin, path)`: how many commands of Redis and queries a page takes, and how long."""
-    sent: list[str | int] = []
-    exchange = lua.exchange
-
-    def counting(client: Any, commands: Any, **options: Any) -> Any:
-        sent.extend(command[0] for command in commands)
-        return exchange(client, commands, **options)
-
-    monkeypatch.setattr(lua, "exchange", counting)
+    trips = round_trips(monkeypatch)
 
     def measure(admin: Client, path: str) -> tuple[int, int, float]:
-        sent.clear()
+        trips.clear()
         with CaptureQueriesContext(connection) as queries:
             started = time.monotonic()
             assert admin.get(path).status_code == 200
-            return len(sent), len(queries), time.monotonic() - started
+            return sum(trips), len(queries), time.monotonic() - started
 
     return measure

@@ -9,10 +9,10 @@ import pytest
 from django.test import Client
 
 from tests.admin import client, entries, page
+from tests.backdoor.batches import claim
+from tests.backdoor.entries import id_of, pending_ids, set_due
+from tests.backdoor.limits import limit
 from tests.models import Everything, Item, Note, Owner, Pair, Tick, Visit
-from writebehind_app.admin import pending
-from writebehind_app.store import listing
-from writebehind_app.store.connection import client as redis_client
 
 ITEMS, PAIRS = entries("tests.Item"), entries("tests.Pair")
 
@@ -61,27 +61,22 @@ def test_entries_are_found_by_how_their_key_begins(admin):
 def test_what_is_in_flight_is_found_too(admin):
     for n in (1, 12, 2):
         Item.buffered.set(number=n, a=1)
-    for shard in Item.buffered.shards():
-        shard.claim("a" * 32, lease=60, size=10, due_only=False)
+    claim(Item.buffered)
     found = rows(page(admin, ITEMS, state="in_flight", **keys(number="1*")))
     assert sorted(found) == ["number=1", "number=12"]
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_the_search_stops_and_goes_on(admin, plain, monkeypatch, newest_first):
+def test_the_search_stops_and_goes_on(admin, monkeypatch, newest_first):
     """Of many entries a part is looked at with each page: none is missed, and none comes twice, or
     out of order, however differently the shards are filled."""
-    monkeypatch.setattr(listing, "LOOKED_AT", 1000)
-    monkeypatch.setattr(pending, "_ROUNDS", 1)
+    limit(monkeypatch, entries_of_a_search=1000, admin_search_rounds=1)
     Item.buffered.set_many([{"number": n, "a": n} for n in range(10_000)])
     wanted = []
-    with plain.client(decode_responses=True) as redis:
-        for number, key in enumerate(Item.buffered.shard_keys()):
-            for rank, id in enumerate(redis.zrange(f"{key}:due", 0, -1)):
-                at = 1_700_000_000_000_000 + rank * 10**number
-                redis.zadd(f"{key}:due", {id: at})
-                if id.startswith("99"):
-                    wanted.append((at, number, f"number={id}"))
+    for number, ids in enumerate(pending_ids(Item.buffered)):
+        due = {id: 1_700_000_000_000_000 + rank * 10**number for rank, id in enumerate(ids)}
+        set_due(Item.buffered, due)
+        wanted += [(at, number, f"number={id}") for id, at in due.items() if id.startswith("99")]
     order = "newest" if newest_first else ""
     path, query, found, pages = ITEMS, {"order": order, **keys(number="99*")}, [], 0
     while path:
@@ -96,25 +91,11 @@ def test_the_search_stops_and_goes_on(admin, plain, monkeypatch, newest_first):
 
 
 def test_a_search_that_was_cut_off_says_so(admin, monkeypatch):
-    monkeypatch.setattr(listing, "LOOKED_AT", 1000)
-    monkeypatch.setattr(pending, "_ROUNDS", 1)
+    limit(monkeypatch, entries_of_a_search=1000, admin_search_rounds=1)
     Item.buffered.set_many([{"number": n, "a": n} for n in range(5000)])
     text = page(admin, ITEMS, **keys(number="4999*"))
     assert "There is nothing like that as far as was looked." in text
     assert "Look further" in text
-
-
-def test_the_index_is_looked_through_for_a_while_only(admin):
-    """However much is pending: one call looks at so many of a shard."""
-    Item.buffered.set_many([{"number": n, "a": n} for n in range(100)])
-    (key, *_) = Item.buffered.shard_keys()
-    with redis_client().pipeline() as pipe:
-        for start in range(0, 50_000, 1000):
-            pipe.zadd(f"{key}:due", {f"planted{n}": n for n in range(start, start + 1000)})
-        pipe.execute()
-    found = listing.pending(redis_client(), [key], 10, beginning="planted3999")
-    assert found.rows == []
-    assert found.stopped == (listing.LOOKED_AT - 1, 0, f"planted{listing.LOOKED_AT - 1}")
 
 
 @pytest.mark.parametrize(
@@ -171,13 +152,12 @@ def test_a_hidden_key_is_not_to_be_guessed(plain, monkeypatch):
 
 
 def test_the_address_of_a_further_page_says_nothing_of_a_hidden_key(plain, monkeypatch):
-    monkeypatch.setattr(pending, "PAGE", 2)
+    limit(monkeypatch, admin_page=2)
     monkeypatch.setattr(Pair.buffered, "sensitive", ("name",))
-    with plain.client() as redis:
-        for n in range(7):
-            Pair.buffered.set(owner=7, name=f"secret{n}", value=n)
-            key = Pair.buffered.shard_key_of(f'7,"secret{n}"')
-            redis.zadd(f"{key}:due", {f'7,"secret{n}"': 1_700_000_000_000_000})  # all at one time
+    for n in range(7):
+        Pair.buffered.set(owner=7, name=f"secret{n}", value=n)
+        id = id_of(Pair.buffered, owner=7, name=f"secret{n}")
+        set_due(Pair.buffered, {id: 1_700_000_000_000_000})  # all at one time
     viewer, path, values = client("view"), PAIRS, 0
     while path:
         text = page(viewer, path)

@@ -16,11 +16,12 @@ from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
 
+from tests.backdoor.flushes import refuse_direct_writes
+from tests.backdoor.limits import limit
 from tests.elsewhere import elsewhere
 from tests.models import Counter, Item, Line, Note, Owner, Seat, Setting, Tick, Visit
 from tests.servers import Proxy
 from writebehind_app import Add, Max, Merge, batch
-from writebehind_app.buffers import batch as module
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
@@ -29,7 +30,6 @@ from writebehind_app.exceptions import (
     Overtaken,
 )
 from writebehind_app.middleware import BatchMiddleware
-from writebehind_app.store import delivery
 
 each_database = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -92,7 +92,7 @@ class TestRoundTrips:
     def test_it_comes_to_the_same_as_one_by_one(self, plain, monkeypatch, seed):
         """G2, with reads among the writes, and parts of some size."""
         chance = Random(seed)
-        monkeypatch.setattr(delivery, "PIPELINE", chance.choice([3, 1000]))
+        limit(monkeypatch, calls_in_a_round_trip=chance.choice([3, 1000]))
         choices = [
             lambda c, s, n: Counter.buffered.set(name=c, big=Add(n), real=n),
             lambda c, s, n: Counter.buffered.set(name=c, big=Max(n), decimal=Add(n)),
@@ -471,7 +471,7 @@ class TestNesting:
         one = batch()
         with one, pytest.raises(RuntimeError, match="entered already"), one:
             pass
-        assert module._current() is None
+        assert Item.buffered.set(number=1).where == "pending"  # none is open any more
 
     def test_threads_have_their_own(self, plain):
         barrier = threading.Barrier(4, timeout=10)
@@ -561,7 +561,7 @@ class TestWhenRedisDoesNotTakeIt:
             one = Item.buffered.set(number=1)
             two = Item.buffered.set(number=2)
             other = Line.buffered.append(text="x")
-            monkeypatch.setattr("writebehind_app.direct.write", refuse)
+            refuse_direct_writes(monkeypatch, OperationalError("It is away."))
         assert [r.where for r in (one, two, other)] == ["pending", "discarded", "pending"]
 
     def test_full(self, plain, monkeypatch, configure):
@@ -651,10 +651,6 @@ class TestMiddleware:
         with pytest.raises(BufferUnavailable):
             BatchMiddleware(view)(RequestFactory().get("/"))
         plain.start()
-
-
-def refuse(*args: Any) -> None:
-    raise OperationalError("It is away.")
 
 
 def write(request: Any) -> HttpResponse:

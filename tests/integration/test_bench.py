@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command, execute_from_command_line
 from django.db import connections
 
+from tests.backdoor.connection import ping
+from tests.backdoor.keyspace import of_measurement, without_probe
+from tests.backdoor.places import free
 from tests.models import Item
-from tests.servers import lasting_keys
-from writebehind_app.bench import measure, table
+from writebehind_app import steps
+from writebehind_app.bench import table
 from writebehind_app.bench.measure import RATIOS, WAYS, Measured, Plan, Result, Spread
 from writebehind_app.buffers import registry
 from writebehind_app.models import AppliedBatch
-from writebehind_app.store.connection import client
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 SMALL = ("--rows=4", "--writes=2", "--rounds=2")
@@ -42,7 +45,7 @@ def tables(alias: str = "default") -> list[str]:
 def keys(server: Any) -> set[bytes]:
     """What lasts, but for the mark by which a process finds a Redis that was away."""
     with server.client() as redis:
-        return {key for key in redis.scan_iter() if b":probe:" not in key}
+        return without_probe(redis)
 
 
 @pytest.fixture
@@ -153,13 +156,12 @@ class TestLeavesNothing:
         assert table.TABLE in tables()
         child.kill()
         child.wait(20)
-        with plain.client() as redis:
-            redis.delete("{wb:test:bench}")  # instead of waiting until it expires
+        free("bench")  # instead of waiting until it expires
         run()
         assert table.TABLE not in tables()
         assert not AppliedBatch.objects.exists()
         with plain.client() as redis:
-            assert not [key for key in lasting_keys(redis) if b"bench" in key]
+            assert not of_measurement(redis)
 
     def test_but_a_table_of_somebody_else(self, plain):
         with connections["default"].cursor() as cursor:
@@ -178,16 +180,15 @@ class TestLeavesNothing:
 
 
 def bench_without_end() -> None:
-    """In a child; says when it has begun."""
-    one_by_one = measure._Run._buffered
+    """In a child; says when it has begun, and stands still for a moment with an entry pending."""
 
-    def first(self: Any, number: int) -> None:
-        one_by_one(self, number)
-        table.BUFFER.set(number=0, quantity=1)
-        print("writing")
-        measure._Run._buffered = one_by_one
+    def hook(step: str) -> None:
+        if step == "write.accepted":
+            steps.hook = None
+            print("writing")
+            time.sleep(2)
 
-    measure._Run._buffered = first
+    steps.hook = hook
     sys.stderr = sys.stdout
     execute_from_command_line(
         ["manage.py", "writebehind_bench", "--no-input", "--rows=20", "--rounds=9999"]
@@ -226,4 +227,4 @@ class TestRefuses:
             run("--rows=1000001")
         with pytest.raises(CommandError, match="There is no directory"):
             run(f"--report={tmp_path}/nowhere/bench.html")
-        assert client().ping()
+        assert ping()

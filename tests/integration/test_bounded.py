@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.backdoor.batches import is_in_flight
+from tests.backdoor.limits import limit_of
 from tests.models import Item
 from tests.servers import lasting_keys
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
-from writebehind_app.store import delivery
 
 LOOKING_FOR_WORK = {"keys", "scan", "hscan", "zscan", "sscan", "randomkey"}
 
@@ -29,7 +30,7 @@ def test_a_flush_of_1_000_among_200_000(plain, configure, due_only):
         client.config_resetstat()
         result = flush(Item.buffered, limit=1000, due_only=due_only)
         commands = calls(client)
-        assert client.llen(f"{Item.buffered.shard_keys()[0]}:flight") == 0
+    assert not is_in_flight(Item.buffered)
     assert (result.rows, result.remaining) == (1000, 199_000)
     assert sum(commands.values()) <= 8 * 1000 + 100
     assert not LOOKING_FOR_WORK & commands.keys()
@@ -77,7 +78,8 @@ def test_redis_holds_after_the_drain_what_it_held_before(plain):
     write_and_drain()
     keys, size = held()
     assert keys == Item.buffered.option("SHARDS")  # a hash of counters each
-    assert size < 80 * delivery.PIPELINE  # with what is remembered of the calls of a round trip
+    # With what is remembered of the calls of a round trip.
+    assert size < 80 * limit_of("calls_in_a_round_trip")
     write_and_drain()
     assert held()[0] == keys
     assert held()[1] <= size + 100

@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from django.utils import timezone
 
+from tests.backdoor.batches import claim_and_die
+from tests.backdoor.breaker import forget_what_was_logged
+from tests.backdoor.entries import id_of
+from tests.backdoor.shards import number_of
 from tests.models import Item, Line, Owner, Setting, Visit
 from writebehind_app import Add
-from writebehind_app.buffers import fallback
 from writebehind_app.exceptions import AlreadyExists, BufferFull
 from writebehind_app.meta.models import AppointmentMeta
 
@@ -54,8 +57,7 @@ class TestDirect:
 
     def test_what_is_in_flight_counts(self, direct):
         Item.buffered.set_many({"number": n, "a": 1} for n in range(10))
-        for shard in Item.buffered.shards():
-            shard.claim("t" * 32, lease=0.001, size=10, due_only=False)
+        claim_and_die(Item.buffered)
         assert Item.buffered.set(number=3, a=2, b="direct").direct
         Item.buffered.flush()
         row = Item.objects.get(number=3)
@@ -75,11 +77,8 @@ class TestDirect:
 
     def test_all_in_one_shard(self, direct):
         """Shards have no ceiling of their own."""
-        (first, *_) = Item.buffered.shard_keys()
-        layout = Item.buffered.layout()
-        numbers = [
-            n for n in range(100) if Item.buffered.shard_key_of(layout.id({"number": n})) == first
-        ]
+        buffer = Item.buffered
+        numbers = [n for n in range(100) if number_of(buffer, id_of(buffer, number=n)) == 0]
         receipts = [Item.buffered.set(number=n) for n in numbers[:12]]
         assert [receipt.direct for receipt in receipts] == [False] * 10 + [True] * 2
 
@@ -110,8 +109,8 @@ class TestDirect:
         assert Line.buffered.count_pending() == 10
         assert Line.buffered.count() == 13
 
-    def test_it_is_logged_not_with_each_write(self, direct, caplog, monkeypatch):
-        monkeypatch.setattr(fallback, "_told", {})
+    def test_it_is_logged_not_with_each_write(self, direct, caplog):
+        forget_what_was_logged()
         for n in range(15):
             Item.buffered.set(number=n)
         (line,) = [r.message for r in caplog.records if r.name == "writebehind"]

@@ -19,6 +19,7 @@ import redis
 from demo_site.locks import Lock
 from demo_site.server import Valkey
 from demo_site.systems import SYSTEMS
+from tests.backdoor.entries import entries_in
 from tests.demo import Demo, rows, run, wait_until
 from tests.keeper import keeper
 from tests.servers.process import LOCALHOST, free_port
@@ -56,8 +57,7 @@ def left_in_valkey(data: Path) -> int:
     valkey.start()
     try:
         with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
-            entries = sum(len(client.keys(f"*:{kind}:*")) for kind in ("e", "f"))
-            return entries + sum(map(client.xlen, client.keys("*:log")))
+            return entries_in(client)
     finally:
         valkey.stop()
 

@@ -23,17 +23,18 @@ from django_q.conf import Conf
 from django_q.models import Schedule
 from redis.exceptions import ResponseError
 
+from tests.backdoor.declarations import declare_only, declare_too
+from tests.backdoor.entries import make_older
+from tests.backdoor.keyspace import is_doctors_key_there
+from tests.backdoor.limits import limit
 from tests.models import Item, Note, Pair, Visit
 from tests.router import CurrentDatabase
 from tests.servers import RedisServer, wanted_databases
 from writebehind_app import conf, doctor, jobs
-from writebehind_app.buffers import registry
 from writebehind_app.doctor import databases
 from writebehind_app.doctor.redis_server import BY_INFO, Examined, memory, version
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import AppliedBatch, DeadLetter
-from writebehind_app.store.connection import client
-from writebehind_app.store.keys import shard_key
 
 SHARED = {"BACKEND": "django.core.cache.backends.redis.RedisCache"}
 MODELS = (Item, Note, Visit)
@@ -44,9 +45,9 @@ LOCAL = {"default": LOCMEM, "writebehind": LOCMEM}  # the fixtures want the seco
 @pytest.fixture(autouse=True)
 def project(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     """A project of three buffers, with nothing wrong in its settings."""
-    monkeypatch.setattr(registry, "_buffers", {m._meta.label: [m.buffered] for m in MODELS})
+    declare_only(monkeypatch, *MODELS)
     settings.CACHES = LOCAL
-    monkeypatch.setattr("writebehind_app.doctor.redis_server.SLOW", 1.0)  # the machine may be busy
+    limit(monkeypatch, doctor_slow_redis=1.0)  # the machine may be busy
 
 
 def found() -> set[str]:
@@ -86,7 +87,7 @@ class TestSound:
         Visit.buffered.flush()
         assert found() == set()
         with redis_server.client() as redis:
-            assert not redis.exists(shard_key(conf.prefix(), "doctor", 0))
+            assert not is_doctors_key_there(redis)
 
     def test_each_examination_says_that_it_took_place(self, plain):
         examined = {f.what for f in doctor.examine()}
@@ -276,7 +277,7 @@ class TestRedis:
             assert finding.id == "writebehind.E107"
             assert "allkeys-lru" in finding.what
             Item.buffered.set(number=1)
-            age_entries(Item, 600)
+            make_older(Item.buffered, 600)
             assert found() == {"E107", "W130", "W148"}  # one does not hide the other
 
     def test_that_evicts_what_expires(self, served, kind):
@@ -316,7 +317,7 @@ class TestRedis:
 
     def test_that_is_slow(self, served, kind, monkeypatch):
         with served(kind):
-            monkeypatch.setattr("writebehind_app.doctor.redis_server.SLOW", 1e-7)
+            limit(monkeypatch, doctor_slow_redis=1e-7)
             assert found() == {"W102"}
 
 
@@ -448,7 +449,7 @@ class TestOneDatabase:
         assert found() == {"E120", "W146"}
 
     def test_that_hangs(self, plain, monkeypatch):
-        monkeypatch.setattr(doctor, "_SECONDS", 0.5)
+        limit(monkeypatch, doctor_examination=0.5)
         monkeypatch.setattr(databases, "EXAMINATIONS", {"": lambda examined: time.sleep(2)})
         started = time.monotonic()
         assert only().id == "writebehind.E120"
@@ -557,7 +558,7 @@ class TestDatabase:
         assert finding.id == "writebehind.E123"
 
     def test_with_a_second_unique_key(self, database, redis_server, monkeypatch):
-        monkeypatch.setitem(registry._buffers, "tests.Pair", [Pair.buffered])
+        declare_too(monkeypatch, Pair)
         assert found() == ({"W121"} if database == "mariadb" else set())
 
     def test_with_a_unique_key_that_the_model_does_not_know(self, database, redis_server):
@@ -609,7 +610,7 @@ class TestBacklog:
         configure(LEASE=0.001, MAX_AGE=0.001)
         Item.buffered.set(number=1)
         assert found() == set()
-        age_entries(Item, 120)
+        make_older(Item.buffered, 120)
         finding = only()
         assert finding.id == "writebehind.W130"
         assert "tests.Item: the oldest pending entry is 2 minutes old" in finding.what
@@ -619,7 +620,7 @@ class TestBacklog:
         configure(LEASE=0.001, MAX_AGE=0.001)
         Visit.buffered.append(event=1, email="a")
         assert found() == set()
-        monkeypatch.setattr("writebehind_app.doctor.backlog._MINUTE", -1.0)
+        limit(monkeypatch, doctor_old_entry=-1.0)
         assert found() == {"W130"}
 
     def test_that_fails(self, plain, configure):
@@ -639,15 +640,6 @@ class TestBacklog:
         finding = only()
         assert finding.id == "writebehind.E131"
         assert finding.do.startswith("Set SHARDS, or shards of the buffer, to 8,")
-
-
-def age_entries(model: Any, seconds: float) -> None:
-    """As if they had been written earlier."""
-    for key in model.buffered.shard_keys():
-        for id in client().zrange(f"{key}:due", 0, -1):
-            no, writes, since, *rest = client().hget(f"{key}:e:{id}", "@").split(" ")
-            since = int(since) - round(seconds * 1e6)
-            client().hset(f"{key}:e:{id}", "@", " ".join([no, writes, str(since), *rest]))
 
 
 class TestDjangoQ:
@@ -706,7 +698,7 @@ class TestDjangoQ:
         configure(LEASE=0.001, MAX_AGE=0.001)
         Item.buffered.set(number=1)
         assert found() == set()
-        age_entries(Item, 120)
+        make_older(Item.buffered, 120)
         assert found() == {"W130", "W148"}
         schedule()
         assert found() == {"W130"}

@@ -7,12 +7,13 @@ import time
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from tests.backdoor.breaker import is_asked
+from tests.backdoor.keyspace import has_shard_of
 from tests.models import Item, Line, Setting, Visit
 from tests.outages import wait_for
 from tests.servers import RedisServer
 from writebehind_app import Add, doctor
 from writebehind_app.exceptions import NotDurable
-from writebehind_app.store import connection
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -76,7 +77,7 @@ class TestFsync:
         assert len(caught.value.receipts) == (9 if "many" in call or "extend" in call else 1)
         for receipt in caught.value.receipts:
             assert receipt.where == "pending"
-        assert not connection.breaker().is_open
+        assert is_asked()
         for buffer in (Item.buffered, Setting.buffered, Visit.buffered, Line.buffered):
             buffer.flush()
         for receipt in caught.value.receipts:
@@ -184,7 +185,7 @@ class TestReplicas:
         configure(DURABILITY=1, DURABILITY_TIMEOUT=10)
         receipts = CALLS[call]()
         with self.replica.client() as client:
-            assert all(client.exists(receipt.shard) for receipt in receipts)
+            assert all(has_shard_of(client, receipt) for receipt in receipts)
 
     @pytest.mark.parametrize("call", CALLS)
     def test_not_enough(self, configure, call):

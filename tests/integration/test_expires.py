@@ -11,8 +11,10 @@ from django.db import OperationalError, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from tests.backdoor.batches import claim
+from tests.backdoor.keyspace import data
+from tests.backdoor.reads import act_after_look, act_once
 from writebehind_app import RowBuffer
-from writebehind_app.buffers import reading
 from writebehind_app.flush.engine import flush
 from writebehind_app.meta.models import AppointmentMeta
 
@@ -73,7 +75,7 @@ def test_a_write_in_flight_that_moves_the_time_counts(database, redis_server, co
     configure(SHARDS=1, LEASE=0.05)
     store(n1=later(seconds=-1))
     buffered.set(appointment_id=1, expires_at=None)
-    buffered.shards()[0].claim("t" * 32, lease=0.05, size=1, due_only=False)
+    claim(buffered, lease=0.05)
     flush(buffered)
     assert stored() == [1]
 
@@ -81,14 +83,7 @@ def test_a_write_in_flight_that_moves_the_time_counts(database, redis_server, co
 @ONLY_VALKEY
 def test_a_write_that_comes_after_the_look_wins(database, redis_server, monkeypatch):
     store(n1=later(seconds=-1), n2=later(seconds=-1))
-    look = reading.guarded
-
-    def overtaken(*args):
-        found = look(*args)
-        buffered.set(appointment_id=1, expires_at=None)
-        return found
-
-    monkeypatch.setattr(reading, "guarded", overtaken)
+    act_after_look(monkeypatch, lambda: buffered.set(appointment_id=1, expires_at=None))
     assert buffered.expire(100) == 1
     flush(buffered, ids=["1", "2"])
     assert stored() == [1]
@@ -97,7 +92,7 @@ def test_a_write_that_comes_after_the_look_wins(database, redis_server, monkeypa
 def test_what_is_pending_is_stored_before_it_is_removed(plain):
     buffered.set(appointment_id=1, expires_at=later(days=-1))
     client = plain.client(decode_responses=True)
-    assert {client.ttl(key) for key in client.scan_iter() if ":w:" not in key} == {-1}  # none
+    assert {client.ttl(key) for key in data(client)} == {-1}  # none
     assert buffered.get(appointment_id=1).status == "scheduled"
     flush(buffered)
     assert stored() == [1]
@@ -186,14 +181,8 @@ class TestInDirectMode:
     @ONLY_VALKEY
     def test_a_write_that_comes_after_the_look_wins(self, monkeypatch):
         store(n1=later(seconds=-1), n2=later(seconds=-1))
-        look = reading.rows
-
-        def overtaken(*args):
-            found = look(*args)
-            AppointmentMeta.objects.filter(appointment_id=1).update(expires_at=None)
-            return found
-
-        monkeypatch.setattr(reading, "rows", overtaken)
+        first = AppointmentMeta.objects.filter(appointment_id=1)
+        act_once(monkeypatch, "after the read", lambda: first.update(expires_at=None))
         assert buffered.expire(100) == 1
         assert stored() == [1]
 

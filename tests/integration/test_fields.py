@@ -20,8 +20,8 @@ from django.db.models.fields.files import FieldFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.backdoor.batches import claim
 from tests.models import Color, Everything, Level, Owner, Pair, Point, Stamp, Tier
-from writebehind_app.store.shard import Batch
 
 # Which kind of Redis carries the texts makes no difference to them.
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -337,14 +337,10 @@ def contents(row: Model) -> dict[str, tuple[type, str]]:
 @contextmanager
 def in_flight() -> Iterator[None]:
     """A flusher has claimed what is pending, and is at work on it."""
-    tokens = {}
-    for shard in Everything.buffered.shards():
-        batch = shard.claim(uuid.uuid4().hex, lease=60, size=1000, due_only=False)
-        if isinstance(batch, Batch):
-            tokens[shard] = batch.token
+    batches = claim(Everything.buffered)
     assert {entry.state for entry in Everything.buffered.pending()} <= {"in_flight"}
     try:
         yield
     finally:
-        for shard, token in tokens.items():
-            shard.release(token, retry_in=0, error="")
+        for batch in batches:
+            batch.release()

@@ -12,14 +12,15 @@ from django_q.conf import Conf
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
+from tests.backdoor.calls import lose_hints
+from tests.backdoor.keyspace import of_hints
+from tests.backdoor.limits import limit
 from tests.models import Item, Owner, Pair, Stamp
 from tests.servers import Proxy
-from writebehind_app import Add, RowBuffer, tasks
-from writebehind_app.buffers import urgency
+from writebehind_app import Add, tasks
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.meta.models import TicketMeta
 from writebehind_app.meta.services import open_ticket, update_ticket
-from writebehind_app.store.connection import client
 
 
 @pytest.fixture
@@ -155,10 +156,11 @@ class TestOnce:
         assert Item.objects.get().a == 5
 
     def test_nothing_of_it_lasts_in_redis(self, plain, flush_when, monkeypatch):
-        monkeypatch.setattr(urgency, "_SILENCE", 0.05)
+        limit(monkeypatch, silence_after_a_hint=0.05)
         flush_when(is_done)
         Item.buffered.set(number=1, b="done")
-        assert all(client().ttl(key) >= 0 for key in client().scan_iter("*:told:*"))
+        with plain.client() as client:
+            assert all(client.ttl(key) >= 0 for key in of_hints(client))
 
 
 class TestTrouble:
@@ -220,10 +222,7 @@ class TestTrouble:
         assert "tests.Item.buffered: flush_when failed" in caplog.text
 
     def test_redis_goes_away_after_the_write(self, plain, flush_when, monkeypatch, caplog):
-        def away(*args: Any, **kwargs: Any) -> None:
-            raise BufferUnavailable("gone")
-
-        monkeypatch.setattr("writebehind_app.store.shard.hasten", away)
+        lose_hints(monkeypatch, BufferUnavailable("gone"))
         flush_when(is_done)
         assert Item.buffered.set(number=1, b="done").where == "pending"
         assert "waits for max_age: gone" in caplog.text
@@ -243,12 +242,3 @@ class TestTickets:
 
 def refuse(execute: Any, sql: str, *args: Any) -> Any:
     raise AssertionError(sql)
-
-
-def test_a_buffer_of_which_it_is_no_function(plain):
-    from writebehind_app.checks import _row_buffer
-
-    buffer = RowBuffer(key="number", flush_when="resolved")
-    buffer.model, buffer.name, buffer._layouts = Item, "buffered", {}
-    (error,) = _row_buffer(buffer)
-    assert error.id == "writebehind.E022"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from datetime import timedelta
 
@@ -11,10 +10,10 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from tests.backdoor.batches import claim
 from tests.models import Item, Line, Pair
 from writebehind_app import Add
 from writebehind_app.flush import ledger
-from writebehind_app.flush.writer import apply
 from writebehind_app.models import AppliedBatch
 
 
@@ -122,9 +121,8 @@ def test_a_batch_in_flight_keeps_its_token(database, redis_server, configure):
     configure(LEDGER_DAYS=2, SHARDS=1)
     Item.objects.create(number=1, a=1)
     Item.buffered.set(number=1, a=Add(1))
-    (shard,) = Item.buffered.shards()
-    batch = shard.claim(secrets.token_hex(16), lease=0.01, size=10, due_only=False)
-    apply(Item.buffered, 0, batch)
+    (batch,) = claim(Item.buffered, lease=0.01)
+    batch.commit()
     grow_old(30)
     time.sleep(0.02)
     Item.buffered.flush()

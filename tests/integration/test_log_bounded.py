@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.backdoor.records import bytes_of_texts
 from tests.integration.test_bounded import LOOKING_FOR_WORK, calls
 from tests.models import Line, Visit
 from writebehind_app.flush.engine import flush
@@ -28,12 +29,7 @@ def test_100_000_pending_records_take_less_than_120_bytes_each_above_their_paylo
         before = client.info("memory")["used_memory"]
         register(PENDING)
         used = client.info("memory")["used_memory"] - before
-        payload = sum(
-            len(text.encode())
-            for key in Visit.buffered.shard_keys()
-            for _, texts in client.xrange(f"{key}:log")
-            for text in texts.values()
-        )
+    payload = bytes_of_texts(Visit.buffered)
     assert Visit.buffered.count_pending() == PENDING
     assert (used - payload) / PENDING < 120
 

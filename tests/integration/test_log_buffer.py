@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import inspect
-import secrets
 import uuid
 from itertools import pairwise
 
@@ -13,6 +12,9 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import FieldError, ValidationError
 from django.utils import timezone
 
+from tests.backdoor.batches import claim, claim_and_die, end_lease
+from tests.backdoor.records import is_anything_noted
+from tests.backdoor.shards import discard_one_of_each
 from tests.models import Line, Owner, Tick, Visit
 from writebehind_app import Add, LogBuffer
 from writebehind_app.buffers.layout import moment
@@ -23,18 +25,6 @@ from writebehind_app.models import AppliedBatch
 
 def texts(lines: list[Line]) -> list[str]:
     return [line.text for line in lines]
-
-
-def claim_and_die(buffer: LogBuffer, lease: float = 0.000_001, size: int = 1000) -> None:
-    """A flusher that gets no further than its claim."""
-    for shard in buffer.shards():
-        shard.claim(secrets.token_hex(16), lease=lease, size=size, due_only=False)
-
-
-def end_leases(redis_server) -> None:
-    with redis_server.client() as client:
-        for key in client.keys("{*}"):
-            client.hset(key, "lease", 0)
 
 
 class TestAppendAndFlush:
@@ -184,8 +174,7 @@ class TestRefusedCalls:
                 client.config_set("maxmemory", 100_000)
                 with pytest.raises(BufferUnavailable):
                     Visit.buffered.append(event=99, email="a")
-                for shard in Visit.buffered.shards():
-                    assert shard.discard(1) == 1
+                assert set(discard_one_of_each(Visit.buffered)) == {1}
                 Visit.buffered.flush()
                 Visit.buffered.flush()
             finally:
@@ -197,9 +186,9 @@ class TestRefusedCalls:
 class TestReceipts:
     def test_say_where_the_record_is(self, database, redis_server):
         first, second, third = Line.buffered.extend({"text": t} for t in "abc")
-        claim_and_die(Line.buffered, size=1, lease=60)
+        claim(Line.buffered, size=1)
         assert [r.where for r in (first, second, third)] == ["in_flight", "pending", "pending"]
-        end_leases(redis_server)
+        end_lease(Line.buffered)
         with redis_server.client() as client:
             flush(Line.buffered, limit=1)
             assert (first.where, second.where) == ("gone", "pending")
@@ -235,13 +224,12 @@ class TestDiscard:
         Visit.buffered.extend({"event": n, "email": "a", "registered_at": at} for n in range(700))
         assert Visit.buffered.discard() == 700
         assert Visit.buffered.window() == []
-        with redis_server.client(decode_responses=True) as client:
-            assert not [key for key in client.scan_iter() if "taken" in key or "times" in key]
+        assert not is_anything_noted(Visit.buffered)
         Visit.buffered.extend({"event": n, "email": "a"} for n in range(700))
 
     def test_what_a_flusher_works_on_stays(self, database, redis_server):
         Visit.buffered.append(event=1, email="a")
-        claim_and_die(Visit.buffered, lease=60)
+        claim(Visit.buffered)
         Visit.buffered.append(event=2, email="a")
         assert Visit.buffered.discard(event=1, email="a") == 0
         assert Visit.buffered.discard() == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.test_log_buffer import claim_and_die, end_leases
+from tests.backdoor.batches import claim_and_die, end_lease
+from tests.backdoor.declarations import forget_looks
 from tests.models import Line, Visit
 from writebehind_app import steps
 from writebehind_app.exceptions import AlreadyExists
@@ -49,7 +50,7 @@ class TestUnique:
     def test_a_record_that_is_stored_between_the_look_and_the_append(
         self, database, redis_server, monkeypatch, known
     ):
-        monkeypatch.setattr(Visit.buffered, "_guards", {})
+        forget_looks(monkeypatch, Visit.buffered)
         if known:
             Visit.buffered.extend({"event": n, "email": "b"} for n in range(20))
             Visit.buffered.flush()
@@ -83,7 +84,7 @@ class TestUnique:
                 with pytest.raises(InterruptedError):
                     Visit.buffered.flush()
                 monkeypatch.setattr(steps, "hook", None)
-                end_leases(redis_server)
+                end_lease(Visit.buffered)
                 assert Visit.buffered.discard(event=1, email="a") == 0
 
         monkeypatch.setattr(steps, "hook", intrude)

@@ -6,15 +6,17 @@ import datetime
 import select
 import sys
 import time
+from functools import partial
 
 import pytest
 from django.core.exceptions import FieldError, ValidationError
 from django.utils import timezone
 
+from tests.backdoor.batches import claim
+from tests.backdoor.declarations import redeclare
+from tests.backdoor.reads import act_after_first_page, act_amid_window
 from tests.models import Line, Owner, Tick, Visit
-from writebehind_app.buffers import window
 from writebehind_app.flush.engine import flush
-from writebehind_app.store import shard as store
 
 SECOND = datetime.timedelta(seconds=1)
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -47,11 +49,6 @@ def events(**filters) -> list[int]:
     return [visit.event for visit in visits]
 
 
-def claim_and_die() -> None:
-    for n, shard in enumerate(Visit.buffered.shards()):
-        shard.claim(f"dead{n}", lease=60, size=1000, due_only=False)
-
-
 @pytest.fixture(params=["pending", "in flight", "stored", "mixed"])
 def move(request):
     """Brings what was appended to where the test wants it; of a mixed lot, the first half."""
@@ -59,7 +56,7 @@ def move(request):
     def to_its_place(first_half: bool) -> None:
         match request.param:
             case "in flight" if not first_half:
-                claim_and_die()
+                claim(Visit.buffered)
             case "stored" if not first_half:
                 Visit.buffered.flush()
             case "mixed" if first_half:
@@ -131,7 +128,7 @@ class TestBounds:
 
     def test_without_time_zones(self, plain, settings, monkeypatch):
         settings.USE_TZ = False
-        monkeypatch.setattr(Visit.buffered, "_layouts", {})
+        redeclare(monkeypatch, Visit.buffered)
         at = datetime.datetime(2030, 1, 1, 4)  # noqa: DTZ001
         Visit.buffered.append(event=1, email="a", registered_at=at)
         Visit.buffered.append(event=0, email="a")
@@ -144,7 +141,7 @@ class TestBounds:
     @pytest.fixture
     def naive(self, settings, monkeypatch):
         settings.USE_TZ = False
-        monkeypatch.setattr(Visit.buffered, "_layouts", {})
+        redeclare(monkeypatch, Visit.buffered)
 
     def test_in_the_hour_that_comes_twice(self, database, redis_server, naive):
         with timezone.override(SetBack(datetime.datetime.now(datetime.UTC) - 60 * SECOND)):
@@ -222,18 +219,7 @@ class TestWhileAFlusherRuns:
 
     @pytest.fixture
     def between(self, monkeypatch):
-        def act(action) -> None:
-            read = store.window
-
-            def then_act(*args):
-                monkeypatch.setattr(window.store, "window", read)
-                found = read(*args)
-                action()
-                return found
-
-            monkeypatch.setattr(window.store, "window", then_act)
-
-        return act
+        return partial(act_amid_window, monkeypatch)
 
     def put(self, count: int) -> list[int]:
         """Stored ones, then pending ones, on all shards."""
@@ -266,27 +252,16 @@ class TestWhileAFlusherRuns:
     def test_between_two_pages(self, database, redis_server, monkeypatch):
         """The first of some are read, and all are flushed before the others are."""
         expected = self.put(40)
-        monkeypatch.setattr(store, "PAGE", 3)
-        run, trips = store.lua.run_many, []
-
-        def run_and_flush(client, name, calls):
-            replies = run(client, name, calls)
-            if name == "window":
-                trips.append(len(calls))
-                if len(trips) == 1:
-                    Visit.buffered.flush()
-            return replies
-
-        monkeypatch.setattr(store.lua, "run_many", run_and_flush)
+        pages = act_after_first_page(monkeypatch, Visit.buffered.flush, page=3)
         assert sorted(v.event for v in Visit.buffered.window()) == expected
-        assert len(trips) > 1
+        assert len(pages) > 1
         Visit.buffered.extend({"event": n, "email": "b"} for n in range(40))
-        trips.clear()
+        pages.clear()
         assert Visit.buffered.count() == 80
 
     def test_the_batch_is_claimed(self, database, redis_server, between):
         expected = self.put(40)
-        between(claim_and_die)
+        between(lambda: claim(Visit.buffered))
         assert sorted(v.event for v in Visit.buffered.window()) == expected
 
     def test_more_comes_and_is_flushed(self, database, redis_server, between):

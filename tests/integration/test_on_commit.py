@@ -15,6 +15,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connections, transaction
 from django.test import Client, RequestFactory, TestCase
 
+from tests.backdoor.breaker import is_asked
 from tests.elsewhere import elsewhere
 from tests.models import Counter, Item, Line, Owner, Seat, Setting
 from tests.outages import wait_for_redis
@@ -23,7 +24,6 @@ from writebehind_app import Add, batch
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, Overtaken
 from writebehind_app.meta.models import LessonMeta, TicketMeta
 from writebehind_app.meta.services import open_ticket, record_progress, resolve_ticket, ticket
-from writebehind_app.store.connection import breaker
 
 each_database = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -237,7 +237,7 @@ class TestErrorsAfterTheCommit:
     def test_redis_is_known_to_be_away(self, plain):
         """The call is refused, so that the transaction can be rolled back."""
         plain.stop()
-        while not breaker().is_open:
+        while is_asked():
             with suppress(BufferUnavailable):
                 Item.buffered.count_pending()
         with pytest.raises(BufferUnavailable), atomic():  # noqa: PT012

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import secrets
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.backdoor.batches import claim
 from tests.models import Counter, Note, Owner, Visit
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.buffers.base import Buffer
@@ -33,8 +33,7 @@ def act(buffer: Buffer, verb: str, **key: Any) -> None:
     """What must change nothing: a flusher that dies, one that does its work."""
     match verb:
         case "claim":
-            for shard in buffer.shards():
-                shard.claim(secrets.token_hex(16), lease=0, size=9, due_only=False)
+            claim(buffer, lease=0, size=9)
         case "flush":
             buffer.flush()
         case "flush one":
@@ -323,12 +322,10 @@ def record_of(row: Visit) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def one_shard(monkeypatch):
+def one_shard(monkeypatch, configure):
     """In which rows get their keys in the order of the records."""
     monkeypatch.setitem(Visit.buffered.options, "SHARDS", 1)
-    monkeypatch.setattr(Visit.buffered, "_keys_for", None)
-    yield
-    Visit.buffered._keys_for = None
+    configure()  # with other settings, a buffer works out its shards anew
 
 
 @sequences

@@ -13,9 +13,9 @@ from django.db.models import JSONField, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.backdoor.reads import act_once
 from tests.models import Counter, Item, Note, Owner, Place, Stamp
 from writebehind_app import Add, Max, Merge, Min
-from writebehind_app.buffers import reading
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.models import DeadLetter
 
@@ -236,14 +236,7 @@ class TestSetIf:
         """What was pending when Redis was read is stored when the database is."""
         Counter.objects.create(name="x", big=0)
         Counter.buffered.set(name="x", big=Add(1))
-        stored, left = reading._stored, [Counter.buffered.flush]
-
-        def overtaken(*args):
-            if left:
-                left.pop()()
-            return stored(*args)
-
-        monkeypatch.setattr(reading, "_stored", overtaken)
+        act_once(monkeypatch, "before the database is asked", Counter.buffered.flush)
         assert Counter.buffered.set_if({"big": 1}, name="x", big=2)
 
     def test_steps_from_many_threads_come_one_after_the_other(self, database, redis_server):

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 from django.test import Client
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.test_doctor import age_entries, without_table
+from tests.backdoor.batches import claim
+from tests.backdoor.entries import make_older
+from tests.backdoor.shards import COUNTERS
+from tests.integration.test_doctor import without_table
 from tests.models import Item, Visit
 from writebehind_app import status
 from writebehind_app.contrib.prometheus import WritebehindCollector
 from writebehind_app.models import DeadLetter
-from writebehind_app.store.connection import client
-from writebehind_app.store.shard import COUNTERS, pause
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 Metrics = dict[tuple[str, str], float]
@@ -55,9 +58,9 @@ def test_says_how_the_buffers_are_doing(database, redis_server, configure, scrap
     Item.buffered.set(number=1)
     Item.buffered.flush()
     Item.buffered.set_many({"number": n} for n in range(5))
-    age_entries(Item, 100)
-    Item.buffered.shards()[0].claim("a" * 32, lease=60, size=1, due_only=False)
-    pause(client(), Item.buffered.shard_keys())
+    make_older(Item.buffered, 100)
+    claim(Item.buffered, size=1)
+    call_command("writebehind_pause", "tests.Item", stdout=StringIO())
     Visit.buffered.append(event=1, email="a", owner=404)
     Visit.buffered.flush()
     found = scrape()

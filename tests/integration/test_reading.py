@@ -3,14 +3,17 @@ while writers and a flusher run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
+from tests.backdoor.batches import claim
+from tests.backdoor.declarations import redeclare
+from tests.backdoor.entries import put_text
+from tests.backdoor.reads import act_before_keys, act_once
 from tests.models import Child, Item, Owner, Pair, Stamp, Visit
-from writebehind_app.buffers import keyed, reading, row
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -20,21 +23,7 @@ class TestBetweenTheTwoReads:
 
     @pytest.fixture
     def meanwhile(self, monkeypatch):
-        def during_the_next(name: str, act: Callable[[], None], *, first: bool) -> None:
-            module = reading if hasattr(reading, name) else row
-            call, left = getattr(module, name), [act]
-
-            def called(*args, **kwargs):
-                if left and first:
-                    left.pop()()
-                result = call(*args, **kwargs)
-                if left:
-                    left.pop()()
-                return result
-
-            monkeypatch.setattr(module, name, called)
-
-        return during_the_next
+        return partial(act_once, monkeypatch)
 
     def test_the_write_and_a_newer_one_are_stored(self, database, redis_server, meanwhile):
         def act() -> None:
@@ -43,7 +32,7 @@ class TestBetweenTheTwoReads:
             Item.buffered.flush()
 
         Item.buffered.set(number=1, a=1)
-        meanwhile("_stored", act, first=True)
+        meanwhile("before the database is asked", act)
         row = Item.buffered.get(number=1)
         assert (row.a, row.b) == (2, "2")
 
@@ -56,31 +45,36 @@ class TestBetweenTheTwoReads:
 
         Item.objects.create(number=1)
         Item.buffered.set(number=1, a=1)
-        meanwhile("_stored", act, first=False)
+        meanwhile("after the database was asked", act)
         row = Item.buffered.get(number=1)
         assert (row.a, row.b) == (1, "2")
 
     @pytest.mark.parametrize(
-        ("name", "first"), [("_stored", True), ("rows_by_id", True), ("_stored", False)]
+        "moment",
+        [
+            "before the database is asked",
+            "before the rows are read",
+            "after the database was asked",
+        ],
     )
     def test_a_batch_in_flight_is_stored(
-        self, database, redis_server, meanwhile, configure, name, first
+        self, database, redis_server, meanwhile, configure, moment
     ):
         configure(SHARDS=1, LEASE=0.01)
         old = Item.objects.create(number=1, a=1)
         Item.buffered.delete(number=1)
         Item.buffered.set(number=1, a=2)
-        Item.buffered.shards()[0].claim("t" * 32, lease=0.01, size=1, due_only=False)
-        meanwhile(name, Item.buffered.flush, first=first)
+        claim(Item.buffered, lease=0.01)
+        meanwhile(moment, Item.buffered.flush)
         row = Item.buffered.get(number=1)
         assert row.a == 2
         # Merged a second time into the row that it made, the batch would make another one.
-        assert (row.pk is not None and row.pk != old.pk) or not first
+        assert (row.pk is not None and row.pk != old.pk) or moment.startswith("after")
 
     def test_a_row_of_a_queryset_is_changed_after_it_ran(self, database, redis_server, meanwhile):
         Item.objects.create(number=1)
         Item.buffered.set(number=1, a=1)
-        meanwhile("_read", Item.buffered.flush, first=True)
+        meanwhile("before redis is asked", Item.buffered.flush)
         (row,) = Item.buffered.overlay(Item.objects.all())
         assert row.a == 1
 
@@ -135,11 +129,7 @@ class TestOverlay:
     def test_a_row_that_goes_before_its_key_is_read(self, database, redis_server, monkeypatch):
         Item.objects.bulk_create(Item(number=n, a=n) for n in range(3))
 
-        def all_rows(layout):
-            Item.objects.filter(number=1).delete()
-            return keyed.all_rows(layout)
-
-        monkeypatch.setattr(reading, "all_rows", all_rows)
+        act_before_keys(monkeypatch, Item.objects.filter(number=1).delete)
         rows = Item.objects.only("a").order_by("number")
         assert [row.a for row in Item.buffered.overlay(rows)] == [0, 2]
 
@@ -198,10 +188,9 @@ class TestFieldsThatAreNoMore:
         Item.objects.create(number=1, a=1, b="stored")
         Item.buffered.set(number=1, a=2)
         Item.buffered.set(number=2, a=3)
-        with redis_server.client(decode_responses=True) as client:
-            for key in client.scan_iter(match="*:e:*"):
-                at = "1" * 16
-                client.hset(key, mapping={"removed": f'{at}"x"', '&gone:"key"': f"{at}1"})
+        for id in ("1", "2"):
+            put_text(Item.buffered, id, "removed", '"x"')
+            put_text(Item.buffered, id, "gone", "1", part="key")
         row = Item.buffered.get(number=1)
         assert (row.a, row.b) == (2, "stored")
         assert Item.buffered.get_many([1, 2])[2].a == 3
@@ -217,8 +206,7 @@ class TestFieldsThatAreNoMore:
     def test_records_are_read_without(self, database, redis_server, monkeypatch):
         Visit.buffered.append(event=1, email="a", note="old")
         less = [f for f in Visit.buffered.written() if f.name != "note"]
-        monkeypatch.setattr(Visit.buffered, "written", lambda: less)
-        monkeypatch.setattr(Visit.buffered, "_layouts", {})
+        redeclare(monkeypatch, Visit.buffered, written=lambda: less)
         (visit,) = Visit.buffered.window(event=1)
         assert (visit.email, visit.note) == ("a", "none")
         (entry,) = Visit.buffered.pending()

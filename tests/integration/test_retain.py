@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,12 +12,14 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from tests.backdoor.bases import bases, let_read, spoil, spoil_type
+from tests.backdoor.batches import claim, claim_and_die, end_lease
+from tests.backdoor.flushes import die_before_acknowledgement
 from tests.models import Counter, Everything, Item, Note, Owner, Pair
 from tests.router import current
 from writebehind_app import Add, steps
 from writebehind_app.flush import deadletters
 from writebehind_app.models import DeadLetter
-from writebehind_app.store.connection import client
 
 
 class Died(BaseException):
@@ -41,11 +42,6 @@ def statements() -> Iterator[list[str]]:
 
     with connections[current()].execute_wrapper(note):
         yield found
-
-
-def copies() -> list[str]:
-    """The keys of what is retained."""
-    return [key for key in client().scan_iter(count=1000) if ":c:" in key]
 
 
 class TestServed:
@@ -104,23 +100,23 @@ class TestServed:
         configure(RETAIN=0.05)
         Item.buffered.set(number=1, a=1)
         Item.buffered.flush()
-        assert len(copies()) == 1
+        assert len(bases()) == 1
         time.sleep(0.06)
-        assert copies() == []
+        assert bases() == []
         assert Item.buffered.get(number=1).a == 1
 
     def test_not_where_it_is_not_asked_for(self, plain, configure):
         configure(RETAIN=0)
         Item.buffered.set(number=1, a=1)
         Item.buffered.flush()
-        assert copies() == []
+        assert bases() == []
 
     @pytest.mark.parametrize("option", ["WHEN_DOWN", "WHEN_FULL"])
     def test_not_where_a_write_may_go_around_redis(self, plain, configure, option):
         configure(**{option: "direct"})
         Item.buffered.set(number=1, a=1)
         Item.buffered.flush()
-        assert copies() == []
+        assert bases() == []
 
 
 class TestNeverStale:
@@ -128,7 +124,7 @@ class TestNeverStale:
     def copied(self, retaining: None, database: str, redis_server: Any) -> None:
         Item.buffered.set(number=1, a=1, b="x")
         Item.buffered.flush()
-        assert len(copies()) == 1
+        assert len(bases()) == 1
 
     def test_what_is_pending_counts(self):
         Item.buffered.set(number=1, a=Add(1))
@@ -137,8 +133,7 @@ class TestNeverStale:
         assert Item.buffered.get(number=1).a == 1
 
     @pytest.mark.parametrize("step", ["flush.claimed", "flush.token", "flush.committed"])
-    def test_what_is_in_flight_counts(self, step, monkeypatch, configure):
-        configure(LEASE=0.05)
+    def test_what_is_in_flight_counts(self, step, monkeypatch):
         Item.buffered.set(number=1, a=Add(1))
 
         def die(reached: str) -> None:
@@ -150,7 +145,7 @@ class TestNeverStale:
             Item.buffered.flush()
         monkeypatch.setattr(steps, "hook", None)
         assert Item.buffered.get(number=1).a == 2
-        time.sleep(0.06)
+        end_lease(Item.buffered)
         Item.buffered.flush()  # which only acknowledges, where the batch is committed
         assert Item.buffered.get(number=1).a == 2
         assert Item.objects.get().a == 2
@@ -169,7 +164,7 @@ class TestNeverStale:
 
     def test_a_discard_of_a_batch_that_is_in_flight(self, configure):
         Item.buffered.set(number=1, a=5)
-        Item.buffered.shards()[0].claim("t" * 32, lease=0.001, size=9, due_only=False)
+        claim(Item.buffered, lease=0.001)
         time.sleep(0.01)
         assert Item.buffered.discard() == 1
         assert Item.buffered.get(number=1).a == 1
@@ -197,12 +192,8 @@ class TestNeverStale:
             letter = DeadLetter.objects.get()
             assert deadletters.retry(Counter.buffered, [letter.pk]) == (1, 0)
 
-        self.let_read()
+        let_read(Counter.buffered)
         return retry
-
-    def let_read(self) -> None:
-        """The time after which copies are read again is over."""
-        client().delete(f"{Counter.buffered.shard_keys()[0]}:dry")
 
     def test_a_dead_letter_that_is_retried(self, letter):
         Counter.buffered.set(name="n", small=1)
@@ -218,7 +209,7 @@ class TestNeverStale:
         def hook(reached: str) -> None:
             if reached == "flush.committed":
                 letter()
-                self.let_read()
+                let_read(Counter.buffered)
 
         monkeypatch.setattr(steps, "hook", hook)
         Counter.buffered.flush()
@@ -226,12 +217,11 @@ class TestNeverStale:
         assert (counter.big, counter.small) == (6, 1)
 
     def test_a_copy_that_cannot_be_read_is_none(self):
-        (key,) = copies()
+        (base,) = bases()
         for text in ("", "x", "[]", '[["1"]]', "[[]]", "null"):
-            client().set(key, text)
+            spoil(base, text)
             assert Item.buffered.get(number=1).a == 1
-        client().delete(key)
-        client().rpush(key, "a list")
+        spoil_type(base)
         assert Item.buffered.get(number=1).a == 1
         Item.buffered.set(number=1, a=2)
         Item.buffered.flush()
@@ -268,25 +258,19 @@ def test_any_story(plain):
                 state |= pending
                 pending.clear()
             case "commit":  # and die
-                shard = Item.buffered.shards()[0]
                 with pytest.MonkeyPatch.context() as patch, suppress(Died):
-                    patch.setattr(type(shard), "ack", _die)
+                    die_before_acknowledgement(patch, Died())
                     Item.buffered.flush()
                 assert read() == {**state, **pending}
-                client().hset(shard.key, "lease", 0)
+                end_lease(Item.buffered)
                 Item.buffered.flush()
                 state |= pending
                 pending.clear()
             case "claim":
-                shard = Item.buffered.shards()[0]
-                shard.claim(secrets.token_hex(16), lease=0, size=9, due_only=False)
+                claim_and_die(Item.buffered)
             case "discard":
                 Item.buffered.discard()
                 pending.clear()
         assert read() == {**state, **pending}
-        served += len(copies())
+        served += len(bases())
     assert served > 50
-
-
-def _die(*args: Any, **kwargs: Any) -> None:
-    raise Died

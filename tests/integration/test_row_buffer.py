@@ -15,11 +15,14 @@ from django.test import TestCase
 from django.utils import timezone
 
 from tests import router
+from tests.backdoor.entries import id_of
+from tests.backdoor.flushes import refuse_batches
+from tests.backdoor.keyspace import beginning
 from tests.models import Child, ExamScore, GameScore, Item, Note, Owner, Pair, Stamp, Strict
 from writebehind_app import RowBuffer, signals, steps
 from writebehind_app.buffers import registry
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
-from writebehind_app.flush import deadletters, engine
+from writebehind_app.flush import deadletters
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
 
@@ -565,19 +568,13 @@ class TestFailure:
         configure(SHARDS=4)
         owner = Owner.objects.create(name="o")
         Pair.buffered.set_many({"owner": owner, "name": str(n)} for n in range(100))
-        bad = Pair.buffered.shard_key_of(Pair.buffered._id({"owner": owner, "name": "5"}))
-        apply = engine.apply
-
-        def refuse(buffer, shard, *args, **kwargs):
-            if shard == Pair.buffered.shard_keys().index(bad):
-                raise ProgrammingError("no such table")
-            return apply(buffer, shard, *args, **kwargs)
-
-        monkeypatch.setattr(engine, "apply", refuse)
+        bad = id_of(Pair.buffered, owner=owner, name="5")
+        refuse_batches(
+            monkeypatch, ProgrammingError("no such table"), only_with=(Pair.buffered, bad)
+        )
         with pytest.raises(ProgrammingError):
             Pair.buffered.flush()
-        with redis_server.client(decode_responses=True) as client:
-            assert client.llen(f"{bad}:flight") == Pair.buffered.count_pending()
+        assert {entry.state for entry in Pair.buffered.pending()} == {"in_flight"}
         assert Pair.objects.count() == 100 - Pair.buffered.count_pending() > 50
 
     @pytest.mark.parametrize("new", [False, True])
@@ -799,7 +796,7 @@ class TestSettings:
         with plain.client(decode_responses=True) as client:
             keys = client.keys()
         assert keys
-        assert all(key.startswith("{mine:test:tests.Item:") for key in keys)
+        assert all(key.startswith(beginning("tests.Item:", prefix="mine")) for key in keys)
         configure(PREFIX="other")
         assert Item.buffered.count_pending() == 0
 

@@ -9,6 +9,7 @@ from django.core.management import CommandError, call_command
 from django_q.conf import Conf
 from django_q.models import Schedule
 
+from tests.backdoor.declarations import hide_table
 from tests.integration.test_doctor import without_table
 from writebehind_app import jobs, schedules
 from writebehind_app.models import MadeSchedule
@@ -92,7 +93,7 @@ class TestMade:
         assert names() == NAMES
 
     def test_not_without_the_tables_of_both(self, plain, monkeypatch):
-        monkeypatch.setattr(schedules, "_is_there", lambda model: model is not Schedule)
+        hide_table(monkeypatch, Schedule)
         migrate("default")
         assert not MadeSchedule.objects.exists()
 

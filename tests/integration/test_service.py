@@ -14,6 +14,7 @@ from django.core.management import execute_from_command_line
 from django.db import connections
 
 from tests import child
+from tests.backdoor.batches import claim
 from tests.integration.test_doctor import without_table
 from tests.keeper import keeper
 from tests.models import Item, Stamp, Visit
@@ -182,8 +183,7 @@ class TestEnd:
     def test_a_second_signal_ends_it_after_the_batch_at_hand(self, plain, configure, start):
         configure(MAX_AGE=3600, SHARDS=1)
         Item.buffered.set(number=1)
-        (shard,) = Item.buffered.shards()
-        shard.claim("a" * 32, lease=60, size=1, due_only=False)  # which it waits for
+        claim(Item.buffered)  # which it waits for
         Item.buffered.set(number=2)
         service = start()
         service.send_signal(signal.SIGTERM)

@@ -17,17 +17,19 @@ from django.core.management import CommandError, call_command, execute_from_comm
 from django.db import DatabaseError, connections
 from django.test import Client
 
+from tests.backdoor.batches import claim
+from tests.backdoor.breaker import forget_calls_past_redis
+from tests.backdoor.entries import make_older, put_text
+from tests.backdoor.shards import counters_of, spoil_counter
 from tests.child import process
-from tests.integration.test_doctor import age_entries, without_table
+from tests.integration.test_doctor import without_table
 from tests.keeper import keeper
 from tests.models import Item, Visit
-from writebehind_app import Add, status, tasks
-from writebehind_app.buffers import fallback
+from writebehind_app import Add, tasks
 from writebehind_app.exceptions import BufferPaused
 from writebehind_app.meta.models import TicketMeta
 from writebehind_app.meta.services import open_ticket
 from writebehind_app.models import AppliedBatch, DeadLetter
-from writebehind_app.store.connection import client
 
 LABELS = ["tests.Item", "tests.Visit"]
 
@@ -68,9 +70,8 @@ class TestStatus:
             "paused": False,
         }
         Item.buffered.set_many({"number": n} for n in range(5))
-        age_entries(Item, 100)
-        shard = next(s for s in Item.buffered.shards() if s.pending(1)[2])
-        shard.claim("other", lease=60, size=1, due_only=False)
+        make_older(Item.buffered, 100)
+        claim(Item.buffered, size=1, batches=1)
         found = of_item()
         assert (found["pending"], found["in_flight"]) == (4, 1)
         assert 100 <= found["oldest_seconds"] < 110
@@ -128,7 +129,7 @@ class TestStatus:
     def test_what_somebody_else_wrote_does_no_harm(self, plain, configure):
         configure(SHARDS=1)
         Item.buffered.set(number=1)
-        client().hset(Item.buffered.shard_keys()[0], "flushed", "many")
+        spoil_counter(Item.buffered, "flushed", "many")
         assert of_item()["pending"] == 1
 
 
@@ -178,10 +179,10 @@ class TestCounters:
         connections[database].close_if_unusable_or_obsolete()
         Item.buffered.flush()
         Item.buffered.set(number=4)
-        client().hset(f"{Item.buffered.shard_keys()[0]}:e:4", "a", "0000000000000000[]")
+        put_text(Item.buffered, "4", "a", "[]")
         Item.buffered.flush()
-        (found,) = status.read(client(), [Item.buffered])
-        assert found.counters == {
+        counters, seconds = counters_of(Item.buffered)
+        assert counters == {
             "accepted": 7,
             "flushed": 4,
             "rows": 3,
@@ -190,11 +191,11 @@ class TestCounters:
             "buried": 1,
             "fallbacks": 0,
         }
-        assert found.seconds > 0
+        assert seconds > 0
 
     def test_of_what_went_around_redis(self, plain, configure):
         configure(WHEN_DOWN="direct", SHARDS=1)
-        fallback._around.clear()
+        forget_calls_past_redis()
         plain.stop()
         for n in range(3):
             Item.buffered.set(number=n)
@@ -207,16 +208,15 @@ class TestCounters:
         while not is_buffered():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        (found,) = status.read(client(), [Item.buffered])
-        assert found.counters["fallbacks"] >= 3
+        counters, _ = counters_of(Item.buffered)
+        assert counters["fallbacks"] >= 3
 
-    def test_cost_no_round_trip(self, plain, configure):
+    def test_cost_no_round_trip(self, plain, configure, trips):
         configure(SHARDS=1)
         Item.buffered.set(number=1)
-        before = client().info("commandstats")["cmdstat_evalsha"]["calls"]
+        trips.clear()
         Item.buffered.set(number=1)
-        after = client().info("commandstats")["cmdstat_evalsha"]["calls"]
-        assert after - before == 1
+        assert trips == [1]
 
 
 class TestPause:
@@ -267,7 +267,7 @@ class TestPause:
         found = Item.buffered.flush(number=2)
         assert (found.batches, found.remaining) == (0, 0)
         run("writebehind_resume", "tests.Item")
-        Item.buffered.shards()[0].claim("a" * 32, lease=60, size=1, due_only=False)
+        claim(Item.buffered)
         run("writebehind_pause", "tests.Item")
         with pytest.raises(BufferPaused):  # it is in flight, and stays there
             Item.buffered.flush(number=1)
@@ -275,16 +275,15 @@ class TestPause:
     def test_a_batch_in_flight_comes_to_its_end(self, plain, configure):
         configure(SHARDS=1)
         Item.buffered.set(number=1)
-        (shard,) = Item.buffered.shards()
-        batch = shard.claim("a" * 32, lease=60, size=1, due_only=False)
+        (batch,) = claim(Item.buffered)
         run("writebehind_pause", "tests.Item")
-        assert shard.ack(batch.token)
+        assert batch.acknowledge()
         assert Item.buffered.count_pending() == 0
 
     def test_one_that_a_dead_flusher_left_waits(self, plain, configure):
         configure(SHARDS=1, LEASE=0.05)
         Item.buffered.set(number=1)
-        Item.buffered.shards()[0].claim("a" * 32, lease=0.05, size=1, due_only=False)
+        claim(Item.buffered, lease=0.05)
         run("writebehind_pause", "tests.Item")
         time.sleep(0.1)
         assert tasks.flush_due()["batches"] == 0
@@ -341,7 +340,7 @@ class TestHealth:
 
     def test_an_old_entry(self, plain, configure, get):
         Item.buffered.set(number=1)
-        age_entries(Item, 400)
+        make_older(Item.buffered, 400)
         code, found = get()
         assert (code, found["status"]) == (503, "failing")
         assert found["problems"] == ["tests.Item: the oldest entry has waited for 400 s."]

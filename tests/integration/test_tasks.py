@@ -17,14 +17,14 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
+from tests.backdoor import places
+from tests.backdoor.batches import claim
+from tests.backdoor.limits import limit
 from tests.models import Item, Stamp, Visit
-from writebehind_app import Add, conf, jobs, schedules, steps, tasks
+from writebehind_app import Add, jobs, schedules, steps, tasks
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.meta.models import AppointmentMeta
 from writebehind_app.models import AppliedBatch
-from writebehind_app.store import places
-from writebehind_app.store.connection import client
-from writebehind_app.store.keys import place_key
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ class TestFlushDue:
     def test_a_batch_that_a_dead_one_left(self, plain, configure):
         configure(MAX_AGE=0, SHARDS=1, LEASE=0.2)
         Item.buffered.set(number=1)
-        Item.buffered.shards()[0].claim("dead", lease=0.2, size=1, due_only=True)
+        assert claim(Item.buffered, lease=0.2, due_only=True)
         assert tasks.flush_due(seconds=1)["rows"] == 1
 
 
@@ -159,7 +159,7 @@ class TestTick:
 
     def test_one_is_at_it_at_a_time(self, plain, monkeypatch):
         """Scenario 43: the same task delivered twice."""
-        monkeypatch.setattr(tasks, "_ALIVE", 0.6)
+        limit(monkeypatch, tick_alive=0.6)
         schedules.make()
         both = [
             in_a_thread(lambda: tasks.flush_due(seconds=4, fan_out=True)),
@@ -170,10 +170,10 @@ class TestTick:
         assert len(asked_for()) == 1
 
     def test_one_that_comes_after_a_death_takes_its_place(self, plain, configure, monkeypatch):
-        monkeypatch.setattr(tasks, "_ALIVE", 0.6)
+        limit(monkeypatch, tick_alive=0.6)
         configure(MAX_AGE=0)
         schedules.make()
-        assert places.hold(client(), place_key(conf.prefix(), "tick"), "dead", 0.6)
+        assert places.take("tick", 0.6)
         Item.buffered.set(number=1)
         assert tasks.flush_due(seconds=1.5, fan_out=True)["rows"] == 1  # at once
         assert len(asked_for()) == 1
@@ -261,10 +261,10 @@ class TestFlushEntry:
         assert tasks.flush_entry("tests.Item", "1") == 0
 
     def test_waits_for_nobody_for_long(self, plain, configure, monkeypatch):
-        monkeypatch.setattr(tasks, "_AT_ONCE", 0.3)
+        limit(monkeypatch, flush_entry_patience=0.3)
         configure(SHARDS=1)
         Item.buffered.set(number=1)
-        Item.buffered.shards()[0].claim("other", lease=60, size=1, due_only=False)
+        claim(Item.buffered)
         Item.buffered.set(number=2)
         started = time.monotonic()
         assert tasks.flush_entry("tests.Item", "2") == 0

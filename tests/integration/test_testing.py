@@ -13,6 +13,8 @@ from django.core import mail
 from django.core.exceptions import FieldError
 from django.db import transaction
 
+from tests.backdoor.batches import claim
+from tests.backdoor.keyspace import OF_THE_PROJECT
 from tests.models import Item, Visit
 from tests.servers import lasting_keys
 from writebehind_app import DELETED, Add, Max, conf, testing
@@ -58,7 +60,7 @@ class TestAssertBuffered:
     def test_in_flight(self, plain, configure):
         configure(SHARDS=1)
         Item.buffered.set(number=5, b="old")
-        Item.buffered.shards()[0].claim("a" * 32, lease=60, size=1, due_only=False)
+        claim(Item.buffered)
         Item.buffered.set(number=5, a=1)
         assert assertBuffered(Item.buffered, number=5, b="old").state == "in_flight"
         assert assertBuffered(Item.buffered, number=5).state == "pending"
@@ -95,12 +97,12 @@ class TestAssertBuffered:
 class TestBuffered:
     def test_leaves_nothing_and_touches_no_other_key(self, plain, monkeypatch):
         with plain.client() as redis:
-            redis.set("{wb:shop.Ticket:0}:e:1", "of the project")
+            redis.set(OF_THE_PROJECT, "of the project")
             with testing.buffered():
                 Item.buffered.set(number=5)
                 Visit.buffered.append(event=1, email="a")
-                Item.buffered.shards()[0].claim("a" * 32, lease=60, size=1, due_only=False)
-            assert redis.keys() == [b"{wb:shop.Ticket:0}:e:1"]
+                claim(Item.buffered)
+            assert redis.keys() == [OF_THE_PROJECT]
             monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
             Item.buffered.set(number=6)
             with testing.buffered():
@@ -200,7 +202,7 @@ class TestDocument:
         (tmp_path / "shop_settings.py").write_text(SETTINGS)
         (tmp_path / "pytest.ini").write_text("[pytest]\nDJANGO_SETTINGS_MODULE = shop_settings\n")
         with plain.client() as redis:
-            redis.set("{wb:shop.Ticket:0}:e:1", "of the project")
+            redis.set(OF_THE_PROJECT, "of the project")
         self.url = plain.url
         return tmp_path
 
@@ -228,7 +230,7 @@ class TestDocument:
         out = self.run(project, "-m", "pytest", "-q", "-p", "no:cacheprovider")
         assert "11 passed" in out
         with plain.client() as redis:
-            assert lasting_keys(redis) == {b"{wb:shop.Ticket:0}:e:1"}
+            assert lasting_keys(redis) == {OF_THE_PROJECT}
 
     def test_with_unittest_where_there_is_no_pytest(self, plain, project, tmp_path_factory):
         (project / "test_with_pytest.py").unlink()
@@ -238,4 +240,4 @@ class TestDocument:
         out = self.run(project, "-m", "django", "test", "--parallel", "2", path=path)
         assert re.search(r"Ran 4 tests in .*\n\nOK", out)
         with plain.client() as redis:
-            assert lasting_keys(redis) == {b"{wb:shop.Ticket:0}:e:1"}
+            assert lasting_keys(redis) == {OF_THE_PROJECT}

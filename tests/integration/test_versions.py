@@ -15,6 +15,8 @@ import pytest
 from django.core.exceptions import FieldError
 
 from tests.admin import LETTERS, client, entries, page
+from tests.backdoor.batches import claim
+from tests.backdoor.declarations import kind_of, redeclare
 from tests.models import Counter, Item, Line, Note, Owner, Pair, Setting, Stamp
 from writebehind_app import DELETED, Add, Max, Merge, Min, batch, steps
 from writebehind_app.buffers import registry
@@ -42,18 +44,15 @@ def deploy(monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]) -> A
     configure(SHARDS=1, BACKOFF=0.001)
 
     def change(code: Code, buffer: Buffer = Item.buffered) -> None:
-        kind = next(k for k in type(buffer).__mro__ if k.__module__.startswith("writebehind_app"))
+        kind = kind_of(buffer)
 
         class Declared(kind):  # type: ignore[misc, valid-type]
             def upgrade(self, values: dict[str, Any], version: int) -> dict[str, Any]:
                 assert version < code.version
                 return code.upgrade(values, version)
 
-        monkeypatch.setattr(buffer, "__class__", Declared)
-        monkeypatch.setattr(buffer, "version", code.version)
-        monkeypatch.setattr(buffer, "_layouts", {})
-        if code.fields is not None:
-            monkeypatch.setattr(buffer, "fields", code.fields)
+        fields = {} if code.fields is None else {"fields": code.fields}
+        redeclare(monkeypatch, buffer, Declared, version=code.version, **fields)
 
     return change
 
@@ -367,9 +366,9 @@ class TestBoth:
         deploy(OLD)
         Item.buffered.set(number=1, a=1)
         deploy(RENAMED)
-        due = [Item.buffered.shards()[0].claim("t" * 32, lease=1, size=9, due_only=True)]
+        due = [claim(Item.buffered, due_only=True)]
         Item.buffered.set(number=1, a=2)
-        due.append(Item.buffered.shards()[0].claim("t" * 32, lease=1, size=9, due_only=True))
+        due.append(claim(Item.buffered, due_only=True))
         assert [bool(each) for each in due] == [False, True]
 
     def test_waits_whole_for_newer_code(self, plain, deploy):
@@ -464,9 +463,8 @@ class TestMetadata:
         meta.update(sketch=1, part=0, seen=1)
         meta.flush()
         deploy(Code(0), Note.buffered)
-        meta.update(section=3, done=True, seen=Add(2))
-        meta._write(meta._buffer._checked(meta._id, {"draft": 1}))
-        meta._buffer._write_if(meta._id, lambda rows: _deletion(meta, "draft"))
+        meta.update(section=3, done=True, seen=Add(2), draft=1)
+        del meta["draft"]
         deploy(Code(1, None, upgrade), Note.buffered)
         meta["done"] = False
         expected = {"part": 3, "seen": 3, "done": False}
@@ -499,12 +497,6 @@ class TestMetadata:
         deploy(Code(1, None, upgrade), Setting.buffered)
         assert deadletters.retry(Setting.buffered, [DeadLetter.objects.get().pk]) == (1, 0)
         assert dict(Setting.objects.values_list("key", "value"))["n2"] == 6  # of a default of 5
-
-
-def _deletion(meta: Any, key: str) -> Any:
-    from writebehind_app.buffers.coalescing import Write
-
-    return Write(meta._id, meta._buffer.entity_layout().deletions([key]))
 
 
 def test_records_of_a_log(database, redis_server, deploy):
@@ -548,10 +540,9 @@ def test_what_a_field_held_that_a_deploy_took_away_is_masked(plain, monkeypatch)
             raise ValueError(f"nothing to be done with {values}")
 
     Pair.buffered.set(owner=7, name="x", note="top secret", value=1)
-    monkeypatch.setattr(Pair.buffered, "__class__", Refusing)
-    for name, given in {"version": 1, "fields": ["value"], "_layouts": {}}.items():
-        monkeypatch.setattr(Pair.buffered, name, given)
-    monkeypatch.setattr(Pair.buffered, "sensitive", ("value",))
+    redeclare(
+        monkeypatch, Pair.buffered, Refusing, version=1, fields=["value"], sensitive=("value",)
+    )
     viewer = client("view", "discard", "retry")
     listed = page(viewer, entries("tests.Pair"))
     paths = re.findall(r'href="([^"]*/entry/[^"]*)"', listed)

@@ -11,7 +11,6 @@ import secrets
 import statistics
 import time
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.db import connections
@@ -19,10 +18,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.admin import DASHBOARD, HISTORY, LETTERS, client, entries
+from tests.backdoor.calls import round_trips
+from tests.backdoor.entries import made
 from tests.models import Item
 from writebehind_app.models import AppliedBatch, DeadLetter
-from writebehind_app.store import lua
-from writebehind_app.store.codec import Entry
 
 PENDING = int(os.environ.get("WRITEBEHIND_PENDING", 1_000_000))
 BATCHES, DEAD = 100_000, 10_000  # all of the last day
@@ -52,19 +51,12 @@ def test_pages(database, redis_server, configure, monkeypatch):
         Item.buffered.set_many([{"number": n, "a": n} for n in range(start, start + 10_000)])
     fill_ledger()
     admin = client(superuser=True)
-    sent: list[Any] = []
-    exchange = lua.exchange
-
-    def counting(client: Any, commands: Any, **options: Any) -> Any:
-        sent.extend(commands)
-        return exchange(client, commands, **options)
-
-    monkeypatch.setattr(lua, "exchange", counting)
+    trips = round_trips(monkeypatch)
     print(f"\n{PENDING} pending, {BATCHES} batches, {DEAD} dead letters, {database}")
     for name, path in PAGES.items():
         took = []
         for _ in range(5):
-            sent.clear()
+            trips.clear()
             with CaptureQueriesContext(connections[database]) as queries:
                 started = time.perf_counter()
                 if "discard" in name:
@@ -74,7 +66,7 @@ def test_pages(database, redis_server, configure, monkeypatch):
                 took.append(1000 * (time.perf_counter() - started))
         print(
             f"  {name:22} {statistics.median(took):4.0f} ms ({min(took):.0f} to {max(took):.0f}), "
-            f"{len(sent)} commands, {len(queries)} queries"
+            f"{sum(trips)} commands, {len(queries)} queries"
         )
 
 
@@ -104,7 +96,7 @@ def fill_ledger() -> None:
                 shard=0,
                 number=n,
                 digest=secrets.token_hex(20),
-                entry=json.dumps(Entry(str(n), "", n, 1, 0, 0, 0, False, True, False, {"a": "1"})),
+                entry=json.dumps(made(n)),
                 error="IntegrityError",
                 reason=f"refused {n}",
                 first_seen=now,

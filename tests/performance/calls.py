@@ -14,9 +14,9 @@ from itertools import count
 import pytest
 from django.utils import timezone
 
+from tests.backdoor.bench import counting
 from tests.models import Item, Note, Owner, Seat
 from writebehind_app import Add
-from writebehind_app.bench.measure import _counted
 
 CALLS = int(os.environ.get("WRITEBEHIND_CALLS", 300))
 ROUNDS = 7
@@ -55,7 +55,7 @@ def test_calls(database, redis_server, configure):
     counted = {}
     for name, call in ways.items():
         call()
-        with _counted(database) as counts:
+        with counting(database) as counts:
             call()
         counted[name] = counts
     for _ in range(ROUNDS):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from django.contrib.auth.models import Permission, User
 from django.http import HttpResponse
 from django.test import Client
 
+from tests.backdoor.batches import claim
 from writebehind_app.buffers.base import Buffer
 
 STATES = ("pending", "in flight", "stored")
@@ -22,8 +22,7 @@ def bring(request: pytest.FixtureRequest) -> Callable[[Buffer], None]:
 
     def act(buffer: Buffer) -> None:
         if request.param == "in flight":
-            for shard in buffer.shards():
-                shard.claim(secrets.token_hex(16), lease=0.05, size=1000, due_only=False)
+            claim(buffer, lease=0.05)
         elif request.param == "stored":
             buffer.flush()
 

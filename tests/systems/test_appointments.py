@@ -9,7 +9,7 @@ import pytest
 from django.db import connections
 from django.utils import timezone
 
-from writebehind_app.buffers import reading
+from tests.backdoor.reads import act_after_look
 from writebehind_app.meta.models import AppointmentMeta
 from writebehind_app.meta.services import appointment, schedule, update_status
 
@@ -81,15 +81,10 @@ def test_an_expired_one_is_not_there(database, redis_server, bring):
 
 def test_one_that_expires_between_the_look_and_the_write_is_not_changed(plain, monkeypatch):
     schedule(3)
-    look = reading.guarded
-
-    def overtaken(*args):
-        found = look(*args)
-        monkeypatch.undo()
-        AppointmentMeta.buffered.set(appointment_id=3, expires_at=later(seconds=-1))
-        return found
-
-    monkeypatch.setattr(reading, "guarded", overtaken)
+    act_after_look(
+        monkeypatch,
+        lambda: AppointmentMeta.buffered.set(appointment_id=3, expires_at=later(seconds=-1)),
+    )
     assert not update_status(3, "arrived")
     assert AppointmentMeta.buffered.get(appointment_id=3).status == "scheduled"
 

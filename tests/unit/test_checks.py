@@ -343,6 +343,15 @@ class TestDeclaration:
         )
         assert error.hint == "Name the fields to be written in `fields`, without this one."
 
+    def test_a_flush_when_that_is_no_function(self):
+        class Urgent(models.Model):
+            number = models.IntegerField(unique=True)
+            value = models.IntegerField(default=0)
+
+            buffered = RowBuffer(key="number", flush_when="resolved")
+
+        assert "flush_when" in problem(Urgent, "E022").msg
+
     @pytest.mark.parametrize("option", ["auto_now", "auto_now_add"])
     def test_a_field_that_sets_itself_is_written(self, option):
         class Stamped(models.Model):
