@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-Change = tuple[str, str, str]  # a file of the package, a text in it, and what takes its place
+
+class Change(NamedTuple):
+    where: str
+    """A function by its qualified name, "<module>" outside of all; or "script.lua", or one function
+    of it, "script.lua:function". In which file of the package that is does not matter."""
+    old: str
+    """Code that is there once: an expression, or statements. Its format does not matter."""
+    new: str
+    """What takes its place; "" for nothing."""
 
 
 @dataclass(frozen=True)
@@ -17,15 +26,17 @@ class Mutant:
 
 def mutant(
     name: str,
-    file: str,
+    where: str,
     old: str,
     new: str,
     *tests: str,
-    also: tuple[Change, ...] = (),
+    also: tuple[tuple[str, str, str], ...] = (),
     databases: tuple[str, ...] = ("sqlite",),
 ) -> Mutant:
     """One whose change is in one place, or, with `also`, in more."""
-    return Mutant(name, ((file, old, new), *also), tests, databases)
+    return Mutant(
+        name, tuple(Change(*change) for change in ((where, old, new), *also)), tests, databases
+    )
 
 
 # Where tests are
