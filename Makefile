@@ -28,7 +28,8 @@ soak: $(STAMP)
 			--when-down $(WHEN_DOWN) $(if $(SEED),--seed $(SEED)) || exit $$?; \
 	done
 
-# Breaks each safeguard in turn, in a copy of the project: the tests have to notice.
+# Breaks safeguards, in a copy of the project: the tests have to notice. By default those of the code
+# and the tests that differ from main; ARGS=--base=REVISION, ARGS=--all, or words of their names.
 mutants: $(STAMP)
 	@exec $(BIN)/python tests/mutation/run.py $(ARGS)
 

@@ -12,10 +12,9 @@ import hypothesis
 import pytest
 from django.conf import LazySettings
 from django.db import connections, transaction
-from django.test.utils import setup_databases, teardown_databases
 from pytest_django import DjangoDbBlocker
 
-from tests import child, router, servers
+from tests import child, databases, router, servers
 from tests.backdoor.breaker import forget_outages, know_of_an_outage
 from tests.servers import Proxy, RedisServer
 from writebehind_app import conf
@@ -110,13 +109,18 @@ def django_db_setup(
     django_test_environment: None, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[None]:
     """All databases, where pytest-django's own makes those that its marks ask for."""
+    if servers.DATABASES_MADE in os.environ:
+        with django_db_blocker.unblock():
+            for alias in connections:
+                _empty(alias)  # of what a run left there that did not come to its end
+        yield
+        return
     with django_db_blocker.unblock():
-        created = setup_databases(verbosity=0, interactive=False, aliases=set(connections))
+        made = databases.make()
         _empty("default")  # of the schedules that migrate has made
     yield
     with django_db_blocker.unblock():
-        _drop_other_sessions()
-        teardown_databases(created, verbosity=0)
+        databases.drop(made)
 
 
 def _skip_if_absent(name: str) -> None:
@@ -175,13 +179,3 @@ def _rows_query(alias: str) -> str:
         f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {connection.ops.quote_name(table)})"
         for table in sorted(tables)
     )
-
-
-def _drop_other_sessions() -> None:
-    """Ends sessions that threads and children have left: PostgreSQL drops no database in use."""
-    if "postgresql" in connections:
-        with connections["postgresql"].cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )

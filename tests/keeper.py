@@ -28,6 +28,32 @@ def keeper() -> Keeper:
     return Keeper()
 
 
+class Inherited:
+    """A process that the parent of this one has started, and notices the end of."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        return None if _is_alive(self.pid) else 0
+
+    def send_signal(self, how: signal.Signals) -> None:
+        os.kill(self.pid, how)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = 20) -> None:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.005)
+
+
+Process = subprocess.Popen[Any] | Inherited
+
+
 class Keeper:
     """Owns processes and a temporary directory for their files."""
 
@@ -36,14 +62,14 @@ class Keeper:
         # A server under another user has to reach its own directory in this one.
         self.directory.chmod(0o711)
         self._owner = os.getpid()
-        self._endings: dict[subprocess.Popen[Any], signal.Signals] = {}
+        self._endings: dict[Process, signal.Signals] = {}
         self._watcher = subprocess.Popen(
             [sys.executable, "-I", __file__, str(self.directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        atexit.register(self._close)
+        atexit.register(self.close)
 
     def start(
         self, command: list[str], *, ending: signal.Signals = signal.SIGKILL, **options: Any
@@ -55,9 +81,13 @@ class Keeper:
         self._tell(process.pid, ending)
         return process
 
-    def end(
-        self, process: subprocess.Popen[Any], how: signal.Signals | None = None, timeout: float = 20
-    ) -> None:
+    def inherit(self, pid: int) -> Inherited:
+        """One that only `end` ends: it outlives this process, which is a fork."""
+        process = Inherited(pid)
+        self._endings[process] = signal.SIGKILL
+        return process
+
+    def end(self, process: Process, how: signal.Signals | None = None, timeout: float = 20) -> None:
         """Returns when the process is gone; by default it ends as its start said."""
         ending = self._endings.pop(process, None)
         if ending is None:
@@ -77,11 +107,13 @@ class Keeper:
         self._watcher.stdin.write(b"%d %d\n" % (pid, ending))
         self._watcher.stdin.flush()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Ends all that it has started."""
         if os.getpid() != self._owner:
             return  # a fork of the tests exits: nothing in here is its own
         for process in list(self._endings):
-            self.end(process)
+            if not isinstance(process, Inherited):
+                self.end(process)
         # Not left to the closing of the pipe: a fork may still hold it open.
         self._tell(self._watcher.pid, 0)
         self._watcher.communicate()

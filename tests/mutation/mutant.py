@@ -23,6 +23,10 @@ class Mutant:
     tests: tuple[str, ...]  # one of them fails
     databases: tuple[str, ...] = ("sqlite",)
 
+    @property
+    def test_files(self) -> set[str]:
+        return {test.partition("::")[0] for test in self.tests}
+
 
 def mutant(
     name: str,

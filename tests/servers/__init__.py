@@ -22,6 +22,8 @@ from tests.servers.redis import RedisServer, lasting_keys
 __all__ = ["Proxy", "RedisServer", "lasting_keys"]
 
 ENVIRONMENT = "WRITEBEHIND_TEST_SERVERS"
+DATABASES_MADE = "WRITEBEHIND_TEST_DATABASES_MADE"
+"""Set where a test run finds its databases made, and leaves them."""
 
 redis_servers: dict[str, RedisServer] = {}
 """By kind, those of this run."""
@@ -32,6 +34,8 @@ absent: dict[str, str] = {}
 
 def start() -> None:
     """Finds or starts every server that this test run may use."""
+    if redis_servers:
+        return  # by the process of which this one is a fork
     for kind in RedisServer.KINDS:
         try:
             redis_servers[kind] = RedisServer(kind)
@@ -67,6 +71,14 @@ def start() -> None:
             "absent": absent,
         }
     )
+
+
+def inherit() -> None:
+    """In a fork of the process that started them: they can be ended and started again, and stay up
+    when the fork ends."""
+    keeper.cache_clear()
+    for server in redis_servers.values():
+        server.inherit()
 
 
 def wanted_databases() -> list[str]:

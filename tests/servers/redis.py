@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from tests.keeper import keeper
+from tests.keeper import Process, keeper
 from tests.servers.process import LOCALHOST, Absent, free_port, start_process, wait_until
 
 
@@ -41,7 +41,7 @@ class RedisServer:
             "maxmemory-policy": "noeviction",
             **config,
         }
-        self._process: subprocess.Popen[Any] | None = None
+        self._process: Process | None = None
 
     @property
     def running(self) -> bool:
@@ -98,6 +98,10 @@ class RedisServer:
         self.start()
         with self.client() as client:
             client.flushall()
+
+    def inherit(self) -> None:
+        """In a fork of the process that started it."""
+        self._process = keeper().inherit(self.pid)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
