@@ -34,10 +34,11 @@ class Job:
         """What is wrong with the tests of a mutant, of which these files are other ones."""
         with self._changed(broken):
             outcome = self._outcome(mutant.tests, mutant.databases, is_control=False)
-        if outcome["code"] == 0:
+        if outcome["code"] == 0 and "call-passed" in outcome["reports"]:
             return f"SURVIVED {' '.join(mutant.tests)}"
         # A mutant breaks what a test is about, and not what it needs before it begins.
-        if outcome["code"] != TESTS_FAILED or {*outcome["failed"]} <= {"setup"}:
+        failed = {"call-failed", "teardown-failed"} & {*outcome["reports"]}
+        if outcome["code"] != TESTS_FAILED or not failed:
             return f"its tests did not run\n{outcome['output']}"
         return ""
 

@@ -16,10 +16,10 @@ import argparse
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
@@ -37,9 +37,7 @@ Try = tuple[str, Callable[[Job], str]]  # of this name; what is to complain abou
 
 def main(chosen: Sequence[Mutant], jobs: int) -> int:
     started = time.monotonic()
-    tries: SimpleQueue[Try] = SimpleQueue()
-    for each in [*_controls(chosen), *_mutants(chosen)]:
-        tries.put(each)
+    tries = deque([*_controls(chosen), *_mutants(chosen)])
     databases = sorted({name for mutant in chosen for name in mutant.databases})
     complaints: list[str] = []
 
@@ -47,8 +45,8 @@ def main(chosen: Sequence[Mutant], jobs: int) -> int:
         with job(ROOT, databases) as here:
             while True:
                 try:
-                    name, complaint_of = tries.get_nowait()
-                except Empty:
+                    name, complaint_of = tries.popleft()
+                except IndexError:
                     return
                 since = time.monotonic()
                 complaint = complaint_of(here)
@@ -59,8 +57,11 @@ def main(chosen: Sequence[Mutant], jobs: int) -> int:
                     complaints.append(f"{name}: {complaint.splitlines()[0]}")
 
     with ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(work) for _ in range(min(jobs, len(chosen)))]:
-            done.result()
+        try:
+            for done in [pool.submit(work) for _ in range(min(jobs, len(chosen)))]:
+                done.result()
+        finally:
+            tries.clear()  # after a Ctrl-C the others do not begin any more
     print(f"\n{len(chosen)} mutants in {time.monotonic() - started:.0f} s")
     print("\n".join(complaints) or "The tests noticed all of them.")
     return 1 if complaints else 0

@@ -38,8 +38,8 @@ class Outcome:
     code: int
     """What pytest ended with."""
     output: str
-    failed: list[str] = field(default_factory=list)
-    """In which phase tests failed: "setup", "call", "teardown"."""
+    reports: list[str] = field(default_factory=list)
+    """What came of the phases of the tests: "setup-passed", "call-failed" and so on."""
 
 
 def main() -> None:
@@ -62,22 +62,23 @@ def main() -> None:
 
 
 def _outcome(run: Run) -> Outcome:
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as failed:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as reports:
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
-            _be_run(run, output.fileno(), failed.fileno())
+            _be_run(run, output.fileno(), reports.fileno())
         code = None
         while code is None:
             ended, status = os.waitpid(-1, 0)  # it may end a server, which is our child
             if ended == pid:
                 code = os.waitstatus_to_exitcode(status)
         output.seek(0)
-        failed.seek(0)
-        return Outcome(code, output.read().decode(errors="replace"), failed.read().decode().split())
+        reports.seek(0)
+        text = output.read().decode(errors="replace")
+        return Outcome(code, text, reports.read().decode().split())
 
 
-def _be_run(run: Run, output: int, failed: int) -> NoReturn:
+def _be_run(run: Run, output: int, reports: int) -> NoReturn:
     code = 70
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -93,7 +94,7 @@ def _be_run(run: Run, output: int, failed: int) -> NoReturn:
             sys.dont_write_bytecode = True
             os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
             options.append("-x")
-        code = pytest.main([*options, *run.tests], [_Failures(failed)])
+        code = pytest.main([*options, *run.tests], [_Reports(reports)])
     except BaseException:  # noqa: BLE001 - the end of a process
         traceback.print_exc()
     finally:
@@ -103,15 +104,14 @@ def _be_run(run: Run, output: int, failed: int) -> NoReturn:
         os._exit(code)
 
 
-class _Failures:
-    """Notes in which phase a test fails."""
+class _Reports:
+    """Notes them in a file."""
 
     def __init__(self, file: int) -> None:
         self._file = file
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            os.write(self._file, f"{report.when} ".encode())
+        os.write(self._file, f"{report.when}-{report.outcome} ".encode())
 
 
 if __name__ == "__main__":
