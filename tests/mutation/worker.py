@@ -21,6 +21,7 @@ import pytest
 
 from tests import child, databases, servers
 from tests.keeper import keeper
+from tests.servers import RedisServer
 
 LONGEST = 60  # seconds for one test: a mutant may wait for ever
 
@@ -46,6 +47,7 @@ def main() -> None:
     for name in ("django.contrib.admin", "django.test", "hypothesis", "redis", "redis.cluster"):
         importlib.import_module(name)
     servers.start()
+    options = {server: _options(server) for server in servers.redis_servers.values()}
     os.environ[servers.DATABASES_MADE] = "1"
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     owner = child.start(databases.keep)
@@ -57,8 +59,15 @@ def main() -> None:
         print(json.dumps(asdict(_outcome(Run(**json.loads(line))))), flush=True)
         for server in servers.redis_servers.values():
             server.clear()
+            if _options(server) != options[server]:  # which a test that failed has left as they are
+                server.restart()
     owner.stdin.close()
     owner.wait()
+
+
+def _options(server: RedisServer) -> dict[str, str]:
+    with server.client() as client:
+        return client.config_get("*")
 
 
 def _outcome(run: Run) -> Outcome:
