@@ -61,7 +61,7 @@ class Package:
         for file in self._modules.get(change.where, ()):
             tree = ast.parse(broken.get(file) or self._source(file))
             for name, node in python.functions(tree):
-                if name == change.where:
+                if change.where in python.endings(name):
                     text = python.text_of(node)
                     if times := python.replace(node, change.old, change.new):
                         yield Place(file, times, text, ast.unparse(tree))
@@ -72,12 +72,12 @@ class Package:
 
     @cached_property
     def _modules(self) -> dict[str, list[str]]:
-        """By function, the modules that have one of that name."""
+        """By function, with or without its class, the modules that have one of that name."""
         modules: dict[str, list[str]] = {}
         for file in self._files("*.py"):
             names = [name for name, _ in python.functions(ast.parse(self._source(file)))]
-            for name in dict.fromkeys(names):
-                modules.setdefault(name, []).append(file)
+            for where in dict.fromkeys(end for name in names for end in python.endings(name)):
+                modules.setdefault(where, []).append(file)
         return modules
 
     def _files(self, pattern: str) -> list[str]:

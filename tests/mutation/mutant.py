@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 class Change(NamedTuple):
     where: str
-    """A function by its qualified name, "<module>" outside of all; or "script.lua", or one function
-    of it, "script.lua:function". In which file of the package that is does not matter."""
+    """A function, with its class or without, or "<module>", outside of all; "script.lua", or one
+    function of it, "script.lua:function". In which file of the package it is does not matter."""
     old: str
     """Code that is there once: an expression, or statements. Its format does not matter."""
     new: str

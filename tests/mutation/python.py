@@ -15,6 +15,12 @@ def functions(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     yield from _definitions(tree, "")
 
 
+def endings(name: str) -> list[str]:
+    """By which one may know it: `Shard.claim` is `claim` too."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
+
+
 def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
     for child in ast.iter_child_nodes(node):
         match child:

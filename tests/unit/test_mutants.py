@@ -76,9 +76,10 @@ if held > 5 then return 'no' end
 class TestAnchors:
     @pytest.mark.parametrize("code", [CLAIM, CLAIM_FORMATTED])
     @pytest.mark.parametrize("file", ["shard.py", "store/claims.py"])
-    def test_neither_format_nor_file_matters(self, code, file, tmp_path):
+    @pytest.mark.parametrize("where", ["Shard.claim", "claim"])
+    def test_neither_format_nor_file_matters(self, code, file, where, tmp_path):
         broken = _package(tmp_path, {file: code}).broken(
-            _mutant("Shard.claim", 'token != "mine" and self.is_held', "False")
+            _mutant(where, 'token != "mine" and self.is_held', "False")
         )
         assert "if False:" in broken[file]
         assert "if token != 'mine':" in broken[file]
@@ -115,7 +116,7 @@ class TestAnchors:
         assert "return 'yes'" in broken["delivery.lua"]
 
     @pytest.mark.parametrize(
-        ("where", "old"), [("Shard.claim", "token == 'mine'"), ("claim", 'token != "mine"')]
+        ("where", "old"), [("Shard.claim", "token == 'mine'"), ("aim", 'token != "mine"')]
     )
     def test_code_that_is_not_there(self, where, old, tmp_path):
         with pytest.raises(Lost, match=f"no {where} has this code"):
