@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ TESTS_FAILED = 1  # pytest's exit code; any other says that they did not run
 class Job:
     copy: Path
     worker: subprocess.Popen[str]
+    _times: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def control(self, tests: Collection[str], databases: Collection[str]) -> str:
         """What is wrong with the tests on the package as it is."""
@@ -56,14 +58,20 @@ class Job:
     def _changed(self, broken: dict[str, str]) -> Iterator[None]:
         files = {self.copy / "writebehind_app" / name: text for name, text in broken.items()}
         for file, text in files.items():
-            # The file comes back with the time that it had: what was compiled of it is valid.
-            file.rename(file.with_suffix(".whole"))
+            file.rename(_aside(file))
             file.write_text(text)
+            # Of no other mutant, and not of the file as it was: what is compiled of one of them is
+            # known by this time, in seconds.
+            os.utime(file, (next(self._times),) * 2)
         try:
             yield
         finally:
             for file in files:
-                file.with_suffix(".whole").replace(file)
+                _aside(file).replace(file)
+
+
+def _aside(file: Path) -> Path:
+    return file.with_name(f"{file.name}.whole")
 
 
 @contextmanager

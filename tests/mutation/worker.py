@@ -31,7 +31,7 @@ class Run:
     tests: list[str]
     databases: list[str]
     is_control: bool
-    """All tests run, and not only up to the first that fails; what is compiled is kept."""
+    """All tests run, and not only up to the first that fails."""
 
 
 @dataclass
@@ -55,14 +55,16 @@ def main() -> None:
     assert owner.stdout is not None
     if not owner.stdout.readline():
         sys.exit("The databases could not be made.")
-    for line in sys.stdin:
-        print(json.dumps(asdict(_outcome(Run(**json.loads(line))))), flush=True)
-        for server in servers.redis_servers.values():
-            server.clear()
-            if _options(server) != options[server]:  # which a test that failed has left as they are
-                server.restart()
-    owner.stdin.close()
-    owner.wait()
+    try:
+        for line in sys.stdin:
+            print(json.dumps(asdict(_outcome(Run(**json.loads(line))))), flush=True)
+            for server in servers.redis_servers.values():
+                server.clear()
+                if _options(server) != options[server]:  # as a test that failed has left them
+                    server.restart()
+    finally:
+        owner.stdin.close()
+        owner.wait()
 
 
 def _options(server: RedisServer) -> dict[str, str]:
@@ -99,9 +101,6 @@ def _be_run(run: Run, output: int, reports: int) -> NoReturn:
         # Of plugins that are imported already: the asserts in them are as they were.
         options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         if not run.is_control:
-            # What is compiled of a mutant must not be taken for the file as it was.
-            sys.dont_write_bytecode = True
-            os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
             options.append("-x")
         code = pytest.main([*options, *run.tests], [_Reports(reports)])
     except BaseException:  # noqa: BLE001 - the end of a process
