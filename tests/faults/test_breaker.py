@@ -11,6 +11,7 @@ from statistics import median
 import pytest
 
 from tests.backdoor.breaker import busy, is_asked, stop_asking
+from tests.backdoor.limits import limit
 from tests.models import Item, Visit
 from tests.outages import hearing, wait_for, wait_for_redis
 from writebehind_app import Add
@@ -83,7 +84,7 @@ class TestServers:
         assert (row.a, row.b, row.c) == (4, "pending", "later")
 
     def test_a_flusher_is_not_held_back(self, database, redis_server, monkeypatch):
-        monkeypatch.setattr(module, "_FIRST", 30.0)  # nor does a probe find that Redis is back
+        limit(monkeypatch, first_probe=30.0)  # nor does a probe find that Redis is back
         Item.buffered.set(number=1, a=1)
         redis_server.stop()
         for call in (lambda: engine.flush(Item.buffered), Item.buffered.count_pending) * 3:
