@@ -1,14 +1,22 @@
-"""Write-behind for Django: small writes go to Redis at once and to the database in batches."""
+"""Write-behind for Django: small writes go to Redis at once and to the database in batches.
+
+Each name is imported when it is first used. So `import writebehind_app` costs next to nothing, and
+Django can import the app before there are models, which the buffers import.
+"""
 
 from __future__ import annotations
 
-from writebehind_app.buffers.batch import batch
-from writebehind_app.buffers.log import LogBuffer
-from writebehind_app.buffers.meta import MetaBuffer
-from writebehind_app.buffers.operations import DELETED, Add, Max, Merge, Min
-from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.registry import register
-from writebehind_app.buffers.row import RowBuffer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.batch import batch
+    from writebehind_app.buffers.log import LogBuffer
+    from writebehind_app.buffers.meta import MetaBuffer
+    from writebehind_app.buffers.operations import DELETED, Add, Max, Merge, Min
+    from writebehind_app.buffers.receipt import Receipt
+    from writebehind_app.buffers.registry import register
+    from writebehind_app.buffers.row import RowBuffer
 
 __all__ = [
     "DELETED",
@@ -24,3 +32,28 @@ __all__ = [
     "register",
 ]
 __version__ = "0.1.0"
+
+_MODULES = {
+    "DELETED": "buffers.operations",
+    "Add": "buffers.operations",
+    "LogBuffer": "buffers.log",
+    "Max": "buffers.operations",
+    "Merge": "buffers.operations",
+    "MetaBuffer": "buffers.meta",
+    "Min": "buffers.operations",
+    "Receipt": "buffers.receipt",
+    "RowBuffer": "buffers.row",
+    "batch": "buffers.batch",
+    "register": "buffers.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
