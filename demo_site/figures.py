@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
-from writebehind_app.buffers.registry import buffers
+from writebehind_app.registry import buffers
 from writebehind_app.store.connection import client, errors
 
 

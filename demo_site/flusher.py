@@ -7,9 +7,9 @@ import threading
 
 from django.db import connections
 
-from writebehind_app.buffers.registry import buffers
 from writebehind_app.exceptions import WritebehindError
 from writebehind_app.flush.engine import FlushResult, flush
+from writebehind_app.registry import buffers
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import resume
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from writebehind_app.buffers.meta import MetaBuffer
     from writebehind_app.buffers.operations import DELETED, Add, Max, Merge, Min
     from writebehind_app.buffers.receipt import Receipt
-    from writebehind_app.buffers.registry import register
     from writebehind_app.buffers.row import RowBuffer
+    from writebehind_app.registry import register
 
 __all__ = [
     "DELETED",
@@ -44,7 +44,7 @@ _MODULES = {
     "Receipt": "buffers.receipt",
     "RowBuffer": "buffers.row",
     "batch": "buffers.batch",
-    "register": "buffers.registry",
+    "register": "registry",
 }
 
 

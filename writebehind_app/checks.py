@@ -13,8 +13,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import connections, models, router
 from django.http import HttpRequest
 
-from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app import conf, registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column

@@ -8,8 +8,7 @@ import time
 
 import redis
 
-from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app import conf, registry
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.store import samples
 from writebehind_app.store import shard as store

@@ -15,13 +15,12 @@ from typing import Any
 from django.db import close_old_connections
 from django.db.transaction import TransactionManagementError
 
-from writebehind_app import conf, jobs, sampling, schedules
-from writebehind_app.buffers import registry
+from writebehind_app import conf, jobs, registry, sampling, schedules
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database.parents import parents_first
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush import engine, pruning
 from writebehind_app.flush.engine import FlushResult
-from writebehind_app.flush.parents import parents_first
 from writebehind_app.store import places
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings, runner
 
-from writebehind_app import conf
-from writebehind_app.buffers import batch, registry
+from writebehind_app import conf, registry
+from writebehind_app.buffers import batch
 from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import Metadata
@@ -83,8 +83,8 @@ def _emptied() -> Iterator[None]:
 def flush() -> FlushResult:
     """Bring all that is pending to the database, parents first; the sum of what `flush()` of each
     buffer says."""
+    from writebehind_app.database.parents import parents_first  # plugin of pytest
     from writebehind_app.flush.engine import FlushResult  # which imports models: too early for a
-    from writebehind_app.flush.parents import parents_first  # plugin of pytest
 
     total = FlushResult()
     for buffer in parents_first(list(registry.buffers().values())):

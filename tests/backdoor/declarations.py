@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from django.db import models
 
-from writebehind_app import schedules
-from writebehind_app.buffers import registry
+from writebehind_app import registry, schedules
 from writebehind_app.buffers.base import Buffer
 
 

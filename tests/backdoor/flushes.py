@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from django.db import IntegrityError
 
-from writebehind_app import direct
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database import direct
 from writebehind_app.flush import engine, writer
 from writebehind_app.store.shard import Shard
 

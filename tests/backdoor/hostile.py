@@ -15,7 +15,7 @@ import redis
 
 from tests.backdoor.entries import HEAD, TIME, digest, place
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.flush import deadletters
+from writebehind_app.database import deadletters
 from writebehind_app.models import DeadLetter
 
 DEEP = 20_000

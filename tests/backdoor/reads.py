@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
-from writebehind_app.buffers import keyed, reading, row, window
+from writebehind_app.buffers import reading, row, window
+from writebehind_app.database import keyed
 from writebehind_app.store import lua
 
 Moment = Literal[

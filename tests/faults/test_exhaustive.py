@@ -26,8 +26,8 @@ from tests.faults.kinds import BUFFERS, KINDS, Kind
 from tests.models import Owner, Pair
 from writebehind_app import Add
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database import deadletters
 from writebehind_app.exceptions import AlreadyExists
-from writebehind_app.flush import deadletters
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import STEPS
 

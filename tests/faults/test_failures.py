@@ -13,7 +13,7 @@ from django.db import DatabaseError, connections, transaction
 from django.db.models import ProtectedError
 
 from tests.models import Everything, Item, Owner, Pair, Strict
-from writebehind_app.flush.failures import kind
+from writebehind_app.database.failures import kind
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 

@@ -39,11 +39,11 @@ from tests.models import (
     Tick,
     Visit,
 )
-from writebehind_app import Add, LogBuffer, Max, Merge, MetaBuffer, Min, RowBuffer
-from writebehind_app.buffers import meta, registry
+from writebehind_app import Add, LogBuffer, Max, Merge, MetaBuffer, Min, RowBuffer, registry
+from writebehind_app.buffers import meta
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database import deadletters
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WritebehindError
-from writebehind_app.flush import deadletters
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import DeadLetter
 

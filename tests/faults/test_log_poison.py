@@ -7,8 +7,8 @@ import pytest
 from tests.backdoor.entries import id_of
 from tests.backdoor.shards import begin_numbers_at, number_of
 from tests.models import Seat, Visit
+from writebehind_app.database import deadletters
 from writebehind_app.exceptions import AlreadyExists
-from writebehind_app.flush import deadletters
 from writebehind_app.models import DeadLetter
 
 

@@ -20,7 +20,8 @@ from django.db import connections
 from tests.models import Counter, Item, Line, Visit
 from tests.outages import wait_for, wait_for_redis
 from tests.servers import RedisServer, wanted_databases
-from writebehind_app import Add, direct, steps
+from writebehind_app import Add, steps
+from writebehind_app.database import direct
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
 from writebehind_app.flush.engine import flush
 

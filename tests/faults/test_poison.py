@@ -15,7 +15,7 @@ from tests.backdoor.batches import claim
 from tests.backdoor.entries import id_of, put_text
 from tests.models import Item, Note, Owner, Pair, Place, Setting, Strict, Venue
 from writebehind_app import Add, Merge, signals
-from writebehind_app.flush import deadletters
+from writebehind_app.database import deadletters
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch, DeadLetter, DiscardedLetter
 

@@ -16,9 +16,9 @@ from tests.backdoor.keyspace import data
 from tests.faults.injection import Fault
 from tests.models import Item, Note, Owner, Pair, Seat
 from writebehind_app import Add
+from writebehind_app.database.isolation import isolate
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import flush
-from writebehind_app.flush.isolation import isolate
 from writebehind_app.models import DeadLetter
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)

@@ -22,9 +22,9 @@ from tests.models import Item, Note, Owner, Visit
 from tests.servers import RedisServer
 from tests.servers.process import free_port
 from writebehind_app import Add, conf, doctor
+from writebehind_app.database import deadletters
 from writebehind_app.doctor.redis_server import Examined, access
 from writebehind_app.exceptions import BufferUnavailable, WritebehindError
-from writebehind_app.flush import deadletters
 from writebehind_app.models import DeadLetter
 
 SECRET = "Passw0rd-that-nobody-sees"

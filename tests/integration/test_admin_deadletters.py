@@ -16,10 +16,9 @@ from django.test import Client
 from tests.admin import HISTORY, LETTERS, client, messages, page
 from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue
 from tests.servers import wanted_databases
-from writebehind_app import Add
+from writebehind_app import Add, registry
 from writebehind_app.admin.correction import rendered
-from writebehind_app.buffers import registry
-from writebehind_app.flush import deadletters
+from writebehind_app.database import deadletters
 from writebehind_app.models import DeadLetter
 
 UUID = "00000000-0000-0000-0000-000000000001"

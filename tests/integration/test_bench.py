@@ -20,10 +20,9 @@ from tests.backdoor.connection import ping
 from tests.backdoor.keyspace import of_measurement, without_probe
 from tests.backdoor.places import free
 from tests.models import Item
-from writebehind_app import steps
+from writebehind_app import registry, steps
 from writebehind_app.bench import table
 from writebehind_app.bench.measure import RATIOS, WAYS, Measured, Plan, Result, Spread
-from writebehind_app.buffers import registry
 from writebehind_app.models import AppliedBatch
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)

@@ -18,8 +18,7 @@ from django.db import connection
 
 from tests.keeper import keeper
 from tests.models import Item, Owner, Pair, Stamp, Visit
-from writebehind_app import steps
-from writebehind_app.buffers import registry
+from writebehind_app import registry, steps
 from writebehind_app.models import AppliedBatch
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)

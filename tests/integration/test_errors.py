@@ -19,8 +19,7 @@ from django.test.utils import isolate_apps
 
 from tests.models import Everything, Item, Owner, Pair, Stamp
 from tests.servers import RedisServer
-from writebehind_app import RowBuffer, register
-from writebehind_app.buffers import registry
+from writebehind_app import RowBuffer, register, registry
 
 KEY = uuid.uuid4()
 WEST = datetime.timezone(datetime.timedelta(hours=-1))

@@ -18,7 +18,7 @@ from tests.backdoor.flushes import die_before_acknowledgement
 from tests.models import Counter, Everything, Item, Note, Owner, Pair
 from tests.router import current
 from writebehind_app import Add, steps
-from writebehind_app.flush import deadletters
+from writebehind_app.database import deadletters
 from writebehind_app.models import DeadLetter
 
 

@@ -19,10 +19,9 @@ from tests.backdoor.entries import id_of
 from tests.backdoor.flushes import refuse_batches
 from tests.backdoor.keyspace import beginning
 from tests.models import Child, ExamScore, GameScore, Item, Note, Owner, Pair, Stamp, Strict
-from writebehind_app import RowBuffer, signals, steps
-from writebehind_app.buffers import registry
+from writebehind_app import RowBuffer, registry, signals, steps
+from writebehind_app.database import deadletters
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
-from writebehind_app.flush import deadletters
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
 

@@ -18,11 +18,10 @@ from tests.admin import LETTERS, client, entries, page
 from tests.backdoor.batches import claim
 from tests.backdoor.declarations import kind_of, redeclare
 from tests.models import Counter, Item, Line, Note, Owner, Pair, Setting, Stamp
-from writebehind_app import DELETED, Add, Max, Merge, Min, batch, steps
-from writebehind_app.buffers import registry
+from writebehind_app import DELETED, Add, Max, Merge, Min, batch, registry, steps
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database import deadletters
 from writebehind_app.exceptions import NewerVersion
-from writebehind_app.flush import deadletters
 from writebehind_app.models import AppliedBatch, DeadLetter
 
 

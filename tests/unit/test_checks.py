@@ -20,8 +20,7 @@ from django.test.utils import isolate_apps
 
 from tests.demo import ROOT, environment
 from tests.models import Item, Note, Owner, Pair, Stamp, Visit
-from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
-from writebehind_app.buffers import registry
+from writebehind_app import LogBuffer, MetaBuffer, RowBuffer, registry
 from writebehind_app.checks import check_admins, check_buffers, check_settings
 from writebehind_app.store import connection
 

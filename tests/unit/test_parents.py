@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.models import Item, Note, Place, Venue
-from writebehind_app.flush.parents import parents_first
+from writebehind_app.database.parents import parents_first
 
 
 def test_parents_come_first():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from writebehind_app import sampling, status
+from writebehind_app import registry, sampling, status
 from writebehind_app.admin.shown import duration
-from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.fallback import is_direct
 from writebehind_app.exceptions import BufferUnavailable

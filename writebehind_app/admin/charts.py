@@ -28,9 +28,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from writebehind_app import sampling
+from writebehind_app import registry, sampling
 from writebehind_app.admin.shown import duration
-from writebehind_app.buffers import registry
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import AppliedBatch
 from writebehind_app.store import samples

@@ -13,11 +13,10 @@ from django.urls import URLPattern
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
-from writebehind_app import jobs, schedules
+from writebehind_app import jobs, registry, schedules
 from writebehind_app.admin import cards, charts, flushing
 from writebehind_app.admin.access import log_buffers
 from writebehind_app.admin.entries import EntryPages, buffer_of
-from writebehind_app.buffers import registry
 from writebehind_app.doctor import examine
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.store import shard as store

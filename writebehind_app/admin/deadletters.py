@@ -21,15 +21,15 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from writebehind_app import registry
 from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
 from writebehind_app.admin.correction import correction
 from writebehind_app.admin.filters import DatabaseFilter, using_of
 from writebehind_app.admin.shown import inline, moment, shown
-from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import Buffer, Raw
+from writebehind_app.database import deadletters
+from writebehind_app.database.parents import ParentPending
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.flush import deadletters
-from writebehind_app.flush.parents import ParentPending
 from writebehind_app.models import DeadLetter
 
 _PATIENCE = 20.0  # seconds that retries may take, as somebody waits for the page

@@ -21,11 +21,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
+from writebehind_app import registry
 from writebehind_app.admin import flushing, pending, search
 from writebehind_app.admin.access import Guarded, hidden_names, hides, log_buffers, masked
 from writebehind_app.admin.search import Search
 from writebehind_app.admin.shown import duration, inline, shown
-from writebehind_app.buffers import registry
 from writebehind_app.buffers.base import MASK, Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.exceptions import BufferUnavailable

@@ -10,7 +10,7 @@ from django.db import models
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from writebehind_app.buffers import registry
+from writebehind_app import registry
 
 
 def databases() -> list[str]:

@@ -11,11 +11,10 @@ from hashlib import sha1
 
 from django.contrib.sessions.backends.base import SessionBase
 
-from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app import conf, registry
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database.parents import parents_first
 from writebehind_app.flush import engine
-from writebehind_app.flush.parents import parents_first
 from writebehind_app.store import places
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client

@@ -11,8 +11,7 @@ from django.apps.registry import Apps
 from django.core.management.base import CommandError
 from django.db import connections, models
 
-from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app import conf, registry
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.models import AppliedBatch, DeadLetter, Fence

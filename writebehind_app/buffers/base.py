@@ -14,8 +14,8 @@ from asgiref.sync import sync_to_async
 from django.db import models
 from django.db.models.signals import class_prepared
 
-from writebehind_app import conf
-from writebehind_app.buffers import batch, registry
+from writebehind_app import conf, registry
+from writebehind_app.buffers import batch
 from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import if_there
 from writebehind_app.buffers.layout import Layout, moment

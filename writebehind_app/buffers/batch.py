@@ -250,7 +250,7 @@ def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receip
 
 def is_known(buffer: Buffer, once: str, part: int, shard: str) -> bool:
     """Whether a call of that name was taken before, as far as can be told; see once.py."""
-    from writebehind_app.once import Once  # which imports models, as buffers cannot
+    from writebehind_app.database.once import Once  # which imports models, as buffers cannot
 
     with suppress(WriteUncertain):
         return Once(buffer, once, part, shard).was_taken()
@@ -330,7 +330,9 @@ def send(buffer: Buffer | None = None) -> None:
     test case has around it, as if it were committed."""
     held = _in_blocks()
     if buffer is not None:
-        from writebehind_app.flush.writer import check_outside_transaction  # it imports models
+        from writebehind_app.database.transactions import (
+            check_outside_transaction,  # it imports models
+        )
 
         held += _callbacks(connections[buffer.layout().using])
         if held:

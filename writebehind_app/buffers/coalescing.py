@@ -40,9 +40,9 @@ from writebehind_app.store.connection import client
 from writebehind_app.store.delivery import deliver
 
 if TYPE_CHECKING:
-    from writebehind_app.fences import Fences
+    from writebehind_app.database.fences import Fences
+    from writebehind_app.database.once import Once
     from writebehind_app.flush.engine import FlushResult
-    from writebehind_app.once import Once
 
 
 class CoalescingBuffer(Buffer):
@@ -140,7 +140,7 @@ class CoalescingBuffer(Buffer):
         return batch.is_known(self, once, part, self.shard_key_of(id))
 
     def _write_now(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
-        from writebehind_app import direct  # which imports models, as buffers cannot
+        from writebehind_app.database import direct  # which imports models, as buffers cannot
 
         if once is not None:
             return self._write_parts(writes, once)
@@ -162,8 +162,8 @@ class CoalescingBuffer(Buffer):
         return receipts
 
     def _write_once(self, write: Write, key: str, part: int) -> Receipt:
-        from writebehind_app import direct  # as above
-        from writebehind_app.once import Once
+        from writebehind_app.database import direct  # as above
+        from writebehind_app.database.once import Once
 
         once = Once(self, key, part, self.shard_key_of(write.id))
 
@@ -209,7 +209,7 @@ class CoalescingBuffer(Buffer):
         return self.durable(self._taken(receipts, failures, len(writes)), missing)
 
     def sending(self, held: Sequence[Held]) -> Sending:
-        from writebehind_app import direct  # as above
+        from writebehind_app.database import direct  # as above
 
         places = [(one, i) for one in held for i in one.parts]
         writes = [one.parts[i] for one, i in places]
@@ -237,7 +237,7 @@ class CoalescingBuffer(Buffer):
         """What Redis gets: an operation ends with the time of the last direct write to its field.
         Only Redis reads that time, so direct writes get the plain `writes`."""
         if is_cautious():
-            from writebehind_app import fences  # as above
+            from writebehind_app.database import fences  # as above
 
             return fences.told(self, writes)
         return writes
@@ -357,8 +357,8 @@ class CoalescingBuffer(Buffer):
         whole: bool = False,
         once: str | None = None,
     ) -> Receipt | None:
-        from writebehind_app import direct  # as above
-        from writebehind_app.once import Once
+        from writebehind_app.database import direct  # as above
+        from writebehind_app.database.once import Once
 
         note = None if once is None else Once(self, once, 0, self.shard_key_of(id))
 

@@ -25,7 +25,7 @@ from writebehind_app.store.codec import APART, Entry
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
-    from writebehind_app.fences import Fences
+    from writebehind_app.database.fences import Fences
 
 Rows = dict[str, Any]  # of one entity, by meta key
 

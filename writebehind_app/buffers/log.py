@@ -17,7 +17,6 @@ from writebehind_app.buffers.base import Buffer, asynchronous
 from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.fallback import goes_around, is_direct, report
-from writebehind_app.buffers.keyed import stored_values
 from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
@@ -25,6 +24,7 @@ from writebehind_app.buffers.refusals import refuse_nameless, shown
 from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.window import Window
+from writebehind_app.database.keyed import stored_values
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
@@ -39,8 +39,8 @@ from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Moved, Record, Taken
 
 if TYPE_CHECKING:
+    from writebehind_app.database.once import Once
     from writebehind_app.flush.engine import FlushResult
-    from writebehind_app.once import Once
 
 _CHUNK = 1000  # records in one call to Redis
 
@@ -212,7 +212,7 @@ class LogBuffer(Buffer):
     def _append_once(
         self, key: str, records: Sequence[Record], guard: str, once: str, part: int
     ) -> list[Receipt]:
-        from writebehind_app.once import Once  # which imports models, as buffers cannot
+        from writebehind_app.database.once import Once  # which imports models, as buffers cannot
 
         note = Once(self, once, part, key)
 
@@ -224,7 +224,7 @@ class LogBuffer(Buffer):
         return note.carry_out(buffered, lambda: self.direct(records, note), done) or []
 
     def direct(self, records: Sequence[Record], once: Once | None = None) -> list[Receipt]:
-        from writebehind_app import direct  # as above
+        from writebehind_app.database import direct  # as above
 
         try:
             return direct.append(self, records, once=once)

@@ -22,15 +22,15 @@ from django.db import router
 from writebehind_app.buffers.base import PendingEntry, asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.entity import EntityLayout, Rows
-from writebehind_app.buffers.keyed import rows_by_entity
 from writebehind_app.buffers.layout import Layout, layout, parts_of
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, as_pair
 from writebehind_app.buffers.writes import Write
+from writebehind_app.database.keyed import rows_by_entity
 from writebehind_app.store.codec import Entry
 
 if TYPE_CHECKING:
-    from writebehind_app.fences import Fences
+    from writebehind_app.database.fences import Fences
     from writebehind_app.flush.engine import FlushResult
 
 

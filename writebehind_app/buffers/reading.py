@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import models
 
-from writebehind_app.buffers import retained
-from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.refusals import shown
 from writebehind_app.buffers.versions import readable
+from writebehind_app.database import retained
+from writebehind_app.database.keyed import all_rows
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
@@ -34,7 +34,7 @@ from writebehind_app.store.shard import Reading
 if TYPE_CHECKING:
     from writebehind_app.buffers.coalescing import CoalescingBuffer
     from writebehind_app.buffers.row import RowBuffer
-    from writebehind_app.fences import Fences
+    from writebehind_app.database.fences import Fences
 
 
 def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _read(
 def _fences(buffer: CoalescingBuffer, readings: dict[str, Reading]) -> Fences:
     """The fences of the rows of which Redis holds something. To be read before the rows: then what
     is missing among the fences, and not among the rows, is as new as what Redis holds."""
-    from writebehind_app.fences import Fences  # as below
+    from writebehind_app.database.fences import Fences  # as below
 
     return Fences(
         buffer,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from asgiref.sync import sync_to_async
 
-from writebehind_app.buffers import registry
+from writebehind_app import registry
 from writebehind_app.store.connection import client
 from writebehind_app.store.keys import label_and_number
 from writebehind_app.store.shard import Shard, Where
@@ -63,7 +63,7 @@ class Receipt(NamedTuple):
     @property
     def dead(self) -> str | None:
         """Why the database refused the write, as long as that is among the dead letters."""
-        from writebehind_app.flush.deadletters import letters_of, readable
+        from writebehind_app.database.deadletters import letters_of, readable
 
         if self.held:
             return sent.dead if (sent := self._sent) else None
@@ -122,7 +122,7 @@ class Receipt(NamedTuple):
         return held.receipts.get(index)
 
     def _discarded(self) -> bool:
-        from writebehind_app.flush.deadletters import is_discarded
+        from writebehind_app.database.deadletters import is_discarded
 
         buffer, shard = self._place()
         return is_discarded(buffer, shard, self.no, (self.id, *self.rows) if self.rows else ())

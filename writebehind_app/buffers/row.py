@@ -13,17 +13,17 @@ from writebehind_app.buffers import batch, reading, urgency
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.fallback import if_there, is_direct, otherwise
-from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
 from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.writes import Write
+from writebehind_app.database.keyed import all_rows, rows_by_id
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
 
 if TYPE_CHECKING:
-    from writebehind_app.fences import Fences
+    from writebehind_app.database.fences import Fences
 
 
 class RowBuffer(CoalescingBuffer):
@@ -248,7 +248,7 @@ class RowBuffer(CoalescingBuffer):
     ) -> int:
         """Delete stored rows directly, if `removal` still says so under the lock of the row; says
         how many. Where Redis holds a write that gives a row more time, the row stays."""
-        from writebehind_app import direct  # which imports models, as buffers cannot
+        from writebehind_app.database import direct  # which imports models, as buffers cannot
 
         rows = if_there(lambda: reading.rows(self, ids), None)
         if rows is not None:

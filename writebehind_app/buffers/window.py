@@ -20,9 +20,9 @@ from django.db.models import Count, Max, Subquery
 from writebehind_app.buffers import batch
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
 from writebehind_app.buffers.fallback import otherwise
-from writebehind_app.buffers.keyed import all_rows
 from writebehind_app.buffers.layout import Layout, encoded, micros_of
 from writebehind_app.buffers.versions import readable
+from writebehind_app.database.keyed import all_rows
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client

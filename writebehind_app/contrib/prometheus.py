@@ -24,8 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from writebehind_app import sampling, status
-from writebehind_app.buffers import registry
+from writebehind_app import registry, sampling, status
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.status import Status
 from writebehind_app.store.connection import breaker, client

@@ -16,8 +16,7 @@ import redis
 from django.core import checks
 from django.db import Error, connections
 
-from writebehind_app import jobs
-from writebehind_app.buffers import registry
+from writebehind_app import jobs, registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.checks import check_buffers, check_settings
 from writebehind_app.doctor import backlog, databases, django_q, redis_server

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import redis
 
-from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app import conf, registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.doctor.redis_server import Examined

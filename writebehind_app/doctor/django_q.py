@@ -8,8 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from writebehind_app import jobs, schedules
-from writebehind_app.buffers import registry
+from writebehind_app import jobs, registry, schedules
 from writebehind_app.doctor.finding import Finding, warning
 
 _LOCAL = ("locmem.LocMemCache", "dummy.DummyCache")  # caches that other processes do not see

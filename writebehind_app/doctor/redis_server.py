@@ -15,8 +15,7 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.exceptions import ImproperlyConfigured
 from django_redis import get_redis_connection
 
-from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app import conf, registry
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.store import server
 

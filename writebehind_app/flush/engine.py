@@ -25,14 +25,14 @@ from dataclasses import dataclass
 from django.db import Error, connections
 
 from writebehind_app import conf
-from writebehind_app.buffers import retained
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database import deadletters, retained
+from writebehind_app.database.failures import Kind, kind, storable
+from writebehind_app.database.parents import ParentPending
+from writebehind_app.database.transactions import check_outside_transaction
 from writebehind_app.exceptions import BufferPaused, WritebehindError
-from writebehind_app.flush import deadletters
-from writebehind_app.flush.failures import Kind, kind, storable
 from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.lease import renewed
-from writebehind_app.flush.parents import ParentPending
 from writebehind_app.flush.pruning import prune
 from writebehind_app.flush.telling import tell
 from writebehind_app.flush.writer import (
@@ -40,7 +40,6 @@ from writebehind_app.flush.writer import (
     Applied,
     Fenced,
     apply,
-    check_outside_transaction,
     state_of,
 )
 from writebehind_app.models import DeadLetter

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from writebehind_app.flush.writer import AlreadyApplied, check_outside_transaction, enter, state_of
+from writebehind_app.database.transactions import check_outside_transaction
+from writebehind_app.flush.writer import AlreadyApplied, enter, state_of
 from writebehind_app.store.shard import Batch, Shard
 
 if TYPE_CHECKING:

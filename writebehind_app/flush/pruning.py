@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from writebehind_app import fences, once
-from writebehind_app.flush import deadletters, ledger
+from writebehind_app.database import deadletters, fences, once
+from writebehind_app.flush import ledger
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer

@@ -14,17 +14,16 @@ from django.db import IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from writebehind_app import conf, once
-from writebehind_app.buffers import retained
+from writebehind_app import conf
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.buffers.versions import current
-from writebehind_app.fences import Fences, of_rows
-from writebehind_app.flush import deadletters
-from writebehind_app.flush.failures import storable
-from writebehind_app.flush.isolation import Refused, write_isolating
-from writebehind_app.flush.rows import write
+from writebehind_app.database import deadletters, once, retained
+from writebehind_app.database.failures import storable
+from writebehind_app.database.fences import Fences, of_rows
+from writebehind_app.database.isolation import Refused, write_isolating
+from writebehind_app.database.rows import write
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import reach
 from writebehind_app.store.codec import Entry, understood
@@ -168,34 +167,6 @@ def state_of(layout: Layout, token: str) -> Literal["absent", "applied", "void"]
 
 def _stored(at: datetime.datetime) -> datetime.datetime:
     return at if settings.USE_TZ else timezone.make_naive(at)
-
-
-def check_outside_transaction(using: str) -> None:
-    """Refuse to flush where nothing is committed before the caller's own transaction is."""
-    why = "flush() commits by itself, so that Redis can forget what the database has"
-    if connections[using].in_atomic_block:
-        if not _in_test_case(using):
-            raise transaction.TransactionManagementError(
-                f"{why}: call it outside of transaction.atomic(), or with transaction.on_commit()."
-            )
-    elif not autocommits(connections[using]):
-        raise transaction.TransactionManagementError(
-            f"{why}, and autocommit is off for the database {using!r}: call "
-            f"transaction.set_autocommit(True, using={using!r}) before, and leave AUTOCOMMIT out "
-            f"of DATABASES[{using!r}]."
-        )
-
-
-def autocommits(connection: BaseDatabaseWrapper) -> bool:
-    """Whether a statement outside of atomic() is committed at once."""
-    if connection.connection is None:  # it begins as the settings say
-        return bool(connection.settings_dict["AUTOCOMMIT"])
-    return connection.autocommit
-
-
-def _in_test_case(using: str) -> bool:
-    blocks = connections[using].atomic_blocks
-    return bool(blocks) and bool(getattr(blocks[-1], "_from_testcase", False))
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from writebehind_app.buffers import registry
+from writebehind_app import registry
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database.parents import parents_first
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.flush.parents import parents_first
 
 NO_BUFFERS = "No model declares a buffer."
 

@@ -89,7 +89,7 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
     from tests.faults.soak.chaos import Chaos, Worker
     from tests.faults.soak.verdict import judge
     from tests.models import Owner
-    from writebehind_app.buffers import registry
+    from writebehind_app import registry
 
     Owner.objects.create(pk=workers.OWNER, name="everyone")
     connections.close_all()

@@ -8,8 +8,7 @@ from pathlib import Path
 from tests.faults.soak.facts import Facts, calls_in, problems_in
 from tests.faults.soak.workers import LABELS
 from tests.models import Counter, Line, Note
-from writebehind_app import conf
-from writebehind_app.buffers import registry
+from writebehind_app import conf, registry
 from writebehind_app.models import AppliedBatch, DeadLetter
 
 

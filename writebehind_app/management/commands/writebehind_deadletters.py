@@ -9,9 +9,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from writebehind_app.buffers import registry
-from writebehind_app.flush import deadletters
-from writebehind_app.flush.parents import ParentPending
+from writebehind_app import registry
+from writebehind_app.database import deadletters
+from writebehind_app.database.parents import ParentPending
 from writebehind_app.management.arguments import positive
 from writebehind_app.models import DeadLetter
 

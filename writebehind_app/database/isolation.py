@@ -9,13 +9,13 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.buffers.keyed import rows_by_id
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.versions import current
-from writebehind_app.fences import Fences
-from writebehind_app.flush.failures import kind
-from writebehind_app.flush.parents import without_parent
-from writebehind_app.flush.rows import write
+from writebehind_app.database.failures import kind
+from writebehind_app.database.fences import Fences
+from writebehind_app.database.keyed import rows_by_id
+from writebehind_app.database.parents import without_parent
+from writebehind_app.database.rows import write
 from writebehind_app.store.codec import Entry, understood
 
 

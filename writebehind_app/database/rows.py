@@ -17,8 +17,8 @@ from django.db.models.fields.files import FileField
 from django.db.models.sql import InsertQuery
 from django.db.models.sql.compiler import SQLInsertCompiler
 
-from writebehind_app.buffers.keyed import all_rows, rows_by_id
 from writebehind_app.buffers.layout import Layout
+from writebehind_app.database.keyed import all_rows, rows_by_id
 from writebehind_app.steps import reach
 from writebehind_app.store.codec import Entry
 

@@ -25,7 +25,6 @@ from django.utils import timezone
 
 from writebehind_app import conf
 from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.keyed import rows_by_id
 from writebehind_app.buffers.layout import Layout, micros_of
 from writebehind_app.buffers.operations import (
     is_kept_operation,
@@ -34,6 +33,7 @@ from writebehind_app.buffers.operations import (
     merged_field,
     operated,
 )
+from writebehind_app.database.keyed import rows_by_id
 from writebehind_app.models import Fence
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import APART, Entry

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connections, transaction
 
-from writebehind_app import fences
 from writebehind_app.buffers.coalescing import out_of_range
-from writebehind_app.buffers.keyed import rows_by_id
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.flush import deadletters
-from writebehind_app.flush.failures import kind
-from writebehind_app.flush.rows import write as write_rows
-from writebehind_app.flush.writer import autocommits
+from writebehind_app.database import deadletters, fences
+from writebehind_app.database.failures import kind
+from writebehind_app.database.keyed import rows_by_id
+from writebehind_app.database.rows import write as write_rows
+from writebehind_app.database.transactions import autocommits
 from writebehind_app.models import Fence
 from writebehind_app.store import clock
 from writebehind_app.store.codec import Entry
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
     from writebehind_app.buffers.coalescing import CoalescingBuffer
     from writebehind_app.buffers.writes import Write
-    from writebehind_app.once import Once
+    from writebehind_app.database.once import Once
     from writebehind_app.store.shard import Record
 
 _Result = TypeVar("_Result")

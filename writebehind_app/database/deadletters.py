@@ -20,14 +20,14 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import Error, models, transaction
 from django.utils import timezone
 
-from writebehind_app import conf
-from writebehind_app.buffers import registry, retained
+from writebehind_app import conf, registry
 from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
 from writebehind_app.buffers.versions import current
+from writebehind_app.database import retained
+from writebehind_app.database.failures import kind, storable
+from writebehind_app.database.isolation import Refused, write_isolating
 from writebehind_app.exceptions import NewerVersion
-from writebehind_app.flush.failures import kind, storable
-from writebehind_app.flush.isolation import Refused, write_isolating
 from writebehind_app.models import DeadLetter, DiscardedLetter
 from writebehind_app.store.codec import Entry
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import IntegrityError, models
 
-from writebehind_app.buffers import registry
+from writebehind_app import registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import Column
