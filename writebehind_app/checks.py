@@ -14,14 +14,13 @@ from django.db import connections, models, router
 from django.http import HttpRequest
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.base import Buffer
-from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
 from writebehind_app.buffers.custom import own_methods
 from writebehind_app.buffers.layout import may_be_written
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.row import RowBuffer
+from writebehind_app.declaration import Declaration, KeyedDeclaration
 from writebehind_app.store import connection
 
 
@@ -78,7 +77,7 @@ def check_buffers(**kwargs: Any) -> list[checks.CheckMessage]:
         if not table:
             kind = next(kind for kind in _KINDS if isinstance(buffer, kind))
             messages += _KINDS[kind](buffer)
-            if isinstance(buffer, CoalescingBuffer):
+            if isinstance(buffer, KeyedDeclaration):
                 messages += _retain(buffer)
     messages += _autocommit()
     return messages
@@ -108,7 +107,7 @@ def check_admins(**kwargs: Any) -> list[checks.CheckMessage]:
     buffers = registry.buffers()
     for options in _admins():
         buffer = buffers.get(options.model._meta.concrete_model._meta.label)
-        if not isinstance(buffer, CoalescingBuffer):
+        if not isinstance(buffer, KeyedDeclaration):
             continue  # what is pending of a log makes new rows only
         try:
             layout = buffer.layout()
@@ -172,12 +171,12 @@ class _Superuser:
         return True
 
 
-def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
+def _options(buffer: Declaration) -> Iterator[checks.CheckMessage]:
     version: Any = buffer.version
     if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version < 10**9:
         hint = "Set it to a whole number from 0 on, one greater with each change."
         yield _error(11, f"version is {version!r}.", hint, buffer)
-    elif version == 0 and type(buffer).upgrade is not Buffer.upgrade:
+    elif version == 0 and type(buffer).upgrade is not Declaration.upgrade:
         yield checks.Warning(
             "upgrade() is never called, as the buffer has no version.",
             hint="Give it version=1: what was written before that is handed to upgrade().",
@@ -190,7 +189,7 @@ def _options(buffer: Buffer) -> Iterator[checks.CheckMessage]:
             yield _error(11, problem.replace(name, name.lower()), hint, buffer)
 
 
-def _retain(buffer: CoalescingBuffer) -> Iterator[checks.CheckMessage]:
+def _retain(buffer: KeyedDeclaration) -> Iterator[checks.CheckMessage]:
     """Errors for what keeps rows from being read from Redis alone, where they are to be."""
     project = conf.raw() if isinstance(conf.raw(), dict) else {}
     given = {**project, **buffer.options}
@@ -209,7 +208,7 @@ def _retain(buffer: CoalescingBuffer) -> Iterator[checks.CheckMessage]:
     yield from _supported(buffer, buffer.model._meta.concrete_fields, hint)
 
 
-def _table(buffer: Buffer) -> Iterator[checks.CheckMessage]:
+def _table(buffer: Declaration) -> Iterator[checks.CheckMessage]:
     meta = buffer.model._meta
     if meta.proxy or meta.parents:
         yield _error(
@@ -358,7 +357,7 @@ def _log_buffer(buffer: LogBuffer) -> Iterator[checks.CheckMessage]:
     yield from _left_out(buffer, [*given, *time], hint)
 
 
-_KINDS: dict[type[Buffer], Callable[[Any], Iterator[checks.CheckMessage]]] = {
+_KINDS: dict[type[Declaration], Callable[[Any], Iterator[checks.CheckMessage]]] = {
     RowBuffer: _row_buffer,
     MetaBuffer: _meta_buffer,
     LogBuffer: _log_buffer,
@@ -370,7 +369,7 @@ def _sets_itself(field: models.Field[Any, Any]) -> bool:
 
 
 def _left_out(
-    buffer: Buffer, given: Sequence[models.Field[Any, Any]], hint: str
+    buffer: Declaration, given: Sequence[models.Field[Any, Any]], hint: str
 ) -> Iterator[checks.CheckMessage]:
     """An error for each field without which there can be no row, and which gets no value."""
     for field in buffer.model._meta.concrete_fields:
@@ -389,7 +388,7 @@ def _left_out(
 
 
 def _supported(
-    buffer: Buffer, fields: Iterable[models.Field[Any, Any]], hint: str
+    buffer: Declaration, fields: Iterable[models.Field[Any, Any]], hint: str
 ) -> Iterator[checks.CheckMessage]:
     """An error for each field whose values cannot travel."""
     using = router.db_for_write(buffer.model)
@@ -405,7 +404,7 @@ def _supported(
 
 
 def _fields(
-    buffer: Buffer, names: Iterable[str], option: str
+    buffer: Declaration, names: Iterable[str], option: str
 ) -> Generator[checks.CheckMessage, None, list[models.Field[Any, Any]]]:
     """The fields of these names, with an error for each name that there is none for."""
     meta = buffer.model._meta
@@ -429,7 +428,7 @@ def _fields(
 
 
 def _names_a_row(
-    buffer: Buffer, key: Sequence[models.Field[Any, Any]], option: str
+    buffer: Declaration, key: Sequence[models.Field[Any, Any]], option: str
 ) -> Iterator[checks.CheckMessage]:
     """An error for what keeps the fields of an option from naming one row."""
     for field in key:

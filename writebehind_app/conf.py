@@ -152,6 +152,11 @@ def prefix() -> str:
     return f"{settings().PREFIX}:test" if is_tested() else settings().PREFIX
 
 
+def is_direct() -> bool:
+    """Whether nothing goes through Redis."""
+    return settings().MODE == "direct"
+
+
 def is_tested() -> bool:
     """Whether a test runner is at work."""
     return hasattr(mail, "outbox")

@@ -18,7 +18,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from writebehind_app import conf, registry, sampling, status
-from writebehind_app.buffers.fallback import is_direct
+from writebehind_app.conf import is_direct
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.status import Status
 from writebehind_app.store.connection import client

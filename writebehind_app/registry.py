@@ -7,33 +7,33 @@ from typing import TYPE_CHECKING
 from django.db import models
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.declaration import Declaration
 
-_buffers: dict[str, list[Buffer]] = {}
+_buffers: dict[str, list[Declaration]] = {}
 
 
-def register(model: type[models.Model], buffer: Buffer, *, name: str = "buffered") -> None:
+def register(model: type[models.Model], buffer: Declaration, *, name: str = "buffered") -> None:
     """Give a buffer to a model of another app, as if it were declared in it."""
     if hasattr(model, name):
         raise ValueError(f"{model.__name__} has an attribute {name!r} already: choose another name")
     buffer.contribute_to_class(model, name)
 
 
-def add(buffer: Buffer) -> None:
+def add(buffer: Declaration) -> None:
     """Remember a buffer that got its model."""
     _buffers.setdefault(buffer.label, []).append(buffer)
 
 
-def remove(buffer: Buffer) -> None:
+def remove(buffer: Declaration) -> None:
     """Forget a buffer, for tests that declare models of their own."""
     _buffers[buffer.label].remove(buffer)
 
 
-def declared() -> list[Buffer]:
+def declared() -> list[Declaration]:
     """Every declaration, also a second one of the same model, which a check reports."""
     return [buffer for label in sorted(_buffers) for buffer in _buffers[label]]
 
 
-def buffers() -> dict[str, Buffer]:
+def buffers() -> dict[str, Declaration]:
     """The buffers by the label of their model."""
     return {label: found[0] for label, found in sorted(_buffers.items()) if found}

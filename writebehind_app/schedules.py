@@ -9,6 +9,7 @@ from django.db import IntegrityError, OperationalError, connections, models, rou
 from django.utils import timezone
 
 from writebehind_app import jobs
+from writebehind_app.models import MadeSchedule
 
 # The clock of Django-Q2 starts a tick every minute, or two, and whoever is at it asks for the next
 # one after so many seconds: as long as a worker is kept from other jobs, and a cluster from ending.
@@ -98,11 +99,11 @@ def _make(name: str) -> bool:
 def _is_new(name: str) -> bool:
     """Whether it was never made before, which is noted. Others who ask wait for the end of the
     transaction."""
-    made, using = _made(), router.db_for_write(_made())
+    using = router.db_for_write(MadeSchedule)
     # First a write: who has read before he writes is refused by SQLite, where another one wrote.
-    if made.objects.using(using).filter(name=name).update(at=timezone.now()):
+    if MadeSchedule.objects.using(using).filter(name=name).update(at=timezone.now()):
         return False
-    made.objects.using(using).create(name=name, at=timezone.now())
+    MadeSchedule.objects.using(using).create(name=name, at=timezone.now())
     return True
 
 
@@ -111,7 +112,7 @@ def _exclusively(name: str, act: Callable[[str], bool]) -> bool:
     for attempt in range(_TRIES):
         try:
             with (
-                transaction.atomic(using=router.db_for_write(_made())),
+                transaction.atomic(using=router.db_for_write(MadeSchedule)),
                 transaction.atomic(using=router.db_for_write(_schedule())),
             ):
                 return act(name)
@@ -127,7 +128,7 @@ def _all() -> models.QuerySet[Any]:
 
 
 def _models() -> tuple[Any, Any]:
-    return _made(), _schedule()
+    return MadeSchedule, _schedule()
 
 
 def _databases() -> set[str]:
@@ -143,9 +144,3 @@ def _schedule() -> Any:
     from django_q.models import Schedule
 
     return Schedule
-
-
-def _made() -> Any:
-    from writebehind_app.models import MadeSchedule
-
-    return MadeSchedule

@@ -11,7 +11,7 @@ import redis
 from django.db import Error
 from django.db.models import Count
 
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import DeadLetter
 from writebehind_app.store import server
@@ -33,7 +33,7 @@ class Status:
     counters: Mapping[str, int]  # see store/shard.py
 
 
-def read(client: redis.Redis, buffers: Sequence[Buffer]) -> list[Status]:
+def read(client: redis.Redis, buffers: Sequence[Declaration]) -> list[Status]:
     """How the buffers are doing; `BufferUnavailable` where Redis cannot be used."""
     shards = store.overview(client, [key for buffer in buffers for key in buffer.shard_keys()])
     letters = dead_letters(buffers)
@@ -78,7 +78,7 @@ def of_redis(client: redis.Redis) -> dict[str, Any]:
     return {"address": server.address(client), **known}
 
 
-def dead_letters(buffers: Sequence[Buffer]) -> dict[str, int | None]:
+def dead_letters(buffers: Sequence[Declaration]) -> dict[str, int | None]:
     by_database: dict[str, list[str]] = {}
     for buffer in buffers:
         by_database.setdefault(buffer.layout().using, []).append(buffer.label)

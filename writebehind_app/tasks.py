@@ -16,8 +16,8 @@ from django.db import close_old_connections
 from django.db.transaction import TransactionManagementError
 
 from writebehind_app import conf, jobs, registry, sampling, schedules
-from writebehind_app.buffers.base import Buffer
 from writebehind_app.database.parents import parents_first
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush import engine, pruning
 from writebehind_app.flush.engine import FlushResult
@@ -88,7 +88,7 @@ def tick_at_once(**kwargs: Any) -> None:
             jobs.enqueue("flush_due", **schedules.TICK)
 
 
-def _buffers(labels: Sequence[str] = ()) -> list[Buffer]:
+def _buffers(labels: Sequence[str] = ()) -> list[Declaration]:
     known = registry.buffers()
     for label in labels:
         if label not in known:  # a job from before a deploy
@@ -97,7 +97,7 @@ def _buffers(labels: Sequence[str] = ()) -> list[Buffer]:
     return parents_first(wanted if labels else list(known.values()))
 
 
-def _due(buffers: Sequence[Buffer]) -> list[Buffer]:
+def _due(buffers: Sequence[Declaration]) -> list[Declaration]:
     """The buffers with something to be flushed, a batch that somebody left in flight included."""
     keys = [key for buffer in buffers for key in buffer.shard_keys()]
     counts = store.count(client(patient=True), keys)
@@ -108,7 +108,7 @@ def _due(buffers: Sequence[Buffer]) -> list[Buffer]:
     ]
 
 
-def _go_on(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> None:
+def _go_on(buffers: Sequence[Declaration], seconds: float, total: FlushResult) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -125,7 +125,7 @@ def _go_on(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> Non
         time.sleep(_PAUSE)
 
 
-def _flush(buffer: Buffer, deadline: float | None) -> FlushResult:
+def _flush(buffer: Declaration, deadline: float | None) -> FlushResult:
     """A batch of each shard at most, where more may come: others are due too, and are flushed
     whatever is wrong with this one."""
     most = buffer.option("BATCH_SIZE") * len(buffer.shard_keys()) if deadline else None
@@ -143,7 +143,7 @@ def _flush(buffer: Buffer, deadline: float | None) -> FlushResult:
 # In a worker of Django-Q2
 
 
-def _tick(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> None:
+def _tick(buffers: Sequence[Declaration], seconds: float, total: FlushResult) -> None:
     """Be at it for so long, or for as long as the timeout of a task allows, as the only one."""
     timeout = jobs.conf().TIMEOUT or float("inf")
     overlap = min(_ALIVE, timeout / 4) if jobs.conf().WORKERS > 1 else 0.0
@@ -173,7 +173,7 @@ def _tick(buffers: Sequence[Buffer], seconds: float, total: FlushResult) -> None
         time.sleep(_PAUSE)
 
 
-def _hand_out(due: list[Buffer], handed_out: set[str]) -> list[Buffer]:
+def _hand_out(due: list[Declaration], handed_out: set[str]) -> list[Declaration]:
     """Give each buffer but one to another worker, once; those that are left."""
     if jobs.conf().WORKERS == 1 or jobs.conf().SYNC:
         return due

@@ -2,7 +2,8 @@
 
 `buffered()` and `direct()` say how writes go while a test runs; each is a context manager and a
 decorator. `BufferedMixin` is the first for a test case. Where there is pytest, this module is a
-plugin of it with the fixtures `writebehind` and `writebehind_direct`.
+plugin of it with the fixtures `writebehind` and `writebehind_direct`. pytest may import a plugin
+before Django is set up: so what imports models is imported within the functions.
 """
 
 from __future__ import annotations
@@ -18,19 +19,16 @@ from django.db.transaction import TransactionManagementError
 from django.test import override_settings, runner
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers import batch
-from writebehind_app.buffers.base import Buffer, PendingEntry
-from writebehind_app.buffers.log import LogBuffer
-from writebehind_app.buffers.meta import Metadata
 from writebehind_app.buffers.operations import DELETED
 from writebehind_app.buffers.refusals import shown
-from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.buffers.writes import Write
 from writebehind_app.store import clock
 from writebehind_app.store.connection import client
 from writebehind_app.store.removal import remove_all
 
 if TYPE_CHECKING:
+    from writebehind_app.buffers.base import Buffer, PendingEntry
+    from writebehind_app.buffers.meta import Metadata
     from writebehind_app.flush.engine import FlushResult
 
 _RECORDS = 10_000  # of a log that are looked through
@@ -83,12 +81,14 @@ def _emptied() -> Iterator[None]:
 def flush() -> FlushResult:
     """Bring all that is pending to the database, parents first; the sum of what `flush()` of each
     buffer says."""
-    from writebehind_app.database.parents import parents_first  # plugin of pytest
-    from writebehind_app.flush.engine import FlushResult  # which imports models: too early for a
+    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.database.parents import parents_first
+    from writebehind_app.flush.engine import FlushResult
 
     total = FlushResult()
     for buffer in parents_first(list(registry.buffers().values())):
-        if buffer.count_pending():  # a test may not ask each database
+        # A test may not ask each database.
+        if isinstance(buffer, Buffer) and buffer.count_pending():
             total.add(buffer._flush())
     return total
 
@@ -103,6 +103,9 @@ def assertBuffered(buffer: Buffer | Metadata, /, **values: Any) -> PendingEntry:
     Only with the key of a row: that anything is pending for it. `DELETED` stands for a meta key
     that goes.
     """
+    from writebehind_app.buffers import batch
+    from writebehind_app.buffers.meta import Metadata
+
     __tracebackhide__ = True
     owner = buffer._buffer if isinstance(buffer, Metadata) else buffer
     label = owner.label
@@ -116,7 +119,7 @@ def assertBuffered(buffer: Buffer | Metadata, /, **values: Any) -> PendingEntry:
     if conf.settings().MODE == "direct":
         lines.append("MODE is 'direct': all goes straight to the database, and nothing is pending.")
     elif entries:
-        lines.append("This is:" if isinstance(buffer, LogBuffer) else "This is, for that key:")
+        lines.append("This is, for that key:" if key else "This is:")
         lines += _lines(entries)
     else:
         others = owner.pending(_SHOWN)
@@ -140,6 +143,10 @@ def _look(
     buffer: Buffer | Metadata, values: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[PendingEntry]]:
     """The key and the values that are expected, and the entries that may have them."""
+    from writebehind_app.buffers.log import LogBuffer
+    from writebehind_app.buffers.meta import Metadata
+    from writebehind_app.buffers.row import RowBuffer
+
     match buffer:
         case Metadata():
             layout = buffer._buffer.entity_layout()

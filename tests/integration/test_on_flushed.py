@@ -13,7 +13,8 @@ from django.db import connections
 from tests.models import Item, Note, Owner, Pair, Seat, Stamp
 from tests.router import current
 from writebehind_app import Add, steps
-from writebehind_app.buffers.base import Buffer, FlushedRow
+from writebehind_app.buffers.base import Buffer
+from writebehind_app.declaration import FlushedRow
 
 
 class Died(BaseException):

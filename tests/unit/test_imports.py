@@ -61,6 +61,10 @@ class TestThePackageItself:
             writebehind_app.Rowbuffer  # noqa: B018
 
 
+def test_pytest_may_import_its_plugin_before_django_is_set_up():
+    assert run("import writebehind_app.testing; print('imported')") == "imported"
+
+
 def test_the_app_with_the_models_may_be_listed_first(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()

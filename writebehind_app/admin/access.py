@@ -13,8 +13,9 @@ from django.core.exceptions import PermissionDenied
 from django.db import connections, models
 from django.http import HttpRequest, HttpResponse
 
-from writebehind_app.buffers.base import MASK, Buffer, Raw
+from writebehind_app.buffers.base import Raw
 from writebehind_app.buffers.meta import MetaBuffer
+from writebehind_app.declaration import MASK, Declaration
 from writebehind_app.models import Dashboard
 
 _View = Callable[..., HttpResponse]
@@ -80,7 +81,10 @@ class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 def masked(
-    request: HttpRequest, buffer: Buffer | None, key: Mapping[str, Any], values: Mapping[str, Any]
+    request: HttpRequest,
+    buffer: Declaration | None,
+    key: Mapping[str, Any],
+    values: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A key and values as the user may see them."""
     hidden = hidden_names(request, buffer, key)
@@ -93,7 +97,9 @@ def masked(
     return visible(key), visible(values)
 
 
-def hidden_names(request: HttpRequest, buffer: Buffer | None, key: Mapping[str, Any]) -> set[str]:
+def hidden_names(
+    request: HttpRequest, buffer: Declaration | None, key: Mapping[str, Any]
+) -> set[str]:
     """The names of values that the user may not see, of an entry or a row of that key."""
     if may(request, "reveal"):
         return set()
@@ -109,7 +115,7 @@ class _Everything(set[str]):
         return True
 
 
-def hides(buffer: Buffer | None, hidden: set[str], name: str) -> bool:
+def hides(buffer: Declaration | None, hidden: set[str], name: str) -> bool:
     """Whether a name is among those, or nobody knows what it means to a buffer that has some: it is
     that of a field that went, or what is not to be understood has it in Redis."""
     if name in hidden or not hidden or buffer is None:
@@ -137,5 +143,5 @@ def log(
     )
 
 
-def log_buffers(request: HttpRequest, buffers: Sequence[Buffer], what: str) -> None:
+def log_buffers(request: HttpRequest, buffers: Sequence[Declaration], what: str) -> None:
     log(request, Dashboard, [(buffer.label, buffer.label) for buffer in buffers], what)

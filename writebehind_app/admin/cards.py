@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from writebehind_app import registry, sampling, status
 from writebehind_app.admin.shown import duration
-from writebehind_app.buffers.base import Buffer
-from writebehind_app.buffers.fallback import is_direct
+from writebehind_app.conf import is_direct
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.status import Status
 from writebehind_app.store.connection import client
@@ -17,7 +17,7 @@ _LATE = 10.0  # seconds beyond max_age: what waits so long is worth a colour
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    buffer: Buffer
+    buffer: Declaration
     dead_letters: int | None  # None where the database does not say
     status: Status | None  # None where Redis does not answer
 

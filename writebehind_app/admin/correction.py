@@ -12,9 +12,9 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 
 from writebehind_app.admin.shown import shown
-from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.operations import Operation
+from writebehind_app.declaration import Declaration
 
 _LONGEST = 100_000  # characters of a value in the form
 
@@ -55,7 +55,7 @@ class _Correction(forms.Form):
 
 
 def correction(
-    buffer: Buffer,
+    buffer: Declaration,
     values: Mapping[str, Any],
     hidden: Container[str],
     data: Mapping[str, Any] | None,

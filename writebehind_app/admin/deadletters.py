@@ -26,9 +26,10 @@ from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
 from writebehind_app.admin.correction import correction
 from writebehind_app.admin.filters import DatabaseFilter, using_of
 from writebehind_app.admin.shown import inline, moment, shown
-from writebehind_app.buffers.base import Buffer, Raw
+from writebehind_app.buffers.base import Raw
 from writebehind_app.database import deadletters
 from writebehind_app.database.parents import ParentPending
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import DeadLetter
 
@@ -268,7 +269,7 @@ class DeadLetterAdmin(Guarded):
         return HttpResponseRedirect(request.get_full_path())
 
     def _edited(
-        self, request: HttpRequest, buffer: Buffer, letter: DeadLetter, form: forms.Form
+        self, request: HttpRequest, buffer: Declaration, letter: DeadLetter, form: forms.Form
     ) -> bool:
         """Whether what was changed in the form is in the letter now; else the form says why not."""
         values = {name: form.cleaned_data[name] for name in form.changed_data}

@@ -26,8 +26,9 @@ from writebehind_app.admin import flushing, pending, search
 from writebehind_app.admin.access import Guarded, hidden_names, hides, log_buffers, masked
 from writebehind_app.admin.search import Search
 from writebehind_app.admin.shown import duration, inline, shown
-from writebehind_app.buffers.base import MASK, Buffer, PendingEntry
+from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import CoalescingBuffer
+from writebehind_app.declaration import MASK, Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush import giving_up
 from writebehind_app.store import shard as store
@@ -211,7 +212,7 @@ class EntryPages(Guarded):
     # Telling
 
     def tell(
-        self, request: HttpRequest, outcome: flushing.Outcome, buffers: Sequence[Buffer]
+        self, request: HttpRequest, outcome: flushing.Outcome, buffers: Sequence[Declaration]
     ) -> None:
         """Say what a flush of these came to."""
         letters = reverse(
@@ -259,7 +260,7 @@ class EntryPages(Guarded):
 
 def buffer_of(label: str) -> Buffer:
     buffer = registry.buffers().get(label)
-    if buffer is None:
+    if not isinstance(buffer, Buffer):
         raise Http404(f"There is no buffer {label}.")
     return buffer
 

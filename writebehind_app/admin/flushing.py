@@ -14,6 +14,7 @@ from django.contrib.sessions.backends.base import SessionBase
 from writebehind_app import conf, registry
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.database.parents import parents_first
+from writebehind_app.declaration import Declaration
 from writebehind_app.flush import engine
 from writebehind_app.store import places
 from writebehind_app.store import shard as store
@@ -44,7 +45,7 @@ class Outcome:
         return f"{self.rows} rows stored, {self.refused} refused, {self.left} left{failed}{paused}."
 
 
-def flush_ids(buffer: Buffer, ids: Sequence[str]) -> Outcome:
+def flush_ids(buffer: Declaration, ids: Sequence[str]) -> Outcome:
     """Flush entries by their ids."""
     # Asked first, as a flusher would wait long for a Redis that is away.
     shards = store.overview(client(), buffer.shard_keys())
@@ -75,7 +76,7 @@ class Job:
     idle: int = 0
     over: bool = False
 
-    def buffers(self) -> list[Buffer]:
+    def buffers(self) -> list[Declaration]:
         known = registry.buffers()
         return parents_first([known[label] for label in self.labels if label in known])
 

@@ -14,11 +14,10 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from writebehind_app.admin.pending import record_id
-from writebehind_app.buffers.base import Buffer
-from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import encoded
 from writebehind_app.buffers.log import LogBuffer
+from writebehind_app.declaration import Declaration, KeyedDeclaration
 from writebehind_app.store import listing
 from writebehind_app.store.connection import client
 
@@ -31,13 +30,13 @@ class Search:
     beginning: str = ""  # all whose ids begin so
 
 
-def columns(buffer: Buffer, hidden: Container[str]) -> list[Column]:
+def columns(buffer: Declaration, hidden: Container[str]) -> list[Column]:
     """The fields that may be searched for, up to one that is hidden; of a log, the fields of which
     no two records have the same values."""
     if isinstance(buffer, LogBuffer):
         found = buffer.unique_columns()
         return found if all(map(_shown(hidden), found)) else []
-    assert isinstance(buffer, CoalescingBuffer)
+    assert isinstance(buffer, KeyedDeclaration)
     return list(takewhile(_shown(hidden), buffer.key_layout().key))
 
 
@@ -50,7 +49,7 @@ def form(columns: Sequence[Column]) -> type[forms.Form]:
     return type("KeyForm", (forms.Form,), fields)
 
 
-def search(buffer: Buffer, columns: Sequence[Column], texts: Mapping[str, str]) -> Search:
+def search(buffer: Declaration, columns: Sequence[Column], texts: Mapping[str, str]) -> Search:
     """What somebody typed is for: the entry whose key is given as a whole, or all whose keys begin
     so, where the last text ends in * or the last fields are left out. A ValidationError says which
     field is wrong."""
@@ -74,7 +73,7 @@ def search(buffer: Buffer, columns: Sequence[Column], texts: Mapping[str, str]) 
             message = _("Records are found by exact values of all of these fields.")
             raise ValidationError({column.name: message})
         return Search(id=_of_record(buffer, id))
-    assert isinstance(buffer, CoalescingBuffer)
+    assert isinstance(buffer, KeyedDeclaration)
     if is_begun:
         return Search(beginning=id)
     if count < len(buffer.key_layout().key):

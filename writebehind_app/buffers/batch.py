@@ -27,9 +27,11 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from writebehind_app import conf
-from writebehind_app.buffers.fallback import is_direct
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.sending import leave
+from writebehind_app.conf import is_direct
+from writebehind_app.database.once import Once
+from writebehind_app.database.transactions import check_outside_transaction
 from writebehind_app.exceptions import (
     NotDurable,
     WriteUncertain,
@@ -250,8 +252,6 @@ def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receip
 
 def is_known(buffer: Buffer, once: str, part: int, shard: str) -> bool:
     """Whether a call of that name was taken before, as far as can be told; see once.py."""
-    from writebehind_app.database.once import Once  # which imports models, as buffers cannot
-
     with suppress(WriteUncertain):
         return Once(buffer, once, part, shard).was_taken()
     return False
@@ -330,10 +330,6 @@ def send(buffer: Buffer | None = None) -> None:
     test case has around it, as if it were committed."""
     held = _in_blocks()
     if buffer is not None:
-        from writebehind_app.database.transactions import (
-            check_outside_transaction,  # it imports models
-        )
-
         held += _callbacks(connections[buffer.layout().using])
         if held:
             check_outside_transaction(buffer.layout().using)

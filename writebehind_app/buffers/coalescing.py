@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from django.core.exceptions import ValidationError
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from writebehind_app.buffers import batch, reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
@@ -15,15 +13,17 @@ from writebehind_app.buffers.fallback import (
     goes_around,
     if_there,
     is_cautious,
-    is_direct,
     otherwise,
     report,
 )
-from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.refusals import shown
+from writebehind_app.buffers.refusals import out_of_range, shown
 from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.writes import Write
+from writebehind_app.conf import is_direct
+from writebehind_app.database import direct, fences
+from writebehind_app.database.once import Once
+from writebehind_app.declaration import KeyedDeclaration
 from writebehind_app.exceptions import (
     BufferFull,
     BufferUnavailable,
@@ -32,58 +32,17 @@ from writebehind_app.exceptions import (
     WritebehindError,
     WriteUncertain,
 )
+from writebehind_app.flush.engine import FlushResult
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.calls import Delivery, Fleeting, Outcome
-from writebehind_app.store.codec import ONCE, Entry
+from writebehind_app.store.codec import ONCE
 from writebehind_app.store.connection import client
 from writebehind_app.store.delivery import deliver
 
-if TYPE_CHECKING:
-    from writebehind_app.database.fences import Fences
-    from writebehind_app.database.once import Once
-    from writebehind_app.flush.engine import FlushResult
 
-
-class CoalescingBuffer(Buffer):
-    """Writes to an id, and reads of what is there with all of them.
-
-    `retain` keeps what is stored after a flush in Redis, to be read without the database; see
-    retained.py.
-    """
-
-    def __init__(self, *, retain: float | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        if retain is not None:
-            self.options["RETAIN"] = retain
-
-    @abstractmethod
-    def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
-        """What the database has of those ids, by id. `lock` holds it until the transaction ends."""
-
-    def rows_in(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """The rows of that, by their own ids."""
-        return stored
-
-    @abstractmethod
-    def every_row(self, found: Any) -> list[Any]:
-        """The rows of what the database has of an id."""
-
-    @abstractmethod
-    def of_rows(self, rows: Sequence[Any]) -> Any:
-        """The opposite."""
-
-    @abstractmethod
-    def merged(self, entry: Entry, stored: Any | None, fences: Fences) -> Any | None:
-        """What is there after the entry, of what was there before; None for nothing."""
-
-    @abstractmethod
-    def row_ids(self, entry: Entry) -> Sequence[str]:
-        """The ids of the rows that an entry writes."""
-
-    @abstractmethod
-    def key_layout(self) -> Layout:
-        """The fields that name an id."""
+class CoalescingBuffer(Buffer, KeyedDeclaration):
+    """Writes to an id, and reads of what is there with all of them."""
 
     def flush(self, /, **key: Any) -> FlushResult:
         """Bring what is pending, for one key or for all, to the database, and return when it is
@@ -104,17 +63,9 @@ class CoalescingBuffer(Buffer):
         """The rows that a receipt asks for, of those of the id; none for all there are."""
         return ()
 
-    def place_of(self, write: Write, name: str) -> tuple[str, str]:
-        """The row, and the field of it, that a text of a write is for."""
-        return write.id, name
-
     def field_of(self, name: str) -> str:
         """What people call the field of that name in Redis."""
         return name
-
-    def refused_fields(self, entry: Entry, names: Iterable[str]) -> Iterable[str]:
-        """What people call fields of a row."""
-        return names
 
     def took(self, writes: Sequence[Write]) -> None:
         """Called with writes that Redis took."""
@@ -140,13 +91,15 @@ class CoalescingBuffer(Buffer):
         return batch.is_known(self, once, part, self.shard_key_of(id))
 
     def _write_now(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
-        from writebehind_app.database import direct  # which imports models, as buffers cannot
-
         if once is not None:
             return self._write_parts(writes, once)
         if is_direct():
-            return direct.write(self, writes)
-        return self._buffered(writes, around=direct.write)
+            return self._directly(writes)
+        return self._buffered(writes, around=True)
+
+    def _directly(self, writes: Sequence[Write], once: Once | None = None) -> list[Receipt]:
+        direct.write(self, writes, once=once)
+        return [Receipt("", write.id, 0, self.rows_of(write)) for write in writes]
 
     def _write_parts(self, writes: Sequence[Write], key: str) -> list[Receipt]:
         receipts: list[Receipt] = []
@@ -162,9 +115,6 @@ class CoalescingBuffer(Buffer):
         return receipts
 
     def _write_once(self, write: Write, key: str, part: int) -> Receipt:
-        from writebehind_app.database import direct  # as above
-        from writebehind_app.database.once import Once
-
         once = Once(self, key, part, self.shard_key_of(write.id))
 
         def buffered() -> Receipt:
@@ -174,9 +124,9 @@ class CoalescingBuffer(Buffer):
 
         receipt = once.carry_out(
             buffered,
-            lambda: direct.write(self, [write], once=once)[0],
+            lambda: self._directly([write], once)[0],
             Receipt("", write.id, 0, self.rows_of(write)),
-            again=write.is_idempotent,
+            partial(goes_around, self, again=write.is_idempotent),
         )
         assert receipt is not None
         return receipt
@@ -186,13 +136,13 @@ class CoalescingBuffer(Buffer):
         writes: list[Write],
         *,
         max_age: float | None = None,
-        around: Callable[[CoalescingBuffer, list[Write]], list[Receipt]] | None = None,
+        around: bool = False,
         once: Once | None = None,
     ) -> list[Receipt]:
         """Send checked writes; those whose row no longer looks as expected are left out, and one
         that was taken `once`.
 
-        Those that are not taken go `around` Redis if they may. Where some cannot, the others are
+        Those that are not taken go `around` Redis, if they may. Where some cannot, the others are
         written all the same, and then it is raised.
         """
         delivery = self._delivery(self._told(writes), max_age, once)
@@ -203,14 +153,12 @@ class CoalescingBuffer(Buffer):
         except BufferUnavailable as error:
             outcomes = [error] * len(writes)
         reach("write.accepted")
-        receipts, failures, left, missing = self._settled(writes, outcomes, around is not None)
-        if around and left:
-            receipts |= zip(left, around(self, [writes[i] for i in left]), strict=True)
+        receipts, failures, left, missing = self._settled(writes, outcomes, around)
+        if left:
+            receipts |= zip(left, self._directly([writes[i] for i in left]), strict=True)
         return self.durable(self._taken(receipts, failures, len(writes)), missing)
 
     def sending(self, held: Sequence[Held]) -> Sending:
-        from writebehind_app.database import direct  # as above
-
         places = [(one, i) for one in held for i in one.parts]
         writes = [one.parts[i] for one, i in places]
 
@@ -218,7 +166,7 @@ class CoalescingBuffer(Buffer):
             receipts, failures, left, missing = self._settled(writes, outcomes[0], True)
             try:
                 if left:
-                    around = direct.write(self, [writes[i] for i in left])
+                    around = self._directly([writes[i] for i in left])
                     receipts.update(zip(left, around, strict=True))
             finally:  # what Redis took it has, whatever comes of the others
                 for n, (one, i) in enumerate(places):
@@ -236,11 +184,7 @@ class CoalescingBuffer(Buffer):
     def _told(self, writes: list[Write]) -> list[Write]:
         """What Redis gets: an operation ends with the time of the last direct write to its field.
         Only Redis reads that time, so direct writes get the plain `writes`."""
-        if is_cautious():
-            from writebehind_app.database import fences  # as above
-
-            return fences.told(self, writes)
-        return writes
+        return fences.told(self, writes) if is_cautious() else writes
 
     def _settled(
         self,
@@ -357,9 +301,6 @@ class CoalescingBuffer(Buffer):
         whole: bool = False,
         once: str | None = None,
     ) -> Receipt | None:
-        from writebehind_app.database import direct  # as above
-        from writebehind_app.database.once import Once
-
         note = None if once is None else Once(self, once, 0, self.shard_key_of(id))
 
         def buffered() -> Receipt | None:
@@ -373,11 +314,12 @@ class CoalescingBuffer(Buffer):
                     return None
 
         def directly() -> Receipt | None:
-            return direct.write_if(self, id, write_for, whole=whole, once=note)
+            write = direct.write_if(self, id, write_for, whole=whole, once=note)
+            return write and Receipt("", id, 0, self.rows_of(write))
 
         if note is None:
             return otherwise(self, buffered, directly)
-        return note.carry_out(buffered, directly, Receipt("", id, 0))
+        return note.carry_out(buffered, directly, Receipt("", id, 0), partial(goes_around, self))
 
     def _pending_of(self, id: str) -> list[PendingEntry]:
         """The entries of one id, the one in flight first."""
@@ -408,9 +350,3 @@ class CoalescingBuffer(Buffer):
         if len(values) != len(names):
             raise TypeError(f"A key of {self.label} is ({', '.join(names)}), not {shown(key)}.")
         return dict(zip(names, values, strict=True))
-
-
-def out_of_range(names: Iterable[str], outcome: str) -> ValidationError:
-    """The error for fields whose range an operation leaves."""
-    message = f"The sum leaves the range of the field; {outcome}."
-    return ValidationError({n: [ValidationError(message, code="range")] for n in names})

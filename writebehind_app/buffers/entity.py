@@ -24,8 +24,8 @@ from writebehind_app.buffers.versions import Texts, renewed, value_of
 from writebehind_app.store.codec import APART, Entry
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
     from writebehind_app.database.fences import Fences
+    from writebehind_app.declaration import Declaration
 
 Rows = dict[str, Any]  # of one entity, by meta key
 
@@ -179,7 +179,7 @@ class EntityLayout:
 
     # Entries of another version
 
-    def upgraded(self, buffer: Buffer, entry: Entry) -> Entry:
+    def upgraded(self, buffer: Declaration, entry: Entry) -> Entry:
         """What `upgrade()` makes of an entry of an entity, by meta key."""
         given: dict[str, Texts] = {}
         quoted: dict[str | None, str] = {}

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from writebehind_app import conf
+from writebehind_app.conf import is_direct
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.declaration import Declaration
 
 logger = logging.getLogger("writebehind")
 
@@ -26,12 +26,7 @@ _SILENCE = 60  # seconds until that is said again
 _around: Counter[str] = Counter()  # by the buffer, calls that Redis does not know of yet
 
 
-def is_direct() -> bool:
-    """Whether nothing goes through Redis."""
-    return conf.settings().MODE == "direct"
-
-
-def goes_around(buffer: Buffer, error: Exception, *, again: bool = False) -> bool:
+def goes_around(buffer: Declaration, error: Exception, *, again: bool = False) -> bool:
     """Whether a call that Redis did not take is to go around it; `again` if it may do so although
     Redis has perhaps taken it."""
     global _away_at
@@ -46,7 +41,7 @@ def goes_around(buffer: Buffer, error: Exception, *, again: bool = False) -> boo
     return False
 
 
-def report(buffer: Buffer) -> None:
+def report(buffer: Declaration) -> None:
     """Count in Redis the calls that went around it, now that it is back."""
     if calls := _around.pop(buffer.label, 0):
         try:
@@ -55,7 +50,7 @@ def report(buffer: Buffer) -> None:
             _around[buffer.label] += calls
 
 
-def _tell(buffer: Buffer, error: Exception) -> None:
+def _tell(buffer: Declaration, error: Exception) -> None:
     """Log that it is full; not with each write."""
     now = time.monotonic()
     if now - _told.get(buffer.label, -float("inf")) > _SILENCE:
@@ -64,7 +59,7 @@ def _tell(buffer: Buffer, error: Exception) -> None:
 
 
 def otherwise(
-    buffer: Buffer, buffered: Callable[[], _Result], directly: Callable[[], _Result]
+    buffer: Declaration, buffered: Callable[[], _Result], directly: Callable[[], _Result]
 ) -> _Result:
     """What a call comes to: through Redis, or directly where that is away or not to be asked."""
     if not is_direct():

@@ -6,8 +6,8 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import Any
 
 from django.core.exceptions import FieldError, ValidationError
 from django.db import IntegrityError, models, router
@@ -16,7 +16,7 @@ from writebehind_app.buffers import batch, held_records
 from writebehind_app.buffers.base import Buffer, asynchronous
 from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.fallback import goes_around, is_direct, report
+from writebehind_app.buffers.fallback import goes_around, report
 from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
 from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
@@ -24,23 +24,23 @@ from writebehind_app.buffers.refusals import refuse_nameless, shown
 from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.window import Window
+from writebehind_app.conf import is_direct
+from writebehind_app.database import direct
 from writebehind_app.database.keyed import stored_values
+from writebehind_app.database.once import Once
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
     BufferUnavailable,
     NotDurable,
 )
+from writebehind_app.flush.engine import FlushResult
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.calls import Fleeting
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Moved, Record, Taken
-
-if TYPE_CHECKING:
-    from writebehind_app.database.once import Once
-    from writebehind_app.flush.engine import FlushResult
 
 _CHUNK = 1000  # records in one call to Redis
 
@@ -212,8 +212,6 @@ class LogBuffer(Buffer):
     def _append_once(
         self, key: str, records: Sequence[Record], guard: str, once: str, part: int
     ) -> list[Receipt]:
-        from writebehind_app.database.once import Once  # which imports models, as buffers cannot
-
         note = Once(self, once, part, key)
 
         def buffered() -> list[Receipt]:
@@ -221,16 +219,16 @@ class LogBuffer(Buffer):
             return self._send(key, records, guard, note)
 
         done = [Receipt("", "", 0)] * len(records)
-        return note.carry_out(buffered, lambda: self.direct(records, note), done) or []
+        directly, around = partial(self.direct, records, note), partial(goes_around, self)
+        return note.carry_out(buffered, directly, done, around) or []
 
     def direct(self, records: Sequence[Record], once: Once | None = None) -> list[Receipt]:
-        from writebehind_app.database import direct  # as above
-
         try:
-            return direct.append(self, records, once=once)
+            direct.append(self, records, once=once)
         except IntegrityError:
             self.refuse_stored(records)  # somebody was quicker
             raise
+        return [Receipt("", "", 0)] * len(records)
 
     def _send(
         self, key: str, records: Sequence[Record], guard: str, once: Once | None = None

@@ -25,7 +25,9 @@ from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.refusals import shown
 from writebehind_app.buffers.versions import readable
 from writebehind_app.database import retained
+from writebehind_app.database.fences import Fences
 from writebehind_app.database.keyed import all_rows
+from writebehind_app.models import AppliedBatch
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
@@ -34,7 +36,6 @@ from writebehind_app.store.shard import Reading
 if TYPE_CHECKING:
     from writebehind_app.buffers.coalescing import CoalescingBuffer
     from writebehind_app.buffers.row import RowBuffer
-    from writebehind_app.database.fences import Fences
 
 
 def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
@@ -179,8 +180,6 @@ def _read(
 def _fences(buffer: CoalescingBuffer, readings: dict[str, Reading]) -> Fences:
     """The fences of the rows of which Redis holds something. To be read before the rows: then what
     is missing among the fences, and not among the rows, is as new as what Redis holds."""
-    from writebehind_app.database.fences import Fences  # as below
-
     return Fences(
         buffer,
         [
@@ -198,9 +197,6 @@ def _stored(
     buffer: CoalescingBuffer, ids: Sequence[str], readings: dict[str, Reading]
 ) -> tuple[dict[str, Any], set[str]]:
     """What is there as the database has it, and which batches in flight are in them already."""
-    # Models import buffers, and so this module, before there can be a model.
-    from writebehind_app.models import AppliedBatch
-
     tokens = {readings[id].token for id in ids if id in readings[id].in_flight}
     if not tokens:
         return buffer.stored(ids), set()

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from asgiref.sync import sync_to_async
 
 from writebehind_app import registry
+from writebehind_app.database.deadletters import is_discarded, letters_of, readable
 from writebehind_app.store.connection import client
 from writebehind_app.store.keys import label_and_number
 from writebehind_app.store.shard import Shard, Where
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
     from writebehind_app.buffers.batch import Held
+    from writebehind_app.declaration import Declaration
 
 _ON_THE_WAY = ("held", "pending", "in_flight")
 
@@ -63,8 +64,6 @@ class Receipt(NamedTuple):
     @property
     def dead(self) -> str | None:
         """Why the database refused the write, as long as that is among the dead letters."""
-        from writebehind_app.database.deadletters import letters_of, readable
-
         if self.held:
             return sent.dead if (sent := self._sent) else None
         if self.direct:
@@ -122,11 +121,9 @@ class Receipt(NamedTuple):
         return held.receipts.get(index)
 
     def _discarded(self) -> bool:
-        from writebehind_app.database.deadletters import is_discarded
-
         buffer, shard = self._place()
         return is_discarded(buffer, shard, self.no, (self.id, *self.rows) if self.rows else ())
 
-    def _place(self) -> tuple[Buffer, int]:
+    def _place(self) -> tuple[Declaration, int]:
         label, shard = label_and_number(self.shard)
         return registry.buffers()[label], shard

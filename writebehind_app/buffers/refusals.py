@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from django.core.exceptions import ValidationError
@@ -162,3 +162,9 @@ def as_pair(pair: Any) -> tuple[Any, Any]:
     except (ValueError, LookupError, ArithmeticError, RecursionError):
         raise TypeError(f"{shown(pair)} is no pair.") from None
     return first, second
+
+
+def out_of_range(names: Iterable[str], outcome: str) -> ValidationError:
+    """The error for fields whose range an operation leaves."""
+    message = f"The sum leaves the range of the field; {outcome}."
+    return ValidationError({n: [ValidationError(message, code="range")] for n in names})

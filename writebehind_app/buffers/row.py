@@ -12,12 +12,14 @@ from django.utils import timezone
 from writebehind_app.buffers import batch, reading, urgency
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
-from writebehind_app.buffers.fallback import if_there, is_direct, otherwise
+from writebehind_app.buffers.fallback import if_there, otherwise
 from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
 from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.writes import Write
+from writebehind_app.conf import is_direct
+from writebehind_app.database import direct
 from writebehind_app.database.keyed import all_rows, rows_by_id
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.store.codec import Entry
@@ -248,13 +250,11 @@ class RowBuffer(CoalescingBuffer):
     ) -> int:
         """Delete stored rows directly, if `removal` still says so under the lock of the row; says
         how many. Where Redis holds a write that gives a row more time, the row stays."""
-        from writebehind_app.database import direct  # which imports models, as buffers cannot
-
         rows = if_there(lambda: reading.rows(self, ids), None)
         if rows is not None:
             ids = [id for id in ids if removal(id, rows.get(id))]
         removed = [direct.write_if(self, id, partial(removal, id), whole=False) for id in ids]
-        return sum(receipt is not None for receipt in removed)
+        return sum(write is not None for write in removed)
 
     aset = asynchronous(set)
     acreate = asynchronous(create)

@@ -37,17 +37,17 @@ from writebehind_app.exceptions import NewerVersion
 from writebehind_app.store.codec import APART, Entry
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.declaration import Declaration
 
 Texts = dict[str, str]  # of one field: by '', or by ':"key"' for what is merged into it
 
 
-def layers(buffer: Buffer, entry: Entry) -> list[Entry]:
+def layers(buffer: Declaration, entry: Entry) -> list[Entry]:
     """What was written to an entry, version by version, as far as this code can know it."""
     return [_renewed(buffer, layer) for layer in (*entry.older, entry)]
 
 
-def readable(buffer: Buffer, entry: Entry) -> list[Entry]:
+def readable(buffer: Declaration, entry: Entry) -> list[Entry]:
     """The same, for who reads: nothing of what will not be stored."""
     try:
         return layers(buffer, entry)
@@ -55,7 +55,7 @@ def readable(buffer: Buffer, entry: Entry) -> list[Entry]:
         return []
 
 
-def current(buffer: Buffer, entries: Sequence[Entry]) -> Sequence[Entry]:
+def current(buffer: Declaration, entries: Sequence[Entry]) -> Sequence[Entry]:
     """The same of many, to be stored; `NewerVersion` where only newer code can do that."""
     if all(entry.version == buffer.version and not entry.older for entry in entries):
         return entries
@@ -69,7 +69,7 @@ def current(buffer: Buffer, entries: Sequence[Entry]) -> Sequence[Entry]:
     return found
 
 
-def _renewed(buffer: Buffer, entry: Entry) -> Entry:
+def _renewed(buffer: Declaration, entry: Entry) -> Entry:
     if entry.version >= buffer.version or entry.broken or not entry.texts:
         return entry._replace(older=()) if entry.older else entry
     try:
@@ -90,7 +90,7 @@ class Renewed(NamedTuple):
 
 
 def renewed(
-    buffer: Buffer,
+    buffer: Declaration,
     version: int,
     given: Mapping[str, Texts],
     values: dict[str, Any],
@@ -117,7 +117,7 @@ def renewed(
     return found
 
 
-def upgraded(buffer: Buffer, layout: Layout, entry: Entry) -> Entry:
+def upgraded(buffer: Declaration, layout: Layout, entry: Entry) -> Entry:
     """What `upgrade()` makes of an entry of a row, or of a record."""
     given: dict[str, Texts] = {}
     for name, text in entry.texts.items():

@@ -23,6 +23,7 @@ from writebehind_app.buffers.fallback import otherwise
 from writebehind_app.buffers.layout import Layout, encoded, micros_of
 from writebehind_app.buffers.versions import readable
 from writebehind_app.database.keyed import all_rows
+from writebehind_app.models import AppliedBatch
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
@@ -142,9 +143,6 @@ class Window:
 
     def _upto(self) -> dict[str, Subquery]:
         """For each shard, up to which number its records are rows."""
-        # Models import buffers, and so this module, before there can be a model.
-        from writebehind_app.models import AppliedBatch
-
         ledger = AppliedBatch.objects.using(self.layout.using).filter(
             buffer=self.buffer.label, upto__isnull=False
         )

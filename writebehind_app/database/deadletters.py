@@ -21,12 +21,12 @@ from django.db import Error, models, transaction
 from django.utils import timezone
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.base import MASK, Buffer
 from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
 from writebehind_app.buffers.versions import current
 from writebehind_app.database import retained
 from writebehind_app.database.failures import kind, storable
 from writebehind_app.database.isolation import Refused, write_isolating
+from writebehind_app.declaration import MASK, Declaration
 from writebehind_app.exceptions import NewerVersion
 from writebehind_app.models import DeadLetter, DiscardedLetter
 from writebehind_app.store.codec import Entry
@@ -43,7 +43,7 @@ _LONGEST = 2000  # characters of a reason
 
 
 def bury(
-    buffer: Buffer, shard: int, refused: Sequence[Refused], written: Sequence[Entry] = ()
+    buffer: Declaration, shard: int, refused: Sequence[Refused], written: Sequence[Entry] = ()
 ) -> list[DeadLetter]:
     """Put refused entries into the table, in the transaction of their batch, without what another
     version of the declaration wrote to their rows later and which is `written`."""
@@ -67,7 +67,7 @@ def bury(
     return letters_of(buffer).bulk_create(letters) if letters else []
 
 
-def letters_of(buffer: Buffer) -> models.QuerySet[DeadLetter]:
+def letters_of(buffer: Declaration) -> models.QuerySet[DeadLetter]:
     """The dead letters of a buffer, in the database of its rows."""
     return DeadLetter.objects.using(buffer.layout().using).filter(buffer=buffer.label)
 
@@ -114,7 +114,10 @@ def _left(entry: Entry, written: Sequence[Entry]) -> Entry:
 
 
 def supersede(
-    buffer: Buffer, rows: Sequence[Entry], entries: Sequence[Entry], refused: Sequence[Refused] = ()
+    buffer: Declaration,
+    rows: Sequence[Entry],
+    entries: Sequence[Entry],
+    refused: Sequence[Refused] = (),
 ) -> None:
     """Strike out of the letters of a buffer what is written to their rows, in its transaction.
 
@@ -162,7 +165,7 @@ def _without(older: Entry, newer: Entry) -> Entry:
     return older._replace(texts=texts, delete=False, keep=keep, older=layers)
 
 
-def _as_now(buffer: Buffer, entry: Entry) -> Entry:
+def _as_now(buffer: Declaration, entry: Entry) -> Entry:
     """An entry by the names that its fields have now, where that is known and it stays one."""
     if entry.version != buffer.version or entry.older:
         try:
@@ -189,7 +192,7 @@ def _is_superseded(name: str, text: str, newer: Mapping[str, str]) -> bool:
 # What becomes of a letter
 
 
-def retry(buffer: Buffer, ids: Iterable[int]) -> tuple[int, int]:
+def retry(buffer: Declaration, ids: Iterable[int]) -> tuple[int, int]:
     """Write letters now; says how many are stored, and how many were refused again.
 
     `DeadLetter.DoesNotExist`, and nothing is written, if one of them is not the buffer's.
@@ -205,7 +208,7 @@ def retry(buffer: Buffer, ids: Iterable[int]) -> tuple[int, int]:
     return outcomes.count(True), outcomes.count(False)
 
 
-def _retry(buffer: Buffer, id: int) -> bool | None:
+def _retry(buffer: Declaration, id: int) -> bool | None:
     """Whether a letter is stored now; None where somebody else had it."""
     layout = buffer.layout()
     with transaction.atomic(using=layout.using):
@@ -231,7 +234,7 @@ def _retry(buffer: Buffer, id: int) -> bool | None:
     return True
 
 
-def discard(buffer: Buffer, ids: Iterable[int]) -> int:
+def discard(buffer: Declaration, ids: Iterable[int]) -> int:
     """Throw letters away; says how many went. The receipts of their writes say so."""
     layout, wanted, count, now = buffer.layout(), list(ids), 0, timezone.now()
     with transaction.atomic(using=layout.using):
@@ -266,17 +269,17 @@ def discard_all(letters: Iterable[DeadLetter]) -> int:
     return count
 
 
-def is_discarded(buffer: Buffer, shard: int, number: int, ids: Sequence[str] = ()) -> bool:
+def is_discarded(buffer: Declaration, shard: int, number: int, ids: Sequence[str] = ()) -> bool:
     """Whether a letter of that entry was discarded: one of these ids, if there are any."""
     discarded = _discarded_of(buffer).filter(shard=shard, number=number)
     return (discarded.filter(digest__in=map(_digest, ids)) if ids else discarded).exists()
 
 
-def _discarded_of(buffer: Buffer) -> models.QuerySet[DiscardedLetter]:
+def _discarded_of(buffer: Declaration) -> models.QuerySet[DiscardedLetter]:
     return DiscardedLetter.objects.using(buffer.layout().using).filter(buffer=buffer.label)
 
 
-def expire(buffer: Buffer) -> None:
+def expire(buffer: Declaration) -> None:
     """Delete letters that were last refused longer ago than the settings keep them, and what is
     known of those that were discarded as long ago."""
     days = conf.settings().DEAD_LETTER_DAYS
@@ -288,7 +291,7 @@ def expire(buffer: Buffer) -> None:
             logger.warning("%s: %d dead letters of more than %g days went", buffer, count, days)
 
 
-def edit(buffer: Buffer, id: int, values: Mapping[str, Any]) -> DeadLetter:
+def edit(buffer: Declaration, id: int, values: Mapping[str, Any]) -> DeadLetter:
     """Change what a letter writes, before it is retried. Values are checked as in a write; the
     row that it is for stays the same."""
     layout = buffer.layout()
@@ -338,7 +341,7 @@ def described(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _parts(buffer: Buffer, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def _parts(buffer: Declaration, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The key and the values of an entry; None where they are not to be understood."""
     try:
         return buffer.layout().key_of(entry.id), buffer.layout().values(entry)
@@ -348,7 +351,7 @@ def _parts(buffer: Buffer, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]
         return None
 
 
-def _secrets(buffer: Buffer, entry: Entry) -> list[str]:
+def _secrets(buffer: Declaration, entry: Entry) -> list[str]:
     """The texts of the sensitive values of an entry that was understood, the longest first."""
     key, values = _parts(buffer, entry) or ({}, {})
     names = buffer.secret_names(key)
@@ -371,7 +374,7 @@ def _digest(id: str) -> str:
     return sha1(id.encode(errors="backslashreplace"), usedforsecurity=False).hexdigest()
 
 
-def _reason(buffer: Buffer, entry: Entry, error: Exception) -> str:
+def _reason(buffer: Declaration, entry: Entry, error: Exception) -> str:
     """In a form that each database takes, and without sensitive values, which databases quote."""
     if not buffer.sensitive:
         return storable(str(error)[:_LONGEST])

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connections, transaction
 
-from writebehind_app.buffers.coalescing import out_of_range
-from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.buffers.refusals import out_of_range
 from writebehind_app.database import deadletters, fences
 from writebehind_app.database.failures import kind
 from writebehind_app.database.keyed import rows_by_id
@@ -26,10 +25,9 @@ from writebehind_app.store import clock
 from writebehind_app.store.codec import Entry
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
-    from writebehind_app.buffers.coalescing import CoalescingBuffer
     from writebehind_app.buffers.writes import Write
     from writebehind_app.database.once import Once
+    from writebehind_app.declaration import Declaration, KeyedDeclaration
     from writebehind_app.store.shard import Record
 
 _Result = TypeVar("_Result")
@@ -40,9 +38,7 @@ _PAUSE = 0.005  # seconds before the second of them, at most: doubled each time
 # Rows and entities
 
 
-def write(
-    buffer: CoalescingBuffer, writes: Sequence[Write], *, once: Once | None = None
-) -> list[Receipt]:
+def write(buffer: KeyedDeclaration, writes: Sequence[Write], *, once: Once | None = None) -> None:
     """Write all or nothing, in order."""
 
     def act() -> bool:
@@ -52,19 +48,18 @@ def write(
         return True
 
     _commit(buffer, act, once)
-    return [Receipt("", write.id, 0, buffer.rows_of(write)) for write in writes]
 
 
 def write_if(
-    buffer: CoalescingBuffer,
+    buffer: KeyedDeclaration,
     id: str,
     write_for: Callable[[Any | None], Write | None],
     *,
     whole: bool,
     once: Once | None = None,
-) -> Receipt | None:
-    """Write what is made for the row, which is locked; None where nothing is. `whole` if the row is
-    a new one."""
+) -> Write | None:
+    """Write what is made for the row, which is locked, and return it; None where nothing is.
+    `whole` if the row is a new one."""
 
     def act() -> Write | None:
         fences.hold(buffer, [id])
@@ -75,12 +70,11 @@ def write_if(
             _write(buffer, [write], whole=whole, stored=rows)
         return write
 
-    write = _commit(buffer, act, once)
-    return write and Receipt("", id, 0, buffer.rows_of(write))
+    return _commit(buffer, act, once)
 
 
 def _write(
-    buffer: CoalescingBuffer,
+    buffer: KeyedDeclaration,
     writes: Sequence[Write],
     *,
     whole: bool = False,
@@ -101,7 +95,7 @@ def _write(
     fences.leave(buffer, [*rows, *deleted], now, whole=whole)
 
 
-def _refuse(buffer: CoalescingBuffer, rows: Sequence[Entry]) -> None:
+def _refuse(buffer: KeyedDeclaration, rows: Sequence[Entry]) -> None:
     """Say of a row that is refused for the outcome of an operation what Redis would say."""
     layout = buffer.layout()
     stored = rows_by_id(layout, [entry.id for entry in rows])
@@ -128,18 +122,19 @@ def _distinct(writes: Sequence[Write]) -> Iterator[list[Write]]:
 # Logs
 
 
-def append(buffer: Buffer, records: Sequence[Record], *, once: Once | None = None) -> list[Receipt]:
+def append(buffer: Declaration, records: Sequence[Record], *, once: Once | None = None) -> None:
     """Insert records, all or none."""
     now = clock.now()
     entries = [record.entry(no) for no, record in enumerate(records, now)]
     _commit(buffer, lambda: write_rows(buffer.layout(), entries), once)
-    return [Receipt("", "", 0)] * len(records)
 
 
 # Transactions
 
 
-def _commit(buffer: Buffer, act: Callable[[], _Result], once: Once | None = None) -> _Result | None:
+def _commit(
+    buffer: Declaration, act: Callable[[], _Result], once: Once | None = None
+) -> _Result | None:
     """Act in a transaction, again where somebody was in the way: with locks, or with a row. Where
     the caller has a transaction, or autocommit is off, the caller commits: a deadlock may have
     rolled back more than this call."""

@@ -25,7 +25,7 @@ from django.utils import timezone
 
 from writebehind_app import conf
 from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.layout import Layout, micros_of
+from writebehind_app.buffers.layout import Layout, micros_of, moment
 from writebehind_app.buffers.operations import (
     is_kept_operation,
     is_operation,
@@ -40,9 +40,8 @@ from writebehind_app.store.codec import APART, Entry
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
-    from writebehind_app.buffers.coalescing import CoalescingBuffer
     from writebehind_app.buffers.writes import Write
+    from writebehind_app.declaration import Declaration, KeyedDeclaration
 
 _CHUNK = 2000  # digests in one statement
 _MOST = 20  # operations on one field that are told apart by their time
@@ -181,7 +180,7 @@ def _sum(older: str, newer: str) -> str | None:
 class Fences:
     """The fences of rows of a buffer."""
 
-    def __init__(self, buffer: Buffer, ids: Iterable[str] = ()) -> None:
+    def __init__(self, buffer: Declaration, ids: Iterable[str] = ()) -> None:
         self._buffer = buffer
         self.ids: set[str] = set()  # of which rows
         self._marks: dict[str, Marks] = {}  # by digest
@@ -230,14 +229,14 @@ class Fences:
         return _digest(id), _digest(self._buffer.entry_id(id))
 
 
-def of_rows(buffer: Buffer, ids: Iterable[str] = ()) -> Fences | None:
+def of_rows(buffer: Declaration, ids: Iterable[str] = ()) -> Fences | None:
     """The fences of rows; None where the buffer has none at all."""
     if not buffer.layout().key or not _of(buffer).exists():
         return None  # no record of a log is about another one
     return Fences(buffer, ids)
 
 
-def told(buffer: CoalescingBuffer, writes: Sequence[Write]) -> list[Write]:
+def told(buffer: KeyedDeclaration, writes: Sequence[Write]) -> list[Write]:
     """Writes whose operations say what was written directly before them, for Redis not to carry
     them out on anything older."""
     operations = [
@@ -263,7 +262,7 @@ def told(buffer: CoalescingBuffer, writes: Sequence[Write]) -> list[Write]:
     return told
 
 
-def hold(buffer: Buffer, ids: Iterable[str]) -> None:
+def hold(buffer: Declaration, ids: Iterable[str]) -> None:
     """Have whoever else writes directly to those ids wait for the end of the transaction: there may
     be no row yet for him to wait at."""
     using = buffer.layout().using
@@ -284,7 +283,7 @@ def hold(buffer: Buffer, ids: Iterable[str]) -> None:
         list(there.order_by("digest").select_for_update().values_list("pk"))
 
 
-def leave(buffer: Buffer, entries: Sequence[Entry], at: int, *, whole: bool = False) -> None:
+def leave(buffer: Declaration, entries: Sequence[Entry], at: int, *, whole: bool = False) -> None:
     """Note what was written directly to rows, or deleted of entities, in that transaction; `whole`
     if it says all there is of the rows."""
     using = buffer.layout().using
@@ -301,7 +300,7 @@ def leave(buffer: Buffer, entries: Sequence[Entry], at: int, *, whole: bool = Fa
     Fence.objects.using(using).bulk_update(changed, ["marks", "at"])
 
 
-def expire(buffer: Buffer) -> None:
+def expire(buffer: Declaration) -> None:
     """Delete old fences, if nothing is pending that is as old."""
     days = timedelta(days=conf.settings().FENCE_DAYS)
     old = _of(buffer).filter(at__lt=micros_of(timezone.now() - days))
@@ -310,19 +309,22 @@ def expire(buffer: Buffer) -> None:
     counts = store.count(client(patient=True), buffer.shard_keys()).values()
     if any(count.in_flight for count in counts):
         return
-    if pending := buffer.pending(
-        limit=1
-    ):  # of those, what is due first came first, but for max_age
-        first = pending[0].since - timedelta(seconds=buffer.option("MAX_AGE"))
+    waiting: list[Entry] = []
+    for shard in buffer.shards():
+        _, in_flight, pending = shard.pending(1)
+        waiting += [*in_flight, *pending]
+    if waiting:  # of a shard's entries, what is due first came first, but for max_age
+        oldest = moment(min(entry.since for entry in waiting))
+        first = oldest - timedelta(seconds=buffer.option("MAX_AGE"))
         old = old.filter(at__lt=micros_of(first))
     old.delete()
 
 
-def _of(buffer: Buffer) -> models.QuerySet[Fence]:
+def _of(buffer: Declaration) -> models.QuerySet[Fence]:
     return Fence.objects.using(buffer.layout().using).filter(buffer=buffer.label)
 
 
-def _marks(buffer: Buffer, digests: Iterable[str]) -> dict[str, Marks]:
+def _marks(buffer: Declaration, digests: Iterable[str]) -> dict[str, Marks]:
     """By digest. Every look at what is pending asks for them, and mostly there are none: by a
     cursor, as a QuerySet takes several times as long."""
     found: dict[str, Marks] = {}
@@ -340,7 +342,7 @@ def _marks(buffer: Buffer, digests: Iterable[str]) -> dict[str, Marks]:
     return found
 
 
-def _locked(buffer: Buffer, digests: Iterable[str]) -> dict[str, tuple[Fence, Marks]]:
+def _locked(buffer: Declaration, digests: Iterable[str]) -> dict[str, tuple[Fence, Marks]]:
     wanted, found = sorted(digests), {}
     for start in range(0, len(wanted), _CHUNK):
         fences = _of(buffer).filter(digest__in=wanted[start : start + _CHUNK])

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.versions import current
 from writebehind_app.database.failures import kind
@@ -16,6 +15,7 @@ from writebehind_app.database.fences import Fences
 from writebehind_app.database.keyed import rows_by_id
 from writebehind_app.database.parents import without_parent
 from writebehind_app.database.rows import write
+from writebehind_app.declaration import Declaration
 from writebehind_app.store.codec import Entry, understood
 
 
@@ -28,7 +28,7 @@ class Refused(NamedTuple):
 
 
 def write_isolating(
-    buffer: Buffer,
+    buffer: Declaration,
     entries: Sequence[Entry],
     fences: Fences | None = None,
     *,

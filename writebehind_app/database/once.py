@@ -25,9 +25,9 @@ from django.db.models import F
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers.fallback import goes_around, is_direct
 from writebehind_app.buffers.layout import micros_of
 from writebehind_app.buffers.refusals import refuse_nameless
+from writebehind_app.conf import is_direct
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,
@@ -40,7 +40,7 @@ from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.declaration import Declaration
 
 _Result = TypeVar("_Result")
 _CHUNK = 2000  # keys in one statement
@@ -57,7 +57,7 @@ class _Done(Exception):
 class Once:
     """One write, or one part of those, of a call with a key."""
 
-    def __init__(self, buffer: Buffer, key: str, part: int, shard: str) -> None:
+    def __init__(self, buffer: Declaration, key: str, part: int, shard: str) -> None:
         refuse_nameless(key)
         self.digest = sha1(f"{part} {key}".encode(), usedforsecurity=False).hexdigest()
         self._buffer = buffer
@@ -68,15 +68,15 @@ class Once:
         buffered: Callable[[], _Result | None],
         directly: Callable[[], _Result | None],
         done: _Result,
-        *,
-        again: bool = False,
+        goes_around: Callable[[Exception], bool],
     ) -> _Result | None:
         """What the call comes to, through Redis or around it; `done` where it came to that before.
-        None is nothing: the call was not taken. `again` as in `goes_around()`."""
+        None is nothing: the call was not taken. `goes_around` says whether a call that Redis did
+        not take for this error may go around it."""
         if not self._begin():
             return done
         try:
-            found = self._taken(buffered, directly, again=again)
+            found = self._taken(buffered, directly, goes_around)
         except _Done:
             return done
         except AlreadyExists:
@@ -89,8 +89,7 @@ class Once:
         self,
         buffered: Callable[[], _Result | None],
         directly: Callable[[], _Result | None],
-        *,
-        again: bool,
+        goes_around: Callable[[Exception], bool],
     ) -> _Result | None:
         may_be_in_redis = False
         try:
@@ -105,7 +104,7 @@ class Once:
                     raise
                 except (BufferUnavailable, BufferFull, WriteUncertain) as error:
                     may_be_in_redis = isinstance(error, WriteUncertain)
-                    if not goes_around(self._buffer, error, again=again):
+                    if not goes_around(error):
                         raise
             return directly()
         finally:
@@ -164,7 +163,7 @@ class Once:
             return False
 
 
-def settle(buffer: Buffer, entries: Iterable[Entry]) -> None:
+def settle(buffer: Declaration, entries: Iterable[Entry]) -> None:
     """Note, in the transaction of a flush, that what the entries carry is done."""
     digests = sorted({digest for entry in entries for digest in entry.once})
     for start in range(0, len(digests), _CHUNK):
@@ -176,7 +175,7 @@ def settle(buffer: Buffer, entries: Iterable[Entry]) -> None:
         _of(buffer).filter(digest__in=chunk).update(done=True)
 
 
-def expire(buffer: Buffer) -> None:
+def expire(buffer: Declaration) -> None:
     """Forget old keys."""
     days = timedelta(days=conf.settings().ONCE_DAYS)
     old = _of(buffer).filter(at__lt=micros_of(timezone.now() - days))
@@ -184,7 +183,7 @@ def expire(buffer: Buffer) -> None:
         old.delete()
 
 
-def _of(buffer: Buffer) -> models.QuerySet[OnceKey]:
+def _of(buffer: Declaration) -> models.QuerySet[OnceKey]:
     return OnceKey.objects.using(buffer.layout().using).filter(buffer=buffer.label)
 
 

@@ -9,11 +9,10 @@ from typing import Any
 from django.db import IntegrityError, models
 
 from writebehind_app import registry
-from writebehind_app.buffers.base import Buffer
-from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.operations import is_kept_operation
+from writebehind_app.declaration import Declaration, KeyedDeclaration
 from writebehind_app.store import shard as store
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
@@ -24,7 +23,7 @@ _CHUNK = 2000
 class ParentPending(Exception):
     """An entry refers to a row that is pending in another buffer."""
 
-    def __init__(self, parent: Buffer, ids: Sequence[str]) -> None:
+    def __init__(self, parent: Declaration, ids: Sequence[str]) -> None:
         super().__init__(f"{parent.label} ({', '.join(ids[:5])}) is not in the database yet.")
         self.parent = parent
         self.ids = ids
@@ -96,22 +95,22 @@ def _check_pending(layout: Layout, field: Any, values: set[Any]) -> None:
         raise ParentPending(parent, waiting)
 
 
-def _buffer_of(field: Any) -> CoalescingBuffer | None:
+def _buffer_of(field: Any) -> KeyedDeclaration | None:
     """The buffer of the rows that a foreign key points to, if their key is what it has of them."""
     buffer = registry.buffers().get(field.related_model._meta.label)
-    if not isinstance(buffer, CoalescingBuffer):
+    if not isinstance(buffer, KeyedDeclaration):
         return None
     key = [column.field for column in buffer.key_layout().key]
     return buffer if key == [field.target_field] else None
 
 
-def parents_first(buffers: Sequence[Buffer]) -> list[Buffer]:
+def parents_first(buffers: Sequence[Declaration]) -> list[Declaration]:
     """The buffers, each after those whose rows its own refer to."""
     by_model = {buffer.model: buffer for buffer in buffers}
-    ordered: list[Buffer] = []
-    seen: set[Buffer] = set()
+    ordered: list[Declaration] = []
+    seen: set[Declaration] = set()
 
-    def visit(buffer: Buffer) -> None:
+    def visit(buffer: Declaration) -> None:
         if buffer not in seen:
             seen.add(buffer)
             for field in buffer.model._meta.concrete_fields:

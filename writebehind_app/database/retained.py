@@ -16,21 +16,20 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from writebehind_app.buffers.columns import Column, Unsupported, column
-from writebehind_app.buffers.fallback import is_direct
 from writebehind_app.buffers.layout import Layout
 from writebehind_app.buffers.refusals import REFUSALS
+from writebehind_app.conf import is_direct
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
-    from writebehind_app.buffers.coalescing import CoalescingBuffer
+    from writebehind_app.declaration import Declaration, KeyedDeclaration
 
 _MOST_BYTES = 4_000_000  # of the copies of a batch: as much as its entries have
 _PAUSE = 60.0  # seconds for which no copies are read where something is written past the flushers
 
 
-def seconds(buffer: Buffer) -> float:
+def seconds(buffer: Declaration) -> float:
     """How long copies are kept."""
     found: float = buffer.option("RETAIN")
     goes_around = "direct" in (buffer.option("WHEN_DOWN"), buffer.option("WHEN_FULL"))
@@ -39,7 +38,7 @@ def seconds(buffer: Buffer) -> float:
     return found if buffer.layout().key and _columns(buffer.layout()) else 0.0
 
 
-def copies(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, str]:
+def copies(buffer: KeyedDeclaration, ids: Sequence[str]) -> dict[str, str]:
     """What the database has of those ids, in the transaction that wrote it."""
     layout, found, size = buffer.layout(), {}, 0
     for id, stored in buffer.stored(ids, lock=True).items():
@@ -55,7 +54,7 @@ def copies(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def rows(buffer: CoalescingBuffer, kept: Mapping[str, str]) -> dict[str, Any]:
+def rows(buffer: KeyedDeclaration, kept: Mapping[str, str]) -> dict[str, Any]:
     """What there is of ids, by copies of it."""
     layout, found = buffer.layout(), {}
     columns = _columns(layout)
@@ -78,7 +77,7 @@ def rows(buffer: CoalescingBuffer, kept: Mapping[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def past(buffer: Buffer) -> Iterator[None]:
+def past(buffer: Declaration) -> Iterator[None]:
     """Something is written to the database within, and not by a flush."""
     is_needed = seconds(buffer) > 0
 

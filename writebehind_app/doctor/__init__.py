@@ -17,8 +17,8 @@ from django.core import checks
 from django.db import Error, connections
 
 from writebehind_app import jobs, registry
-from writebehind_app.buffers.base import Buffer
 from writebehind_app.checks import check_buffers, check_settings
+from writebehind_app.declaration import Declaration
 from writebehind_app.doctor import backlog, databases, django_q, redis_server
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.exceptions import BufferUnavailable
@@ -45,7 +45,7 @@ def examine() -> list[Finding]:
             )
         ]
     parts: dict[str, Callable[[], Iterator[Finding]]] = {"Redis": _redis}
-    by_database: dict[str, list[Buffer]] = {}
+    by_database: dict[str, list[Declaration]] = {}
     for buffer in registry.buffers().values():
         by_database.setdefault(buffer.layout().using, []).append(buffer)
     for using, buffers in sorted(by_database.items()):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import redis
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.declaration import Declaration
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.doctor.redis_server import Examined
 from writebehind_app.store import server
@@ -72,7 +72,7 @@ def stranded(examined: Examined) -> Iterator[Finding]:
             )
 
 
-def _oldest(client: redis.Redis, buffer: Buffer) -> float:
+def _oldest(client: redis.Redis, buffer: Declaration) -> float:
     """When the first write came that is pending or in flight, by the clock of Redis; 0 for none."""
     times = []
     for key in buffer.shard_keys():

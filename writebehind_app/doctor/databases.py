@@ -15,8 +15,8 @@ from django.db.models import Count, Max
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.log import LogBuffer
+from writebehind_app.declaration import Declaration
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.doctor.redis_server import skewed
 from writebehind_app.models import AppliedBatch, DeadLetter
@@ -30,13 +30,13 @@ class Examined:
     """A database that answers, and what is flushed to it."""
 
     using: str
-    buffers: Sequence[Buffer]
+    buffers: Sequence[Declaration]
 
     @property
     def connection(self) -> BaseDatabaseWrapper:
         return connections[self.using]
 
-    def with_tables(self) -> Iterator[Buffer]:
+    def with_tables(self) -> Iterator[Declaration]:
         """The buffers whose tables are there, as `tables()` says of the others."""
         return (buffer for buffer in self.buffers if not _missing(self, buffer.model))
 
@@ -154,14 +154,14 @@ def other_uniques(examined: Examined) -> Iterator[Finding]:
                 )
 
 
-def _key(buffer: Buffer) -> frozenset[str]:
+def _key(buffer: Declaration) -> frozenset[str]:
     """The columns that have to be unique, if any."""
     if isinstance(buffer, LogBuffer):
         return frozenset(str(f.column) for f in buffer.written()[: len(buffer.unique)])
     return frozenset(str(column.field.column) for column in buffer.layout().key)
 
 
-def _uniques(examined: Examined, buffer: Buffer) -> set[frozenset[str]]:
+def _uniques(examined: Examined, buffer: Declaration) -> set[frozenset[str]]:
     """The columns of each unique constraint and index of the buffer's table."""
     connection, table = examined.connection, buffer.model._meta.db_table
     with connection.cursor() as cursor:

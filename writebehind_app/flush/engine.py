@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from django.db import Error, connections
 
 from writebehind_app import conf
-from writebehind_app.buffers.base import Buffer
 from writebehind_app.database import deadletters, retained
 from writebehind_app.database.failures import Kind, kind, storable
 from writebehind_app.database.parents import ParentPending
 from writebehind_app.database.transactions import check_outside_transaction
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferPaused, WritebehindError
 from writebehind_app.flush.garbage import paused
 from writebehind_app.flush.lease import renewed
@@ -79,7 +79,7 @@ class FlushResult:
 
 
 def flush(
-    buffer: Buffer,
+    buffer: Declaration,
     *,
     ids: Sequence[str] = (),
     due_only: bool = False,
@@ -247,7 +247,7 @@ def _given_back(works: Sequence[_Work]) -> Iterator[None]:
         raise
 
 
-def _works(buffer: Buffer, ids: Sequence[str], *, due_only: bool) -> list[_Work]:
+def _works(buffer: Declaration, ids: Sequence[str], *, due_only: bool) -> list[_Work]:
     keys = buffer.shard_keys()
     shards = buffer.shards(patient=True)
     if ids:
@@ -268,7 +268,7 @@ class Void(Exception):
 
 
 def _flush_batch(
-    buffer: Buffer, number: int, shard: Shard, batch: Batch
+    buffer: Declaration, number: int, shard: Shard, batch: Batch
 ) -> Applied | Exception | None:
     """Apply a claimed batch and acknowledge it; or give it back and return what went wrong; or
     None for one that has to be claimed again."""
@@ -296,7 +296,9 @@ def _flush_batch(
     return applied
 
 
-def _give_back(buffer: Buffer, number: int, shard: Shard, batch: Batch, error: Exception) -> None:
+def _give_back(
+    buffer: Declaration, number: int, shard: Shard, batch: Batch, error: Exception
+) -> None:
     settings = conf.settings()
     longest = min(settings.MAX_BACKOFF, settings.BACKOFF * 2 ** min(batch.attempts, 30))
     delay = longest * random.uniform(0.5, 1)  # not all at once, where many wait for one thing
@@ -326,7 +328,7 @@ _WHY: dict[Kind, str] = {
 }
 
 
-def _apply(buffer: Buffer, number: int, batch: Batch) -> Applied:
+def _apply(buffer: Declaration, number: int, batch: Batch) -> Applied:
     """Apply a batch: what it is refused for is isolated, and who is in the way is waited for."""
     isolating, held = False, None
     for attempt in range(1, _TRIES + 1):

@@ -17,10 +17,10 @@ from writebehind_app.flush.writer import AlreadyApplied, enter, state_of
 from writebehind_app.store.shard import Batch, Shard
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.declaration import Declaration
 
 
-def discard(buffer: Buffer, ids: Sequence[str]) -> int:
+def discard(buffer: Declaration, ids: Sequence[str]) -> int:
     """Throw away the entries of these ids, or all; says how many."""
     by_shard: dict[int, list[str]] = {} if ids else {n: [] for n in range(len(buffer.shard_keys()))}
     for id in ids:
@@ -29,7 +29,7 @@ def discard(buffer: Buffer, ids: Sequence[str]) -> int:
     return _discard_of(buffer, by_shard)
 
 
-def discard_records(buffer: Buffer, places: Iterable[tuple[int, int]]) -> int:
+def discard_records(buffer: Declaration, places: Iterable[tuple[int, int]]) -> int:
     """Throw away records of a log, by their shards and numbers; says how many."""
     by_shard: dict[int, list[str]] = {}
     for number, no in places:
@@ -37,7 +37,7 @@ def discard_records(buffer: Buffer, places: Iterable[tuple[int, int]]) -> int:
     return _discard_of(buffer, by_shard)
 
 
-def _discard_of(buffer: Buffer, by_shard: Mapping[int, Sequence[str]]) -> int:
+def _discard_of(buffer: Declaration, by_shard: Mapping[int, Sequence[str]]) -> int:
     count, shards = 0, buffer.shards()
     for number, ids in by_shard.items():
         shard = shards[number]
@@ -48,7 +48,7 @@ def _discard_of(buffer: Buffer, by_shard: Mapping[int, Sequence[str]]) -> int:
     return count
 
 
-def _discard(buffer: Buffer, shard: Shard, ids: Sequence[str], token: str = "") -> int:
+def _discard(buffer: Declaration, shard: Shard, ids: Sequence[str], token: str = "") -> int:
     size = buffer.option("BATCH_SIZE")
     count = discarded = shard.discard(size, ids, token=token)
     while discarded and not ids:
@@ -57,7 +57,7 @@ def _discard(buffer: Buffer, shard: Shard, ids: Sequence[str], token: str = "") 
     return count
 
 
-def _void(buffer: Buffer, number: int, shard: Shard, token: str) -> str:
+def _void(buffer: Declaration, number: int, shard: Shard, token: str) -> str:
     """The token that the batch has from now on; '' where it turns out to be in the database."""
     using = buffer.layout().using
     check_outside_transaction(using)

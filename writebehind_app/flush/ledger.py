@@ -8,7 +8,7 @@ from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.declaration import Declaration
 from writebehind_app.models import AppliedBatch
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
@@ -17,7 +17,7 @@ _CHUNK = 1000  # rows that one flush deletes at most
 _SLACK = timedelta(hours=1)  # a row may stay so much longer, so that many go in one statement
 
 
-def expire(buffer: Buffer) -> None:
+def expire(buffer: Declaration) -> None:
     """Delete rows of the ledger that are older than the settings keep them.
 
     Two kinds stay: a token whose batch is in flight, as that would be applied once more without;

@@ -9,10 +9,10 @@ from writebehind_app.database import deadletters, fences, once
 from writebehind_app.flush import ledger
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.base import Buffer
+    from writebehind_app.declaration import Declaration
 
 
-def prune(buffer: Buffer, size: int) -> int:
+def prune(buffer: Declaration, size: int) -> int:
     """Do away with what has expired, as the settings say. Of the rows of the buffer, at most so
     many are written to go with the next flush; says how many."""
     expired = buffer.expire(size)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from writebehind_app.buffers.base import Buffer, FlushedRow
 from writebehind_app.buffers.layout import moment
+from writebehind_app.declaration import Declaration, FlushedRow
 from writebehind_app.flush.writer import Applied
 from writebehind_app.signals import dead_lettered, flushed
 from writebehind_app.store.shard import Batch
@@ -13,7 +13,7 @@ from writebehind_app.store.shard import Batch
 logger = logging.getLogger("writebehind")
 
 
-def tell(buffer: Buffer, number: int, batch: Batch, applied: Applied) -> None:
+def tell(buffer: Declaration, number: int, batch: Batch, applied: Applied) -> None:
     _log(buffer, number, batch, applied)
     if letters := applied.dead_letters:
         logger.error("%s: the database refused %d entries: %s", buffer, len(letters), letters[0])
@@ -22,7 +22,7 @@ def tell(buffer: Buffer, number: int, batch: Batch, applied: Applied) -> None:
     _call_hook(buffer, applied)
 
 
-def _log(buffer: Buffer, number: int, batch: Batch, applied: Applied) -> None:
+def _log(buffer: Declaration, number: int, batch: Batch, applied: Applied) -> None:
     """One line for a batch, for people and for machines."""
     found = {
         "buffer": buffer.label,
@@ -39,9 +39,9 @@ def _log(buffer: Buffer, number: int, batch: Batch, applied: Applied) -> None:
     logger.info("batch %s", line, extra={"writebehind": found})
 
 
-def _call_hook(buffer: Buffer, applied: Applied) -> None:
+def _call_hook(buffer: Declaration, applied: Applied) -> None:
     """Call the hook of the buffer, if it has one."""
-    if type(buffer).on_flushed is Buffer.on_flushed or not applied.written:
+    if type(buffer).on_flushed is Declaration.on_flushed or not applied.written:
         return
     layout = buffer.layout()
     try:

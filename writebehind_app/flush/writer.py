@@ -15,8 +15,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers.base import Buffer
-from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.layout import Layout, moment
 from writebehind_app.buffers.versions import current
 from writebehind_app.database import deadletters, once, retained
@@ -24,6 +22,7 @@ from writebehind_app.database.failures import storable
 from writebehind_app.database.fences import Fences, of_rows
 from writebehind_app.database.isolation import Refused, write_isolating
 from writebehind_app.database.rows import write
+from writebehind_app.declaration import Declaration, KeyedDeclaration
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import reach
 from writebehind_app.store.codec import Entry, understood
@@ -72,7 +71,7 @@ class Applied:
 
 
 def apply(
-    buffer: Buffer,
+    buffer: Declaration,
     shard: int,
     batch: Batch,
     *,
@@ -121,7 +120,7 @@ def apply(
         elif not fences.are_current():
             raise Fenced(Fences(buffer, fences.ids))
         copies: dict[str, str] = {}
-        if not isolating and isinstance(buffer, CoalescingBuffer) and retained.seconds(buffer):
+        if not isolating and isinstance(buffer, KeyedDeclaration) and retained.seconds(buffer):
             copies = retained.copies(buffer, [entry.id for entry in batch.entries])
         statements, seconds = count() + 1, time.monotonic() - started
         AppliedBatch.objects.using(layout.using).filter(token=batch.token).update(
@@ -133,7 +132,7 @@ def apply(
     return Applied(rows, statements, seconds, letters, entries, copies)
 
 
-def enter(buffer: Buffer, shard: int, batch: Batch) -> None:
+def enter(buffer: Declaration, shard: int, batch: Batch) -> None:
     """Put the token into the ledger. Whoever else does waits here for the end of this
     transaction, and then finds it there."""
     layout = buffer.layout()

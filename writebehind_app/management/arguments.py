@@ -12,8 +12,8 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from writebehind_app import registry
-from writebehind_app.buffers.base import Buffer
 from writebehind_app.database.parents import parents_first
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 
 NO_BUFFERS = "No model declares a buffer."
@@ -32,7 +32,7 @@ def positive(kind: type) -> Callable[[str], Any]:
     return parse
 
 
-def buffers_of(labels: Sequence[str]) -> list[Buffer]:
+def buffers_of(labels: Sequence[str]) -> list[Declaration]:
     """The buffers of these names, in upper or lower case, or all; parents first."""
     known = registry.buffers()
     by_name = {label.lower(): buffer for label, buffer in known.items()}

@@ -17,7 +17,7 @@ from django.db import close_old_connections
 from django.db.transaction import TransactionManagementError
 
 from writebehind_app import sampling
-from writebehind_app.buffers.base import Buffer
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.engine import FlushResult, flush, logger
 from writebehind_app.management.arguments import (
@@ -82,7 +82,7 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _run(
-        self, buffers: list[Buffer], options: dict[str, Any], stop: Stop
+        self, buffers: list[Declaration], options: dict[str, Any], stop: Stop
     ) -> tuple[FlushResult, FlushResult]:
         """What was flushed, and what the exit code says of: all that; but of a service that is told
         to end, only what it drained, as what was refused days ago is in the log."""
@@ -150,7 +150,9 @@ class Command(BaseCommand):
         total.seconds = time.monotonic() - started
         return total, decisive
 
-    def _drain(self, buffers: list[Buffer], options: dict[str, Any], stop: Stop) -> FlushResult:
+    def _drain(
+        self, buffers: list[Declaration], options: dict[str, Any], stop: Stop
+    ) -> FlushResult:
         """Flush what is pending at the end of a service, due or not."""
         deadline = time.monotonic() + options["drain_time"]
         total = FlushResult()
@@ -164,7 +166,7 @@ class Command(BaseCommand):
                 total.errors += 1
         return total
 
-    def _dry_run(self, buffers: list[Buffer], options: dict[str, Any]) -> None:
+    def _dry_run(self, buffers: list[Declaration], options: dict[str, Any]) -> None:
         total, paused = 0, _paused(buffers)
         for buffer in buffers:
             counts = store.count(client(patient=True), buffer.shard_keys()).values()
@@ -176,7 +178,9 @@ class Command(BaseCommand):
         if options["json"]:
             self._report(FlushResult(remaining=total), options, buffers)
 
-    def _report(self, result: FlushResult, options: dict[str, Any], buffers: list[Buffer]) -> None:
+    def _report(
+        self, result: FlushResult, options: dict[str, Any], buffers: list[Declaration]
+    ) -> None:
         if options["json"]:
             report = {name: value for name, value in asdict(result).items() if name in REPORT}
             report["seconds"] = round(result.seconds, 3)
@@ -207,7 +211,7 @@ class Command(BaseCommand):
 
     @contextmanager
     def _progress(
-        self, buffers: list[Buffer], options: dict[str, Any]
+        self, buffers: list[Declaration], options: dict[str, Any]
     ) -> Iterator[Callable[[int], None]]:
         """Draws a bar on a terminal, as long as it is worth one."""
         quiet = options["json"] or options["no_progress"] or options["loop"]
@@ -229,7 +233,7 @@ class Command(BaseCommand):
             self.stderr.write("")
 
 
-def _paused(buffers: list[Buffer]) -> list[str]:
+def _paused(buffers: list[Declaration]) -> list[str]:
     """Those that are paused and have something to flush."""
     keys = {buffer.label: buffer.shard_keys() for buffer in buffers}
     found = store.overview(client(patient=True), [key for own in keys.values() for key in own])

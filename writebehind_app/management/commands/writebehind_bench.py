@@ -12,7 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from writebehind_app.bench import report, table
 from writebehind_app.bench.measure import Plan, Result, Stopped, measure
-from writebehind_app.buffers.fallback import is_direct
+from writebehind_app.conf import is_direct
 from writebehind_app.exceptions import BufferUnavailable, WritebehindError
 from writebehind_app.management.arguments import positive, stop_on_signal, unusable
 from writebehind_app.store import server
