@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.batch import batch
     from writebehind_app.buffers.log import LogBuffer
     from writebehind_app.buffers.meta import MetaBuffer
     from writebehind_app.buffers.operations import DELETED, Add, Max, Merge, Min
+    from writebehind_app.buffers.outbox import batch
     from writebehind_app.buffers.receipt import Receipt
     from writebehind_app.buffers.row import RowBuffer
     from writebehind_app.registry import register
@@ -43,7 +43,7 @@ _MODULES = {
     "Min": "buffers.operations",
     "Receipt": "buffers.receipt",
     "RowBuffer": "buffers.row",
-    "batch": "buffers.batch",
+    "batch": "buffers.outbox",
     "register": "registry",
 }
 

@@ -103,14 +103,14 @@ def assertBuffered(buffer: Buffer | Metadata, /, **values: Any) -> PendingEntry:
     Only with the key of a row: that anything is pending for it. `DELETED` stands for a meta key
     that goes.
     """
-    from writebehind_app.buffers import batch
+    from writebehind_app.buffers import outbox
     from writebehind_app.buffers.meta import Metadata
 
     __tracebackhide__ = True
     owner = buffer._buffer if isinstance(buffer, Metadata) else buffer
     label = owner.label
     with suppress(TransactionManagementError):  # within a transaction of the test's own it is held
-        batch.send(owner)
+        outbox.send(owner)
     key, expected, entries = _look(buffer, values)
     for entry in reversed(entries):  # what is in flight comes first, and is older
         if _has(entry.values, expected):

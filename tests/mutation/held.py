@@ -19,7 +19,7 @@ MUTANTS = [
     mutant(
         "what is held is not in a window",
         "Window._held",
-        "batch.held_of(self.buffer)",
+        "outbox.held_of(self.buffer)",
         "()",
         f"{_BATCH}TestReading::test_a_window",
     ),
@@ -40,7 +40,7 @@ MUTANTS = [
     ),
     mutant(
         "held writes outlive a savepoint",
-        "hold",
+        "add",
         "connection.on_commit(held)",
         "connection.run_on_commit.append((set(), held, False))",
         f"{_COMMIT}TestCommitAndRollback::test_savepoints",

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 from asgiref.sync import sync_to_async
 
 from writebehind_app import conf
-from writebehind_app.buffers import batch
-from writebehind_app.buffers.batch import Held
+from writebehind_app.buffers import outbox
 from writebehind_app.buffers.fallback import if_there
 from writebehind_app.buffers.layout import moment
+from writebehind_app.buffers.outbox import Sending
 from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
-from writebehind_app.buffers.sending import Sending
 from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import NotDurable
 from writebehind_app.flush import engine, giving_up
@@ -82,19 +81,19 @@ class Buffer(Declaration):
         level = self.option("DURABILITY")
         return None if level == "memory" else Durability(level, conf.settings().DURABILITY_TIMEOUT)
 
-    # Held back, see batch.py
+    # Held back, see outbox.py
 
     @abstractmethod
     def place_in_order(self, part: Any) -> object:
         """Of writes, or records, that have the same the order counts."""
 
     @abstractmethod
-    def sending(self, held: Sequence[Held]) -> Sending:
-        """How plain writes that were held back are sent."""
+    def sending(self, parts: Sequence[Any]) -> Sending:
+        """How plain writes, or records, that were held back are sent."""
 
     def _held_entries(self) -> Iterator[tuple[str, PendingEntry]]:
         """What is held back, by ids."""
-        for held in batch.held_of(self):
+        for held in outbox.held_of(self):
             for entry in held.entries():
                 yield entry.id, self._describe(entry, 0, "held")
 
@@ -122,7 +121,7 @@ class Buffer(Declaration):
             lambda: store.count(client(), self.shard_keys()), {}
         )
         in_redis = sum(count.pending + count.in_flight for count in counts.values())
-        return in_redis + batch.count_of(self)
+        return in_redis + outbox.count_of(self)
 
     def pending(self, limit: int = 100) -> list[PendingEntry]:
         """What is not in the database yet, oldest first; of many, those due first."""
@@ -157,7 +156,7 @@ class Buffer(Declaration):
         )
 
     def _flush(self, ids: Sequence[str] = ()) -> FlushResult:
-        batch.send(self)
+        outbox.send(self)
 
         def act() -> FlushResult:
             # A flusher is patient; who calls this does not wait so long for a Redis that is away.
@@ -167,4 +166,4 @@ class Buffer(Declaration):
         return if_there(act, FlushResult())
 
     def _discard(self, ids: Sequence[str] = ()) -> int:
-        return batch.discard(self, ids) + if_there(lambda: giving_up.discard(self, ids), 0)
+        return outbox.discard(self, ids) + if_there(lambda: giving_up.discard(self, ids), 0)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from writebehind_app.buffers import batch, reading
+from writebehind_app.buffers import outbox, reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
-from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.fallback import (
     goes_around,
     if_there,
@@ -16,9 +15,9 @@ from writebehind_app.buffers.fallback import (
     otherwise,
     report,
 )
+from writebehind_app.buffers.outbox import Held, HeldWrite, Outcomes, Sending
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import out_of_range, shown
-from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.writes import Write
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct, fences
@@ -72,23 +71,17 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
 
     def _write(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
         """Write what was checked, through Redis or around it, or hold it back."""
-        if not batch.holds(self):
+        if not outbox.holds(self):
             return self._write_now(writes, once)
-        rows = [(write.id, self.rows_of(write)) for write in writes]
-        if once is None:
-            held = Held(self, writes, lambda left: self._write_now(list(left)), together=True)
-            return batch.hold(held, rows)
-        for held in batch.held_of(self):
-            if held.once == once:
-                return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
-        shown = [i for i, write in enumerate(writes) if not self._is_known(write.id, once, i)]
-        if not shown:
-            return [Receipt("", id, 0, of) for id, of in rows]
-        held = Held(self, writes, lambda _: self._write_now(writes, once), shown=shown, once=once)
-        return batch.hold(held, rows)
-
-    def _is_known(self, id: str, once: str, part: int) -> bool:
-        return batch.is_known(self, once, part, self.shard_key_of(id))
+        return outbox.hold(
+            self,
+            writes,
+            [(write.id, self.rows_of(write)) for write in writes],
+            lambda left: self._write_now([*left], once),
+            together=once is None,
+            once=once,
+            calls=lambda: [(self.shard_key_of(write.id), [i]) for i, write in enumerate(writes)],
+        )
 
     def _write_now(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
         if once is not None:
@@ -158,22 +151,18 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
             receipts |= zip(left, self._directly([writes[i] for i in left]), strict=True)
         return self.durable(self._taken(receipts, failures, len(writes)), missing)
 
-    def sending(self, held: Sequence[Held]) -> Sending:
-        places = [(one, i) for one in held for i in one.parts]
-        writes = [one.parts[i] for one, i in places]
+    def sending(self, parts: Sequence[Write]) -> Sending:
+        writes = [*parts]
 
-        def settle(outcomes: Sequence[Sequence[Outcome]]) -> None:
-            receipts, failures, left, missing = self._settled(writes, outcomes[0], True)
-            try:
-                if left:
-                    around = self._directly([writes[i] for i in left])
-                    receipts.update(zip(left, around, strict=True))
-            finally:  # what Redis took it has, whatever comes of the others
-                for n, (one, i) in enumerate(places):
-                    if n in receipts:
-                        one.receipts[i] = receipts[n]
-                    elif n in failures:
-                        one.error = failures[n]
+        def settle(
+            outcomes: Outcomes, receipts: dict[int, Receipt], failures: dict[int, Exception]
+        ) -> None:
+            taken, failed, left, missing = self._settled(writes, outcomes[0], True)
+            receipts |= taken
+            failures |= failed
+            if left:
+                around = self._directly([writes[i] for i in left])
+                receipts.update(zip(left, around, strict=True))
             self.durable(self._taken(receipts, failures, len(writes)), missing)
 
         return Sending([self._delivery(self._told(writes))], settle)
@@ -265,14 +254,13 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         One that is held back is made for what is there now, and once more when it is sent: then
         the `answer` that the caller made of it has to be the same, or `overtaken` is raised.
         """
-        if not batch.holds(self):
+        if not outbox.holds(self):
             return self._write_if_now(id, write_for, whole=whole, once=once)
-        for held in batch.held_of(self):
-            if once is not None and held.once == once:
-                return Receipt("", id, 0, (), (held, 0))
+        if once is not None and (earlier := outbox.named(self, once)):
+            return Receipt("", id, 0, (), HeldWrite(earlier, 0))
         found = self._rows([id]).get(id)
         said, write = answer(found), write_for(found)
-        if once is not None and self._is_known(id, once, 0):
+        if once is not None and outbox.is_known(self, once, 0, self.shard_key_of(id)):
             return Receipt("", id, 0)
         if write is None:
             return None
@@ -291,7 +279,7 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
             return [receipt]
 
         held = Held(self, [write], act, once=once)
-        return batch.hold(held, [(id, self.rows_of(write))])[0]
+        return outbox.add(held, [(id, self.rows_of(write))])[0]
 
     def _write_if_now(
         self,
@@ -336,7 +324,7 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
     def _rows(self, ids: Sequence[str]) -> dict[str, Any]:
         """What is there of those ids with all writes, by id."""
         found = otherwise(self, lambda: reading.rows(self, ids), lambda: self.stored(ids))
-        return batch.over(self, ids, found)
+        return outbox.over(self, ids, found)
 
     def _id(self, key: Mapping[str, Any]) -> str:
         layout = self.key_layout()

@@ -12,16 +12,15 @@ from typing import Any
 from django.core.exceptions import FieldError, ValidationError
 from django.db import IntegrityError, models, router
 
-from writebehind_app.buffers import batch, held_records
+from writebehind_app.buffers import outbox
 from writebehind_app.buffers.base import Buffer, asynchronous
-from writebehind_app.buffers.batch import Held
 from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.fallback import goes_around, report
+from writebehind_app.buffers.fallback import goes_around, otherwise, report
 from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
 from writebehind_app.buffers.operations import Operation
+from writebehind_app.buffers.outbox import Outcomes, Sending
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.refusals import refuse_nameless, shown
-from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.window import Window
 from writebehind_app.conf import is_direct
@@ -37,7 +36,7 @@ from writebehind_app.exceptions import (
 from writebehind_app.flush.engine import FlushResult
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
-from writebehind_app.store.calls import Fleeting
+from writebehind_app.store.calls import Delivery, Fleeting, Outcome
 from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Moved, Record, Taken
@@ -163,15 +162,74 @@ class LogBuffer(Buffer):
         not look as it did before that any more.
         """
         self._refuse_repeated(records)
-        if batch.holds(self):
-            return held_records.hold(self, records, once)
-        return self.append_now(records, once)
+        if not outbox.holds(self):
+            return self.append_now(records, once)
+        # What is unique, or has a name, is looked at now, and once more when it is sent.
+        return outbox.hold(
+            self,
+            records,
+            [("", ())] * len(records),
+            lambda left: self.append_now(left, once),
+            together=once is None and not self.unique,
+            once=once,
+            calls=lambda: self.calls(records, once),
+            check=self._refuse_taken,
+        )
 
     def place_in_order(self, part: Record) -> str:
         return self.label
 
-    def sending(self, held: Sequence[Held]) -> Sending:
-        return held_records.sending(self, held)
+    def sending(self, parts: Sequence[Record]) -> Sending:
+        """How records without unique values are sent, those of a shard a thousand at a time."""
+        calls = list(self.calls(parts, None))
+        deliveries = []
+        for key, indexes in calls:
+            call = store.append_call(
+                key,
+                [parts[i] for i in indexes],
+                guard="",
+                max_age=self.option("MAX_AGE"),
+                quiet=self.option("QUIET"),
+                unique=0,
+                version=self.version,
+            )
+            deliveries.append(Delivery("append", [call], self.limit(len(indexes))))
+
+        def settle(
+            outcomes: Outcomes, receipts: dict[int, Receipt], failures: dict[int, Exception]
+        ) -> None:
+            errors: list[Exception] = []
+            for (key, indexes), [outcome] in zip(calls, outcomes, strict=True):
+                taken: Sequence[Receipt] = ()
+                try:
+                    taken = self._receipts(key, [parts[i] for i in indexes], outcome)
+                except NotDurable as short:
+                    errors.append(short)
+                    taken = short.receipts
+                except Exception as error:  # noqa: BLE001 - the others are in all the same
+                    errors.insert(0, error)
+                    failures |= dict.fromkeys(indexes, error)
+                receipts |= zip(indexes, taken, strict=False)
+            for gravest in errors:
+                raise gravest
+
+        return Sending(deliveries, settle)
+
+    def _receipts(self, key: str, records: Sequence[Record], outcome: Outcome) -> list[Receipt]:
+        """Of records that Redis took, or that go around it."""
+        missing = ""
+        if isinstance(outcome, Fleeting):
+            missing, outcome = str(outcome), outcome.outcome
+        try:
+            first = store.appended(outcome)
+        except (BufferUnavailable, BufferFull) as error:
+            if not goes_around(self, error):
+                raise
+            return self.direct(records)
+        assert isinstance(first, int)
+        report(self)
+        receipts = [Receipt(key, "", first + n) for n in range(len(records))]
+        return self.durable(receipts, missing)
 
     def append_now(self, records: Sequence[Record], once: str | None = None) -> list[Receipt]:
         guards = {key: self._guards.get(key, "unknown") for key in self.shard_keys()}
@@ -282,6 +340,20 @@ class LogBuffer(Buffer):
             if self.unique and record.id in seen:
                 raise self.exists(self.unique_values(record))
             seen.add(record.id)
+
+    def _refuse_taken(self, records: Sequence[Record]) -> None:
+        """Refuse unique ids that are in use: held back, in Redis, or stored."""
+        if not self.unique:
+            return
+        held = {part.id for one in outbox.held_of(self) for part in one.parts.values()}
+        places = [(self.shard_key_of(record.id), record.id) for record in records]
+        pending = otherwise(
+            self, lambda: store.are_taken(client(), places), lambda: [False] * len(places)
+        )
+        for record, is_pending in zip(records, pending, strict=True):
+            if is_pending or record.id in held:
+                raise self.exists(self.unique_values(record))
+        self.refuse_stored(records)
 
     def refuse_stored(self, records: Sequence[Record]) -> None:
         if not self.unique:

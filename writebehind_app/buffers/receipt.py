@@ -15,7 +15,7 @@ from writebehind_app.store.keys import label_and_number
 from writebehind_app.store.shard import Shard, Where
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.batch import Held
+    from writebehind_app.buffers.outbox import HeldWrite
     from writebehind_app.declaration import Declaration
 
 _ON_THE_WAY = ("held", "pending", "in_flight")
@@ -34,13 +34,13 @@ class Receipt(NamedTuple):
     id: str
     no: int  # of the entry that took the write
     rows: tuple[str, ...] = ()  # of metadata: the ids of the rows it wrote, of those of the entity
-    held: tuple[Held, int] | None = None  # what holds it back, or did; and which of its writes
+    held: HeldWrite | None = None  # of a write that is held back, or was
 
     @property
     def direct(self) -> bool:
         """Whether the write went straight to the database."""
         if self.held:
-            sent = self._sent
+            sent = self.held.sent
             return sent is not None and sent.direct
         return not self.shard
 
@@ -50,8 +50,7 @@ class Receipt(NamedTuple):
         database), 'dead' (the database refused it), 'discarded' (by a rollback too, or an error
         when it was to be sent), or 'lost': Redis lost it, or nobody knows any more."""
         if self.held:
-            held, index = self.held
-            return sent.where if (sent := self._sent) else held.where(index)
+            return self.held.where
         if self.direct:
             return "gone"
         where = Shard(client(), self.shard).locate(self.id, self.no)
@@ -65,7 +64,7 @@ class Receipt(NamedTuple):
     def dead(self) -> str | None:
         """Why the database refused the write, as long as that is among the dead letters."""
         if self.held:
-            return sent.dead if (sent := self._sent) else None
+            return sent.dead if (sent := self.held.sent) else None
         if self.direct:
             return None
         buffer, shard = self._place()
@@ -112,13 +111,6 @@ class Receipt(NamedTuple):
                 return False
             await asyncio.sleep(min(poll, left))
         return where == "gone"
-
-    @property
-    def _sent(self) -> Receipt | None:
-        """That of a write which was held back, once it was sent and taken."""
-        assert self.held
-        held, index = self.held
-        return held.receipts.get(index)
 
     def _discarded(self) -> bool:
         buffer, shard = self._place()

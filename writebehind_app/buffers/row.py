@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import models, router
 from django.utils import timezone
 
-from writebehind_app.buffers import batch, reading, urgency
+from writebehind_app.buffers import outbox, reading, urgency
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.fallback import if_there, otherwise
@@ -192,7 +192,7 @@ class RowBuffer(CoalescingBuffer):
             lambda: reading.overlay(self, queryset),
             lambda: reading.matching(self, queryset),
         )
-        held = {part.id for one in batch.held_of(self) for part in one.parts.values()}
+        held = {part.id for one in outbox.held_of(self) for part in one.parts.values()}
         return reading.renewed(self, rows, held, self._rows) if held else rows
 
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:

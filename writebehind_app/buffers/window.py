@@ -17,7 +17,7 @@ from django.core.exceptions import FieldError
 from django.db import models
 from django.db.models import Count, Max, Subquery
 
-from writebehind_app.buffers import batch
+from writebehind_app.buffers import outbox
 from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
 from writebehind_app.buffers.fallback import otherwise
 from writebehind_app.buffers.layout import Layout, encoded, micros_of
@@ -104,7 +104,7 @@ class Window:
 
     def _held(self) -> Iterator[Entry]:
         """What is held back in this process."""
-        for held in batch.held_of(self.buffer):
+        for held in outbox.held_of(self.buffer):
             for entry in held.entries():
                 if self._has(entry, found=False):
                     yield entry

@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 from django.views import View
 
 from writebehind_app import conf
-from writebehind_app.buffers.batch import send
+from writebehind_app.buffers.outbox import send
 from writebehind_app.exceptions import (
     AlreadyExists,
     BufferFull,

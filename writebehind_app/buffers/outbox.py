@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from itertools import count
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -28,22 +28,29 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from writebehind_app import conf
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.sending import leave
 from writebehind_app.conf import is_direct
 from writebehind_app.database.once import Once
 from writebehind_app.database.transactions import check_outside_transaction
 from writebehind_app.exceptions import (
+    BufferFull,
+    BufferUnavailable,
     NotDurable,
+    WritebehindError,
     WriteUncertain,
 )
+from writebehind_app.steps import reach
 from writebehind_app.store import clock
-from writebehind_app.store.connection import breaker, errors
+from writebehind_app.store.calls import Delivery, Durability, Outcome
+from writebehind_app.store.connection import breaker, client, errors
+from writebehind_app.store.delivery import deliver_all
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
-    from writebehind_app.buffers.coalescing import CoalescingBuffer
+    from writebehind_app.declaration import Declaration, KeyedDeclaration
     from writebehind_app.store.codec import Entry
+    from writebehind_app.store.shard import Where
 
+Outcomes = Sequence[Sequence[Outcome]]  # of deliveries, of the calls of each
 _order = count()
 
 
@@ -62,9 +69,8 @@ class Held:
     ) -> None:
         self.buffer = buffer
         # Writes, or records of a log, by their index in the call: those that reads show.
-        every = range(len(parts))
-        self.parts = {i: parts[i] for i in (every if shown is None else shown)}
-        self._every = every
+        self.parts = {i: parts[i] for i in (range(len(parts)) if shown is None else shown)}
+        self._every = parts
         self.keys = frozenset(buffer.place_in_order(part) for part in parts)
         self.together = together  # it is plain: it can go in a pipeline
         self.once = once
@@ -113,9 +119,10 @@ class Held:
 
     def act(self) -> None:
         """Send it by itself."""
-        indexes = list(self.parts if self.together else self._every)
+        parts = self.parts if self.together else dict(enumerate(self._every))
+        indexes = list(parts)
         try:
-            receipts = self._act(list(self.parts.values()))
+            receipts = self._act(list(parts.values()))
             self.receipts = dict(zip(indexes, receipts, strict=True))
         except NotDurable as taken:
             self.receipts = dict(zip(indexes, taken.receipts, strict=False))
@@ -128,6 +135,22 @@ class Held:
         """Django calls it when the transaction is committed."""
         if self.state == "held":
             leave(_with_those_before([self, *_of_the_same_commit()]))
+
+
+class HeldWrite(NamedTuple):
+    """One write of a call that is held back, as its receipt has it."""
+
+    call: Held
+    number: int  # of the write in the call
+
+    @property
+    def sent(self) -> Receipt | None:
+        """The receipt that it got, once it was sent and taken."""
+        return self.call.receipts.get(self.number)
+
+    @property
+    def where(self) -> Where | Literal["dead", "held"]:
+        return sent.where if (sent := self.sent) else self.call.where(self.number)
 
 
 def batch() -> Block:
@@ -236,7 +259,40 @@ def holds(buffer: Buffer) -> bool:
     return not is_direct() and (_transaction(buffer) is not None or _current() is not None)
 
 
-def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt]:
+def hold(
+    buffer: Buffer,
+    parts: Sequence[Any],
+    rows: Sequence[tuple[str, tuple[str, ...]]],
+    act: Callable[[Sequence[Any]], Iterable[Receipt]],
+    *,
+    together: bool,
+    once: str | None,
+    calls: Callable[[], Iterable[tuple[str, Sequence[int]]]],
+    check: Callable[[Sequence[Any]], None] = lambda parts: None,
+) -> list[Receipt]:
+    """Hold the writes, or records, of a call back; receipts by ids and rows. `check` refuses some.
+
+    Of calls with the same text as `once` one is held, and none that was carried out before, as far
+    as can be told: in each of the `calls` that will be made for it, shards with indexes of parts.
+    """
+    shown = [*range(len(parts))]
+    if once is not None:
+        if earlier := named(buffer, once):
+            return _receipts(earlier, rows)
+        shown = [
+            i
+            for number, (shard, indexes) in enumerate(calls())
+            if not is_known(buffer, once, number, shard)
+            for i in indexes
+        ]
+        if not shown:
+            return [Receipt("", id, 0, of) for id, of in rows]
+    check([parts[i] for i in shown])
+    held = Held(buffer, parts, act, shown=sorted(shown), together=together, once=once)
+    return add(held, rows)
+
+
+def add(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt]:
     """Hold a call back; receipts by ids and rows. One that may not go around a Redis which is known
     to be away is refused: a transaction can be rolled back yet."""
     if held.buffer.option("WHEN_DOWN") == "raise":
@@ -247,7 +303,16 @@ def hold(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receip
         connection.on_commit(held)
     if not _add(_current(), [held]) and connection is None:
         leave([held])  # the block was closed in this moment, by the thread that it is of
-    return [Receipt("", id, 0, of, (held, i)) for i, (id, of) in enumerate(rows)]
+    return _receipts(held, rows)
+
+
+def _receipts(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt]:
+    return [Receipt("", id, 0, of, HeldWrite(held, i)) for i, (id, of) in enumerate(rows)]
+
+
+def named(buffer: Buffer, once: str) -> Held | None:
+    """The call with that name that is held."""
+    return next((held for held in held_of(buffer) if held.once == once), None)
 
 
 def is_known(buffer: Buffer, once: str, part: int, shard: str) -> bool:
@@ -265,7 +330,7 @@ def _transaction(buffer: Buffer) -> BaseDatabaseWrapper | None:
     return connection if connection.in_atomic_block else None
 
 
-def held_of(buffer: Buffer) -> list[Held]:
+def held_of(buffer: Declaration) -> list[Held]:
     """What is held of a buffer, in its order."""
     found = [*_callbacks(connections[buffer.layout().using]), *_in_blocks()]
     mine = (held for held in found if held.state == "held" and held.buffer is buffer)
@@ -299,7 +364,7 @@ class _NoFences:
 _NO_FENCES: Any = _NoFences()
 
 
-def over(buffer: CoalescingBuffer, ids: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
+def over(buffer: KeyedDeclaration, ids: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
     """What is there of these ids with what is held of them."""
     merged, wanted = dict(found), set(ids)
     for held in held_of(buffer):
@@ -334,6 +399,95 @@ def send(buffer: Buffer | None = None) -> None:
         if held:
             check_outside_transaction(buffer.layout().using)
     leave(held)
+
+
+class Sending(NamedTuple):
+    """How held writes of a buffer go in a pipeline with others."""
+
+    deliveries: Sequence[Delivery]
+    # Notes, by their indexes, the receipts of those that were taken, and what kept others from it;
+    # raises what became of some.
+    settle: Callable[[Outcomes, dict[int, Receipt], dict[int, Exception]], None]
+
+
+def leave(held: Iterable[Held]) -> None:
+    """Send what is held. Where some of it is not taken the rest is sent all the same; then the
+    gravest of the errors is raised."""
+    waiting = [one for one in sorted({*held}, key=lambda one: one.order) if one.state == "held"]
+    together, alone, keys_alone = [], [], set[object]()
+    for one in waiting:
+        one.state = "sent"
+        if one.together and keys_alone.isdisjoint(one.keys):
+            together.append(one)
+        else:
+            keys_alone |= one.keys
+            alone.append(one)
+    errors: list[Exception] = []
+    for act in (lambda: _send_together(together, errors), *(one.act for one in alone)):
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - the others are sent all the same
+            errors.append(error)
+    if errors:
+        gravest = min(errors, key=_gravity)
+        for other in errors:
+            if other is not gravest:
+                gravest.add_note(f"Likewise {type(other).__name__}: {other}")
+        raise gravest
+
+
+_GRAVEST = (WriteUncertain, BufferUnavailable, BufferFull, WritebehindError, Exception)
+
+
+def _gravity(error: Exception) -> int:
+    if isinstance(error, NotDurable):  # it was taken
+        return len(_GRAVEST)
+    return next(n for n, kind in enumerate(_GRAVEST) if isinstance(error, kind))
+
+
+def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
+    """One round trip, but for buffers of another durability."""
+    by_buffer: dict[Buffer, list[Held]] = {}
+    for one in held:
+        by_buffer.setdefault(one.buffer, []).append(one)
+    by_durability: dict[Durability | None, list[tuple[Sending, list[tuple[Held, int]]]]] = {}
+    for buffer, its in by_buffer.items():
+        places = [(one, i) for one in its for i in one.parts]
+        try:
+            sending = buffer.sending([one.parts[i] for one, i in places])
+        except Exception as error:  # noqa: BLE001 - the others are sent all the same
+            errors.append(error)
+        else:
+            by_durability.setdefault(buffer.durability(), []).append((sending, places))
+    for durability, sendings in by_durability.items():
+        deliveries = [delivery for sending, _ in sendings for delivery in sending.deliveries]
+        reach("write.sending")
+        try:
+            outcomes = iter(deliver_all(client(), deliveries, durability=durability))
+        except BufferUnavailable as error:
+            outcomes = iter([[error] * len(delivery.calls) for delivery in deliveries])
+        except Exception as error:  # noqa: BLE001 - as above
+            errors.append(error)
+            continue
+        reach("write.accepted")
+        for sending, places in sendings:
+            try:
+                _settle(sending, [next(outcomes) for _ in sending.deliveries], places)
+            except Exception as error:  # noqa: BLE001 - the others are sent already
+                errors.append(error)
+
+
+def _settle(sending: Sending, outcomes: Outcomes, places: Sequence[tuple[Held, int]]) -> None:
+    receipts: dict[int, Receipt] = {}
+    failures: dict[int, Exception] = {}
+    try:
+        sending.settle(outcomes, receipts, failures)
+    finally:  # what Redis took it has, whatever comes of the others
+        for n, (one, i) in enumerate(places):
+            if n in receipts:
+                one.receipts[i] = receipts[n]
+            elif n in failures:
+                one.error = failures[n]
 
 
 def _of_the_same_commit() -> list[Held]:
