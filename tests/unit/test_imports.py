@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -79,3 +83,61 @@ def test_the_app_with_the_models_may_be_listed_first(tmp_path):
         "print(Ticket.objects.get(number=1).views)"
     )
     assert run(code, tmp_path).splitlines()[-1] == "2"
+
+
+class TestTheGraph:
+    """Of all imports between modules, those within functions counted, those for types not."""
+
+    def test_it_has_no_circle(self):
+        trees = modules()
+        edges = {name: {*imported(tree, trees)} - {name} for name, tree in trees.items()}
+        TopologicalSorter(edges).prepare()  # CycleError names the modules of one
+
+    def test_only_what_runs_before_there_are_models_imports_within_functions(self):
+        trees = modules()
+        late = {
+            name
+            for name, tree in trees.items()
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            and any(imported(function, trees))
+        }
+        assert late == {"writebehind_app.apps", "writebehind_app.testing"}
+
+    def test_exceptions_import_nothing(self):
+        trees = modules()
+        assert not any(imported(trees["writebehind_app.exceptions"], trees))
+
+    def test_an_import_within_a_function_is_found(self):
+        """Or the others would prove nothing."""
+        trees = modules()
+        code = (
+            "def f():\n    from writebehind_app.store import shard\n    import writebehind_app.conf"
+        )
+        found = {*imported(ast.parse(code), trees)}
+        assert found == {"writebehind_app.store.shard", "writebehind_app.conf"}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """The code of each module of the package but the package itself, which imports by name."""
+    files = (ROOT / "writebehind_app").rglob("*.py")
+    found = {}
+    for file in files:
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if "migrations" not in file.parts and name != "writebehind_app":
+            found[name] = ast.parse(file.read_text())
+    return found
+
+
+def imported(tree: ast.AST, modules: dict[str, ast.Module]) -> Iterator[str]:
+    """The modules that a piece of code imports."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield from [found for found in (name, node.module) if found in modules][:1]
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from imported(node, modules)
