@@ -47,7 +47,7 @@ def isolate_at_once(patch: pytest.MonkeyPatch) -> None:
 def refuse_direct_writes(patch: pytest.MonkeyPatch, error: Exception) -> None:
     """Have the database refuse what goes past Redis."""
 
-    def refuse(*args: Any) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
         raise error
 
     patch.setattr(direct, "write", refuse)
