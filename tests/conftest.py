@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -19,17 +20,28 @@ from tests.backdoor.breaker import forget_outages, know_of_an_outage
 from tests.servers import Proxy, RedisServer
 from writebehind_app import conf
 
-# Examples of one property share the fixtures of its test and are told apart by their keys.
-# A deadline would measure the machine.
-hypothesis.settings.register_profile(
-    "suite",
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-hypothesis.settings.load_profile("suite")
+
+def pytest_configure(config: pytest.Config) -> None:
+    seed = config.option.seed
+    # Examples of one property share the fixtures of its test and are told apart by their keys.
+    # A deadline would measure the machine.
+    hypothesis.settings.register_profile(
+        "suite",
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+        derandomize=not seed,
+    )
+    hypothesis.settings.load_profile("suite")
+    if seed:
+        hypothesis.core.global_force_seed = seed
 
 
-@pytest.fixture(params=servers.wanted_databases())
+@pytest.fixture(autouse=True)
+def _seeded(request: pytest.FixtureRequest) -> None:
+    random.seed(f"{request.config.option.seed} {request.node.nodeid}")
+
+
+@pytest.fixture(params=servers.DATABASES)
 def database(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[str]:

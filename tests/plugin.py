@@ -1,19 +1,37 @@
-"""Starts the servers before pytest-django reads the settings, which name them."""
+"""Starts the servers before pytest-django reads the settings, which name them; chooses the tests of
+a tier, and the seed of what is random."""
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Generator
 
 import pytest
 
-from tests import servers
+from tests import servers, tiers
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("writebehind")
+    group.addoption("--tier", choices=tiers.TIERS, help="run only these tests, see tests/tiers.py")
+    group.addoption(
+        "--random", action="store_true", help="random examples, others than in the last run"
+    )
+    group.addoption(
+        "--seed", type=int, default=0, help="repeats the run with --random that had this seed"
+    )
 
 
 # A wrapper goes before every plain hook, and pytest-django's is one.
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests() -> Generator[None]:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    options = early_config.known_args_namespace
+    if options.tier == "quick":
+        os.environ[servers.WANTED_DATABASES] = tiers.QUICK_DATABASE
+        os.environ[servers.WANTED_REDIS] = tiers.QUICK_REDIS
     try:
-        servers.start()
+        servers.start(for_workers=bool(getattr(options, "numprocesses", None)))
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     if servers.absent and servers.services_required():
@@ -22,7 +40,27 @@ def pytest_load_initial_conftests() -> Generator[None]:
     return (yield)
 
 
-def pytest_report_header() -> list[str]:
+def pytest_configure(config: pytest.Config) -> None:
+    # Not in a worker of xdist: that has the options of the process that started it.
+    if config.option.random and not config.option.seed:
+        config.option.seed = random.SystemRandom().randrange(1, 2**32)
+
+
+# After the hooks that leave out what -k and -m do not name.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unwanted = tiers.EVERY - {*servers.wanted_databases(), *servers.wanted_redis()}
+    items[:], others = tiers.select(items, config.option.tier, unwanted)
+    if others:
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
     found = [name for name in servers.wanted_databases() if name not in servers.absent]
-    kinds = [f"{server.kind} on port {server.port}" for server in servers.redis_servers.values()]
-    return [f"databases: {', '.join(found)}", f"redis: {', '.join(kinds)}"]
+    kinds = [name for name in servers.wanted_redis() if name not in servers.absent]
+    seed = config.option.seed
+    return [
+        f"databases: {', '.join(found)}",
+        f"redis: {', '.join(kinds)}",
+        f"seed: {seed} (--seed={seed} repeats it)" if seed else "seed: the same in every run",
+    ]

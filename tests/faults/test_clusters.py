@@ -17,18 +17,15 @@ from django_q.models import OrmQ, Schedule
 
 from tests.cluster import Cluster
 from tests.models import Item
-from tests.servers import wanted_databases
 from writebehind_app import Add, schedules
 from writebehind_app.meta.models import TicketMeta
 from writebehind_app.meta.services import open_ticket, update_ticket
 from writebehind_app.models import AppliedBatch
 
+pytestmark = pytest.mark.cluster
+
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
-two_databases = pytest.mark.parametrize(
-    "database",
-    [name for name in wanted_databases() if name in ("sqlite", "postgresql")],
-    indirect=True,
-)
+two_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 MAX_AGE = 1.0
 LEASE = 1.0
 TIMEOUT = 6

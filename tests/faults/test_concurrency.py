@@ -104,6 +104,7 @@ def stored() -> dict[int, tuple[int, str]]:
 # Tests
 
 
+@pytest.mark.process
 @on_valkey
 def test_two_flushers_and_four_writers_on_the_same_rows(
     database, redis_server, configure, start_child
@@ -149,6 +150,7 @@ def test_two_flushers_and_four_writers_on_the_same_rows(
     assert len(ledger) > 20
 
 
+@pytest.mark.process
 @on_valkey
 @pytest.mark.parametrize("step", ["flush.claimed", "flush.committed"])
 def test_a_flusher_that_wakes_up_late_brings_nothing_back(
@@ -190,6 +192,7 @@ def test_a_flusher_that_wakes_up_late_brings_nothing_back(
     assert sorted(entries) == [1, 1, 2, 2]
 
 
+@pytest.mark.process
 @on_valkey
 @pytest.mark.parametrize("step", ["flush.token", "flush.inserted"])
 def test_a_flusher_that_stops_within_its_transaction(
@@ -336,6 +339,7 @@ def test_50_threads(plain, configure):
     assert counted(Item.buffered, "accepted") == 2000
 
 
+@pytest.mark.process
 def test_the_client_is_used_on_both_sides_of_a_fork(plain, start_child):
     """Scenario 42."""
     child = start_child(use_redis_on_both_sides_of_a_fork)

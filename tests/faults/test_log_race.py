@@ -58,6 +58,7 @@ def race(start_child, events: list[int]) -> list[int]:
     return json.loads(child.stdout.readline())
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @on_valkey
 def test_50_processes_register_the_same_email_at_once(

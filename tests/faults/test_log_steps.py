@@ -51,6 +51,7 @@ def assert_taken(numbers: list[int]) -> None:
             Seat.buffered.append(number=number)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("step", FLUSH_STEPS)
 def test_a_flusher_is_killed(step, database, redis_server, configure, start_child):
     """Scenarios 1 to 4."""
@@ -77,6 +78,7 @@ def test_a_flusher_is_killed(step, database, redis_server, configure, start_chil
     assert list(entries) == ([2, 3] if step == "flush.claiming" else [2, 2, 1])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("step", WRITE_STEPS)
 def test_a_writer_is_killed(step, database, redis_server, start_child):
     Seat.buffered.append(number=1)

@@ -19,7 +19,7 @@ from django.db import connections
 
 from tests.models import Counter, Item, Line, Visit
 from tests.outages import wait_for, wait_for_redis
-from tests.servers import RedisServer, wanted_databases
+from tests.servers import DATABASES, RedisServer
 from writebehind_app import Add, steps
 from writebehind_app.database import direct
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
@@ -91,7 +91,6 @@ OUTAGES = [
     (read_only, "redis"),
     (frozen, "valkey"),
 ]
-DATABASES = wanted_databases()
 
 
 # Those who write
@@ -196,7 +195,9 @@ def assert_all_is_there(told: list[dict[str, Any]]) -> None:
         assert row.b == str(row.a)
 
 
+@pytest.mark.outage
 class TestWhileProcessesWrite:
+    @pytest.mark.process
     @pytest.mark.parametrize(
         ("outage", "database", "redis_server"),
         [(outage, DATABASES[n % len(DATABASES)], kind) for n, (outage, kind) in enumerate(OUTAGES)],
@@ -224,6 +225,7 @@ class TestWhileProcessesWrite:
             row = Item.objects.get(number=me)
             assert row.b == str(row.a)
 
+    @pytest.mark.process
     @pytest.mark.parametrize(
         ("outage", "database", "redis_server"),
         [(stopped, DATABASES[-1], "redis"), (frozen, DATABASES[:2][-1], "valkey")],
@@ -344,6 +346,7 @@ def _die_at(step: str) -> None:
 class TestAWriterIsKilled:
     """SCENARIOS 9."""
 
+    @pytest.mark.process
     @pytest.mark.parametrize(("step", "taken"), [("write.sending", 0), ("write.accepted", 1)])
     def test_before_and_after_its_call(self, step, taken, database, redis_server, start_child):
         Item.buffered.set(number=1, a=10)
@@ -356,6 +359,7 @@ class TestAWriterIsKilled:
         Item.buffered.flush()
         assert Item.objects.get().a == 11 + taken
 
+    @pytest.mark.process
     @pytest.mark.parametrize("late", [False, True])
     def test_during_its_call(self, late, database, proxy, redis_server, configure, start_child):
         """What it sent is on its way: it is taken once, or is too late."""

@@ -83,6 +83,7 @@ def stored() -> dict[int, dict]:
     return {row.number: {"a": row.a, "b": row.b} for row in Item.objects.all()}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("step", FLUSH_STEPS)
 def test_a_flusher_is_killed(step, database, redis_server, short_lease, start_child):
     """Scenarios 1 to 4, and 6."""
@@ -193,6 +194,7 @@ def test_amounts_in_every_mix_of_pending_and_in_flight(database, redis_server, s
     assert read() == expected == dict(Item.objects.values_list("number", "a"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("step", WRITE_STEPS)
 def test_a_writer_is_killed(step, database, redis_server, start_child):
     """Scenario 9."""

@@ -135,6 +135,7 @@ class TestReport:
 
 
 class TestLeavesNothing:
+    @pytest.mark.process
     def test_where_it_is_ended_in_the_middle(self, plain, start_child):
         before = keys(plain)
         child = start_child(bench_without_end)
@@ -147,6 +148,7 @@ class TestLeavesNothing:
         assert table.TABLE not in tables()
         assert keys(plain) == before
 
+    @pytest.mark.process
     def test_and_finds_what_a_killed_one_left(self, plain, start_child):
         child = start_child(bench_without_end)
         assert child.stdout.readline() == "writing\n"

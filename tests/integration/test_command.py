@@ -190,6 +190,7 @@ class TestOptions:
 
 
 class TestExitCodes:
+    @pytest.mark.process
     def test_of_the_process(self, ten, start_child):
         for args, code in (
             (["--all", "--limit", "1"], 1),
@@ -255,6 +256,7 @@ class TestExitCodes:
 
 
 class TestEnding:
+    @pytest.mark.process
     @on_valkey
     @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_lets_the_batch_at_hand_end(
@@ -273,6 +275,7 @@ class TestEnding:
         assert {e.state for e in Item.buffered.pending()} == {"pending"}
         assert Item.buffered.count_pending() == 20
 
+    @pytest.mark.process
     def test_a_signal_ends_the_wait_between_two_passes(self, ten, start_child):
         child = start_child(manage, "--loop", "--interval", "3600", "--all")
         wait_for(lambda: Item.objects.count() == 10)
@@ -280,6 +283,7 @@ class TestEnding:
         child.send_signal(signal.SIGTERM)
         assert child.wait(5) == 0
 
+    @pytest.mark.process
     def test_a_loop_goes_on_when_redis_comes_back(self, plain, configure, start_child):
         configure(MAX_AGE=0, SOCKET_TIMEOUT=0.2)
         Item.buffered.set(number=1)
@@ -294,6 +298,7 @@ class TestEnding:
         child.send_signal(signal.SIGTERM)
         assert child.wait(10) == 0
 
+    @pytest.mark.process
     def test_a_loop_ends_in_time_while_redis_is_down(self, plain, configure, start_child):
         configure(MAX_AGE=0, SOCKET_TIMEOUT=0.2)
         Item.buffered.set(number=1)
@@ -304,6 +309,7 @@ class TestEnding:
         child.send_signal(signal.SIGTERM)
         assert child.wait(10) in (0, 1)
 
+    @pytest.mark.process
     def test_a_killed_one_leaves_nothing_that_the_next_does_not_finish(
         self, plain, configure, start_child
     ):

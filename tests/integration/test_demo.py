@@ -24,6 +24,8 @@ from tests.demo import Demo, rows, run, wait_until
 from tests.keeper import keeper
 from tests.servers.process import LOCALHOST, free_port
 
+pytestmark = pytest.mark.process
+
 TITLES = [system.title for system in SYSTEMS]
 # Title, writes, rows and statements buffered and not, seconds and how much faster, differences.
 TABLE = re.compile(r"^(\w+)" + r" +([\d,]+)" * 5 + r" +[\d.]+ +[\d.]+ +[\d.]+ x +(\d+)$", re.M)

@@ -471,6 +471,7 @@ class TestFences:
         assert Item.objects.get().a == 2
 
 
+@pytest.mark.process
 def test_two_who_create_at_once(database, redis_server, configure, start_child):
     """One wins, and the other is told."""
     configure(MODE="direct")
@@ -491,6 +492,7 @@ def _create(rows: int) -> None:
     print(won)
 
 
+@pytest.mark.process
 def test_two_who_add_at_once(database, redis_server, configure, start_child):
     configure(MODE="direct")
     children = [start_child(_add, 50) for _ in range(2)]

@@ -289,6 +289,7 @@ def flush_until_closed() -> None:
             flush(Visit.buffered, batch_size=size, limit=100)
 
 
+@pytest.mark.process
 @on_valkey
 def test_reads_while_others_append_and_flush(database, redis_server, configure, start_child):
     """Scenario 23. Each record is in every window from its append on, once."""

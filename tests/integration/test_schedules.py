@@ -66,6 +66,7 @@ class TestMade:
         migrate(database)
         assert names() == NAMES
 
+    @pytest.mark.process
     @pytest.mark.parametrize("how", ["migrate", "command"])
     def test_by_two_processes_at_once(self, database, redis_server, start_child, how):
         children = [start_child(make_when_told, how, database) for _ in range(3)]

@@ -21,6 +21,8 @@ from tests.models import Item, Stamp, Visit
 from writebehind_app import steps
 from writebehind_app.models import AppliedBatch, DeadLetter
 
+pytestmark = pytest.mark.process
+
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 LINE = re.compile(
     r"INFO batch buffer=tests\.Item shard=\d token=\w{32} entries=(\d+) rows=\d+ dead_letters=0 "

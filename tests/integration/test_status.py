@@ -157,6 +157,7 @@ class TestWatch:
         assert child.wait(10) == 0
         keeper().end(child)
 
+    @pytest.mark.process
     def test_is_a_line_of_json_each_time_elsewhere(self, plain, start_child):
         child = start_child(watch, "--json", "--interval", "0.1", "tests.Item")
         lines = [json.loads(child.stdout.readline()) for _ in range(3)]

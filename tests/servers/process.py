@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 import socket
 import subprocess
 import time
@@ -40,7 +40,8 @@ def free_port() -> int:
     # Below the ports that systems hand out to outgoing connections: one of those could take the
     # port while a server is down, and a client that reconnects could even reach itself.
     while True:
-        port = random.randint(20_000, 32_000)
+        # Not of `random`, whose seed is the same in every run: of two runs at once, too.
+        port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe:
             try:
                 probe.bind((LOCALHOST, port))

@@ -88,6 +88,7 @@ def test_a_paused_server_answers_after_resume(valkey: RedisServer) -> None:
     assert valkey._answers()
 
 
+@pytest.mark.process
 def test_a_child_is_on_the_database_and_the_redis_of_its_test(
     database: str,
     redis_server: RedisServer,
@@ -143,7 +144,10 @@ def is_open(port: int) -> bool:
         return probe.connect_ex((LOCALHOST, port)) == 0
 
 
-def test_an_unknown_database_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_server_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRITEBEHIND_TEST_DATABASES", "sqlite,oracle")
     with pytest.raises(ValueError, match="'oracle'; there are sqlite, postgresql, mariadb"):
         servers.wanted_databases()
+    monkeypatch.setenv("WRITEBEHIND_TEST_REDIS_KINDS", "valkey,keydb")
+    with pytest.raises(ValueError, match="'keydb'; there are valkey, redis"):
+        servers.wanted_redis()
