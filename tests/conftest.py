@@ -37,8 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _seeded(request: pytest.FixtureRequest) -> None:
-    random.seed(f"{request.config.option.seed} {request.node.nodeid}")
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """The same numbers in every run of the test, but with --random. `random` has such ones, too."""
+    seed = f"{request.config.option.seed} {request.node.path.name} {request.node.name}"
+    random.seed(seed)
+    return random.Random(seed)
 
 
 @pytest.fixture(params=servers.DATABASES)

@@ -31,7 +31,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
         os.environ[servers.WANTED_DATABASES] = tiers.QUICK_DATABASE
         os.environ[servers.WANTED_REDIS] = tiers.QUICK_REDIS
     try:
-        servers.start(for_workers=bool(getattr(options, "numprocesses", None)))
+        servers.start(for_workers=servers.WORKER not in os.environ and bool(options.numprocesses))
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
     if servers.absent and servers.services_required():

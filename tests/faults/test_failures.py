@@ -221,6 +221,11 @@ class TestConnection:
     def test_a_full_disk(self, database):
         if connections[database].vendor == "sqlite":
             # More than what tests before this one may have left free.
-            insert = "INSERT INTO tests_keyonly (name) VALUES (hex(randomblob(50000000)))"
-            error = failure(database, "PRAGMA max_page_count = 1", insert, insert)
+            with connections[database].cursor() as cursor:
+                cursor.execute(
+                    "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size"
+                )
+                size = cursor.fetchone()[0] + 100_000
+            insert = f"INSERT INTO tests_keyonly (name) VALUES (hex(zeroblob({size})))"
+            error = failure(database, "PRAGMA max_page_count = 1", insert)
             assert kind(error) == "connection"

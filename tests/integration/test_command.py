@@ -349,17 +349,20 @@ class TestProgress:
         keeper().end(child)
         return drawn.decode()
 
+    @pytest.mark.process
     def test_a_bar(self, ten):
         drawn = self.on_a_terminal("--batch-size", "5")
         bars = [bar.strip() for bar in re.split(r"[\r\n]+", drawn) if bar.strip()]
         assert bars == [f"{'█' * 15}{'░' * 15} 5/10", f"{'█' * 30} 10/10"]
         assert drawn.endswith("\r\n")
 
+    @pytest.mark.process
     @pytest.mark.parametrize("option", ["--no-progress", "--json"])
     def test_none_where_it_is_not_wanted(self, ten, option):
         assert self.on_a_terminal(option) == ""
         assert Item.objects.count() == 10
 
+    @pytest.mark.process
     def test_none_where_there_is_nothing_to_flush(self, plain):
         assert self.on_a_terminal() == ""
 

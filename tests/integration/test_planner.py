@@ -61,14 +61,13 @@ class Statements:
         self.wrapper.__exit__(*exception)
 
 
-def test_20_000_rows_that_each_change_a_random_part(database, redis_server):
-    choose = random.Random(database)
+def test_20_000_rows_that_each_change_a_random_part(database, redis_server, rng):
     Item.objects.bulk_create(
         (Item(number=n, a=n, b="stored", c="stored") for n in range(10_000)), batch_size=1000
     )
     expected = stored()
     new = [getattr(Item(), name) for name in FIELDS]
-    changes = {n: random_row(choose) for n in range(20_000)}
+    changes = {n: random_row(rng) for n in range(20_000)}
     for n, change in changes.items():
         row = expected.setdefault(n, list(new))
         for name, value in change.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -228,9 +227,8 @@ class TestNeverStale:
         assert Item.buffered.get(number=1).a == 2
 
 
-def test_any_story(plain):
+def test_any_story(plain, rng):
     """Whatever is written, flushed, discarded or taken over: a read is what is there."""
-    rng = random.Random(20)
     state: dict[int, int | None] = dict.fromkeys(range(4))
     pending: dict[int, int | None] = {}
     served = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import random
 import re
 import time
 import unittest
@@ -249,14 +248,13 @@ class TestDelete:
 class TestOrder:
     @pytest.mark.parametrize("batch_size", [2, 1000])
     def test_any_writes_come_to_what_they_come_to_one_by_one(
-        self, database, redis_server, configure, batch_size
+        self, database, redis_server, configure, batch_size, rng
     ):
         configure(BATCH_SIZE=batch_size, SHARDS=2)
-        choose = random.Random(batch_size)
         expected: dict[int, dict] = {}
         for step in range(200):
-            number = choose.randrange(6)
-            match choose.randrange(8):
+            number = rng.randrange(6)
+            match rng.randrange(8):
                 case 0 | 1:
                     Item.buffered.delete(number=number)
                     expected.pop(number, None)
@@ -267,7 +265,7 @@ class TestOrder:
                     assert stored() == expected
                 case _:
                     written = {"a": step, "b": f"b{step}", "c": None, "d": step / 2, "e": True}
-                    names = choose.sample(sorted(written), choose.randrange(4))
+                    names = rng.sample(sorted(written), rng.randrange(4))
                     changes = {name: written[name] for name in names}
                     Item.buffered.set(number=number, **changes)
                     expected.setdefault(number, values(Item(number=number))).update(changes)

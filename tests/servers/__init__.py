@@ -29,6 +29,7 @@ __all__ = ["DATABASES", "Proxy", "RedisServer", "lasting_keys"]
 ENVIRONMENT = "WRITEBEHIND_TEST_SERVERS"
 DATABASES_MADE = "WRITEBEHIND_TEST_DATABASES_MADE"
 """Set where a test run finds its databases made, and leaves them."""
+WORKER = "PYTEST_XDIST_WORKER"  # is set in one
 WANTED_DATABASES = "WRITEBEHIND_TEST_DATABASES"
 WANTED_REDIS = "WRITEBEHIND_TEST_REDIS_KINDS"
 
@@ -55,7 +56,7 @@ def start(*, for_workers: bool = False) -> None:
             absent[kind] = str(reason)
 
     databases = {}
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if WORKER in os.environ:
         shared = json.loads(os.environ[ENVIRONMENT])
         databases = shared["databases"]
         absent.update(shared["absent"])

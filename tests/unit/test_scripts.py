@@ -36,8 +36,10 @@ def delete(one: Shard, id: str) -> int:
 
 
 def delivered(one: Shard, *args: str | int) -> int:
-    ((number,),) = deliver(one.client, "write", [(KEY, *args)])
-    return number
+    (outcome,) = deliver(one.client, "write", [(KEY, *args)])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome[0]
 
 
 def named(n: int) -> str:
