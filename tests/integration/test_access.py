@@ -242,6 +242,7 @@ class TestSecrets:
         with self.silent(caplog, capsys) as said:
             said += self.all_that_is_said()
 
+    @pytest.mark.outage
     def test_of_a_server_that_is_frozen(self, configure, caplog, capsys):
         with RedisServer("valkey") as redis:
             configure(REDIS=with_user(redis, *RIGHTS()), SOCKET_TIMEOUT=0.2, LEASE=0.5)

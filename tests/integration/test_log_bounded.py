@@ -10,7 +10,7 @@ from tests.models import Line, Visit
 from writebehind_app.flush.engine import flush
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-PENDING = 100_000
+PENDING = 20_000
 
 
 def register(n: int) -> None:
@@ -20,9 +20,8 @@ def register(n: int) -> None:
     )
 
 
-@pytest.mark.slow
 @on_sqlite
-def test_100_000_pending_records_take_less_than_120_bytes_each_above_their_payload(
+def test_20_000_pending_records_take_less_than_120_bytes_each_above_their_payload(
     database, redis_server
 ):
     with redis_server.client(decode_responses=True) as client:
@@ -34,10 +33,9 @@ def test_100_000_pending_records_take_less_than_120_bytes_each_above_their_paylo
     assert (used - payload) / PENDING < 120
 
 
-@pytest.mark.slow
 @on_sqlite
 @pytest.mark.parametrize("due_only", [False, True])
-def test_a_flush_of_1_000_among_100_000(database, redis_server, configure, due_only):
+def test_a_flush_of_1_000_among_20_000(database, redis_server, configure, due_only):
     configure(MAX_AGE=0)
     Line.buffered.extend({"text": str(n)} for n in range(PENDING))
     with redis_server.client(decode_responses=True) as client:

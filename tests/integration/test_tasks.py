@@ -162,8 +162,8 @@ class TestTick:
         limit(monkeypatch, tick_alive=0.6)
         schedules.make()
         both = [
-            in_a_thread(lambda: tasks.flush_due(seconds=4, fan_out=True)),
-            in_a_thread(lambda: tasks.flush_due(seconds=4, fan_out=True)),
+            in_a_thread(lambda: tasks.flush_due(seconds=2, fan_out=True)),
+            in_a_thread(lambda: tasks.flush_due(seconds=2, fan_out=True)),
         ]
         for end in both:
             end()

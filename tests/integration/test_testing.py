@@ -188,6 +188,7 @@ class Registration(models.Model):
 """
 
 
+@pytest.mark.process
 class TestDocument:
     """The examples of docs/testing.md, in a project that has the models of the README."""
 
