@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.db import connections, models
+from django.db import models
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,17 +55,16 @@ class TestText:
 
         assert of(models.GenericIPAddressField(validators=[never])).encode("::1") == '"::1"'
 
-    def test_no_nul_for_postgresql(self):
-        if "postgresql" not in connections:
-            pytest.skip("no postgresql")
+    @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+    def test_no_nul_for_postgresql(self, database):
         for field, value in (
             (models.TextField(), "a\0"),
             (models.JSONField(), {"a": ["\0"]}),
             (models.JSONField(), {"\\\\\0": 1}),
         ):
             with pytest.raises(ValidationError, match="PostgreSQL keeps no NUL characters"):
-                of(field, "postgresql").encode(value)
-        written = of(models.JSONField(), "postgresql").encode("\\u0000")  # a backslash and text
+                of(field, database).encode(value)
+        written = of(models.JSONField(), database).encode("\\u0000")  # a backslash and text
         assert json.loads(written) == ["\\u0000"]
 
 
@@ -84,13 +83,11 @@ class TestDecimals:
     def test_have_the_digits_of_the_field(self, value, text):
         assert of(models.DecimalField(max_digits=7, decimal_places=2)).encode(value) == text
 
-    @pytest.mark.parametrize("name", ["postgresql", "mariadb"])
-    def test_floats_are_rounded_as_the_database_does(self, name):
-        if name not in connections:
-            pytest.skip(f"no {name}")
+    @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+    def test_floats_are_rounded_as_the_database_does(self, database):
         field = models.DecimalField(max_digits=7, decimal_places=2)
-        assert of(field, name).encode(0.125) == '"0.13"'
-        assert of(field, name).encode(1.005) == '"1.01"'
+        assert of(field, database).encode(0.125) == '"0.13"'
+        assert of(field, database).encode(1.005) == '"1.01"'
 
     def test_a_float_that_gets_too_long_by_rounding(self):
         with pytest.raises(ValidationError, match="no more than 2 digits before"):
