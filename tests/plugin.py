@@ -4,8 +4,9 @@ a tier, and the seed of what is random."""
 from __future__ import annotations
 
 import os
-import random
+import secrets
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -40,10 +41,19 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     return (yield)
 
 
+# Before conftest.py, which tells Hypothesis.
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    # Not in a worker of xdist: that has the options of the process that started it.
-    if config.option.random and not config.option.seed:
-        config.option.seed = random.SystemRandom().randrange(1, 2**32)
+    if hasattr(config, "workerinput"):  # of xdist
+        config.option.seed = config.workerinput["seed"]
+    elif config.option.random and not config.option.seed:
+        config.option.seed = secrets.randbelow(2**32 - 1) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Workers of xdist have the seed of the process that starts them."""
+    node.workerinput["seed"] = node.config.option.seed
 
 
 # After the hooks that leave out what -k and -m do not name.
