@@ -215,15 +215,15 @@ def test_every_read_is_explained_by_an_order_of_the_writes(how, database, redis_
     """Scenarios 15 and 21."""
     store_rows()
     recorder = Recorder(how)
-    recorder.record(1.5)
+    recorder.record(1)
+    while len(recorder.histories["a"]) <= 50 or AppliedBatch.objects.count() <= 5:
+        recorder.record(0.3)  # a busy machine comes to little in a second
     Counter.buffered.flush()
     stored = dict(Counter.objects.values_list("name", "big"))
     for name, history in recorder.histories.items():  # the table, as a read after all others
         end = time.monotonic()
         history.append(Event("table", end, end, "get", stored.get(name)))
     assert recorder.inexplicable() == {}
-    assert len(recorder.histories["a"]) > 50
-    assert AppliedBatch.objects.count() > 5
 
 
 class TestBrokenPackage:
