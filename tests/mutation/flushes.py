@@ -244,6 +244,22 @@ MUTANTS = [
         "entry.since",
         f"{ROWS}TestDelete::test_the_new_row_is_as_old_as_the_write_that_made_it",
     ),
+    # Commits
+    mutant(
+        "a flush is acknowledged that nobody commits",
+        "check_outside_transaction",
+        "not autocommits(connections[using])",
+        "False",
+        "tests/integration/test_autocommit.py::test_flush",
+    ),
+    mutant(
+        "a direct write is made again after its caller's transaction was rolled back",
+        "_commit",
+        "not connection.in_atomic_block and autocommits(connection)",
+        "not connection.in_atomic_block",
+        "tests/integration/test_autocommit.py::TestDirectWrites::test_a_deadlock_is_told",
+        databases=("mariadb",),
+    ),
     # Refusals
     mutant(
         "dead letters are put away after the commit",
