@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from writebehind_app.buffers.log import LogBuffer
     from writebehind_app.buffers.meta import MetaBuffer
-    from writebehind_app.buffers.operations import DELETED, Add, Max, Merge, Min
     from writebehind_app.buffers.outbox import batch
     from writebehind_app.buffers.receipt import Receipt
     from writebehind_app.buffers.row import RowBuffer
+    from writebehind_app.fields.operations import DELETED, Add, Max, Merge, Min
     from writebehind_app.registry import register
 
 __all__ = [
@@ -34,13 +34,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
-    "DELETED": "buffers.operations",
-    "Add": "buffers.operations",
+    "DELETED": "fields.operations",
+    "Add": "fields.operations",
     "LogBuffer": "buffers.log",
-    "Max": "buffers.operations",
-    "Merge": "buffers.operations",
+    "Max": "fields.operations",
+    "Merge": "fields.operations",
     "MetaBuffer": "buffers.meta",
-    "Min": "buffers.operations",
+    "Min": "fields.operations",
     "Receipt": "buffers.receipt",
     "RowBuffer": "buffers.row",
     "batch": "buffers.outbox",

@@ -14,13 +14,13 @@ from django.db import connections, models, router
 from django.http import HttpRequest
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.columns import NOT_FOR_KEYS, Unsupported, column
-from writebehind_app.buffers.custom import own_methods
-from writebehind_app.buffers.layout import may_be_written
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.row import RowBuffer
 from writebehind_app.declaration import Declaration, KeyedDeclaration
+from writebehind_app.fields.columns import NOT_FOR_KEYS, Unsupported, column
+from writebehind_app.fields.custom import own_methods
+from writebehind_app.fields.layout import may_be_written
 from writebehind_app.store import connection
 
 

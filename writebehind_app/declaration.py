@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -17,16 +17,16 @@ from django.db import models
 from django.db.models.signals import class_prepared
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.layout import Layout
-from writebehind_app.buffers.versions import layers
-from writebehind_app.store.codec import Entry
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.layout import Layout
+from writebehind_app.fields.versions import Names, upgraded
 from writebehind_app.store.connection import client
 from writebehind_app.store.keys import shard_key, shard_number
 from writebehind_app.store.shard import Shard
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.writes import Write
-    from writebehind_app.database.fences import Fences
+    from writebehind_app.fields.fence import Fence
+    from writebehind_app.fields.writes import Write
 
 MASK = "•••"  # in place of a sensitive value
 
@@ -154,8 +154,8 @@ class Declaration(ABC):
     # Its entries
 
     @abstractmethod
-    def upgraded(self, entry: Entry) -> Entry:
-        """What `upgrade()` makes of an entry of an older version."""
+    def names(self) -> Names:
+        """What the names in its entries are called, and which columns they are for."""
 
     def whole(self, entry: Entry) -> Entry:
         """The entry that comes to one for a row, of a dead letter."""
@@ -186,12 +186,7 @@ class Declaration(ABC):
 
     def description(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same of an entry into which several versions of the declaration wrote."""
-        key: dict[str, Any] = {}
-        values: dict[str, Any] = {}
-        for layer in layers(self, entry):
-            key, more = self.described(layer)
-            values |= more
-        return key, values
+        return self.described(upgraded(self, entry))
 
     # Hooks
 
@@ -238,8 +233,11 @@ class KeyedDeclaration(Declaration):
         """The opposite."""
 
     @abstractmethod
-    def merged(self, entry: Entry, stored: Any | None, fences: Fences) -> Any | None:
-        """What is there after the entry, of what was there before; None for nothing."""
+    def merged(
+        self, entry: Entry, stored: Any | None, fence_of: Callable[[str], Fence | None]
+    ) -> Any | None:
+        """What is there after the entry, of what was there before; None for nothing. Of each row
+        it is told the fence."""
 
     @abstractmethod
     def row_ids(self, entry: Entry) -> Sequence[str]:

@@ -19,9 +19,9 @@ from django.db.transaction import TransactionManagementError
 from django.test import override_settings, runner
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.operations import DELETED
-from writebehind_app.buffers.refusals import shown
-from writebehind_app.buffers.writes import Write
+from writebehind_app.fields.limits import shown
+from writebehind_app.fields.operations import DELETED
+from writebehind_app.fields.writes import Write
 from writebehind_app.store import clock
 from writebehind_app.store.connection import client
 from writebehind_app.store.removal import remove_all
@@ -150,9 +150,9 @@ def _look(
     match buffer:
         case Metadata():
             layout = buffer._buffer.entity_layout()
-            gone = [key for key, value in values.items() if value is DELETED]
-            texts = layout.texts({k: v for k, v in values.items() if v is not DELETED})
-            write = Write(buffer._id, texts | layout.deletions(gone))
+            texts = layout.encode({k: v for k, v in values.items() if v is not DELETED})
+            texts |= {layout.name(k): "!" for k, v in values.items() if v is DELETED}
+            write = Write(buffer._id, texts)
             key, expected = buffer._buffer.described(write.entry(clock.now()))
             return key, expected, buffer.pending()
         case RowBuffer():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from redis.crc import key_slot
 from tests.backdoor.connection import raw
 from writebehind_app import LogBuffer
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.store.codec import Entry
+from writebehind_app.fields.entry import Entry, entry_of
+from writebehind_app.store import codec
 from writebehind_app.store.connection import client
 
 TIME = 16  # digits ahead of a text
@@ -22,7 +23,14 @@ HEAD = "@"
 
 def made(n: int) -> Entry:
     """An entry that no Redis has seen, of the row n, with the number n."""
-    return Entry(str(n), "", n, 1, n, n, n, False, True, False, {"a": "1"})
+    return entry_of(str(n), {"a": "1"}, n, no=n)
+
+
+def of_reply(id: str, reply: Sequence[str]) -> Entry:
+    """The entry that Redis answers with."""
+    found = codec.entry(id, reply)
+    assert found is not None
+    return found
 
 
 def id_of(buffer: Any, **key: Any) -> str:

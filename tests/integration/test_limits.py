@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 
 from tests.models import Everything, Note, Owner, Stamp, Tick, Visit
 from writebehind_app import Merge
-from writebehind_app.buffers.refusals import refuse_deep
+from writebehind_app.fields.limits import refuse_deep
 
 
 @pytest.fixture(params=["buffered", "direct"])
@@ -88,7 +88,7 @@ def test_bytes_of_a_write(limited, note):
             event=2, email="x", note="x" * 51, details=1, hint=1, token="0" * 32
         ),
         lambda: Everything.buffered.create(key="0" * 32, text="x" * 30, char="x" * 30),
-        lambda: note.update(a="x" * 46, b="x" * 46),
+        lambda: note.update(a="x" * 47, b="x" * 47),
         lambda: note.update(a="x" * 40, b=Merge({"k": "x" * 60})),
     ):
         with pytest.raises(ValidationError, match="one write has at most 100 bytes") as refusal:

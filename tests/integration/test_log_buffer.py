@@ -17,8 +17,8 @@ from tests.backdoor.records import is_anything_noted
 from tests.backdoor.shards import discard_one_of_each
 from tests.models import Line, Owner, Tick, Visit
 from writebehind_app import Add, LogBuffer
-from writebehind_app.buffers.layout import moment
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable
+from writebehind_app.fields.layout import moment
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
 

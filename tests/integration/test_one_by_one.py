@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.backdoor.batches import claim
 from tests.models import Counter, Note, Owner, Visit
+from tests.pending import in_python
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.exceptions import AlreadyExists
@@ -38,22 +39,6 @@ def act(buffer: Buffer, verb: str, **key: Any) -> None:
             buffer.flush()
         case "flush one":
             buffer.flush(**key)
-
-
-def in_python(old: Any, value: Any, *, json: bool) -> Any:
-    """What an operation means."""
-    if json and not isinstance(value, Merge):
-        old = old if type(old) in (int, float) else None
-    match value:
-        case Add(amount):
-            return amount if old is None else old + amount
-        case Max(other):
-            return other if old is None else max(old, other)
-        case Min(other):
-            return other if old is None else min(old, other)
-        case Merge(keys):
-            return {**(old if isinstance(old, dict) else {}), **keys}
-    return value
 
 
 # Values

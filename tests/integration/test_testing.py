@@ -71,7 +71,7 @@ class TestAssertBuffered:
         meta.pop("gone")
         assertBuffered(meta, views=Add(1), buffer=[1], gone=DELETED)
         with pytest.raises(
-            AssertionError, match=r"post_id=1, buffer=\[2\]\n.*\n  post_id=1, views="
+            AssertionError, match=r"post_id=1, buffer=\[2\]\n.*\n  post_id=1, buffer="
         ):
             assertBuffered(meta, buffer=[2])
 

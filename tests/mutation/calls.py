@@ -113,9 +113,9 @@ MUTANTS = [
     ),
     mutant(
         "a meta key that was deleted keeps its row",
-        "EntityLayout._row_entry",
-        "entry.delete or deleted",
-        "entry.delete",
+        "EntityLayout.row_entries",
+        "max(entry.deleted, tombstone)",
+        "entry.deleted",
         "tests/integration/test_meta_buffer.py",
     ),
     mutant(

@@ -15,7 +15,7 @@ from tests.mutation.mutant import (
 
 _RETAINED = "tests/integration/test_retain.py::TestNeverStale"
 VERSIONS = "tests/integration/test_versions.py::"
-_BURY = "letters = deadletters.bury(buffer, shard, refused, entries)"
+_BURY = "letters = deadletters.bury(buffer, shard, refused)"
 _RETURN = "return Applied(rows, statements, seconds, letters, entries, copies)"
 _ATOMIC = "transaction.atomic(using=layout.using, durable=True)"
 _OF_THIS_TOKEN = "redis.call('HGET', shard, 'token') ~= ARGV[1]"
@@ -218,8 +218,8 @@ MUTANTS = [
     mutant(
         "rows are not locked",
         "make_plan",
-        "rows_by_id(layout, [entry.id for entry in partial], lock=True)",
-        "rows_by_id(layout, [entry.id for entry in partial])",
+        "rows_by_id(layout, ids, lock=True)",
+        "rows_by_id(layout, ids)",
         f"{SAFEGUARDS}test_rows_are_locked_in_one_order",
         databases=("postgresql",),
     ),
@@ -232,16 +232,16 @@ MUTANTS = [
     ),
     mutant(
         "rows get the time of their flush",
-        "Layout.merge",
-        "entry.at",
-        "micros_of(timezone.now())",
+        "fold",
+        "Folded(delete, values, is_new, entry.first, entry.last)",
+        "Folded(delete, values, is_new, entry.first, __import__('time').time_ns() // 1000)",
         f"{ROWS}TestTimes",
     ),
     mutant(
         "a row that came again is as old as the one that was deleted",
-        "Layout.merge",
-        "entry.born",
-        "entry.since",
+        "fold",
+        "Folded(delete, values, is_new, entry.first, entry.last)",
+        "Folded(delete, values, is_new, entry.since, entry.last)",
         f"{ROWS}TestDelete::test_the_new_row_is_as_old_as_the_write_that_made_it",
     ),
     # Commits
@@ -319,16 +319,9 @@ MUTANTS = [
         "tests/integration/test_retain.py::TestServed",
     ),
     mutant(
-        "a later layer of an entry with a refused one is not struck out of the dead letters",
-        "bury",
-        "refused = [each._replace(entry=_left(each.entry, written)) for each in refused]",
-        "",
-        f"{VERSIONS}TestBoth::test_of_which_one_is_refused",
-    ),
-    mutant(
         "what newer code wrote is flushed by older code",
-        "current",
-        "layer.version > buffer.version and layer.texts",
+        "is_newer",
+        "entry.version > buffer.version and bool(entry.names())",
         "False",
         f"{VERSIONS}TestNewerPayload",
     ),
@@ -337,13 +330,6 @@ MUTANTS = [
         "write.lua",
         "local is_apart = version ~= ARGV[7] and",
         "local is_apart = false and",
-        f"{VERSIONS}TestBoth",
-    ),
-    mutant(
-        "layers of one row are planned from what was stored before all of them",
-        "write_isolating",
-        "_stored_rows(layout, found) if is_once else None",
-        "_stored_rows(layout, found)",
         f"{VERSIONS}TestBoth",
     ),
     mutant(
@@ -356,8 +342,8 @@ MUTANTS = [
     mutant(
         "operations of a part that was refused are carried out again",
         "make_plan",
-        "copy(stored[entry.id])",
-        "stored[entry.id]",
+        "copy(stored[id])",
+        "stored[id]",
         f"{EXHAUSTIVE}test_a_flush_of_what_the_database_refuses[sqlite-flush.acked-dies-valkey]",
     ),
     mutant(
@@ -391,7 +377,7 @@ MUTANTS = [
     mutant(
         "what is refused together is tried again in the order of the keys",
         "write_isolating",
-        "sorted(entries, key=lambda entry: entry.at)",
+        "sorted(entries, key=lambda entry: entry.last)",
         "sorted(entries)",
         f"{ROWS}TestFailure::test_a_unique_value_moves_from_one_row_to_another",
     ),

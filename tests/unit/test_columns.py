@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.models import Everything, Item, Owner
-from writebehind_app.buffers.columns import Column, Unsupported, column
+from writebehind_app.fields.columns import Column, Unsupported, column
 
 
 def of(field: models.Field[Any, Any], using: str = "default", name: str = "field") -> Column:

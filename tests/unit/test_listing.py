@@ -92,7 +92,7 @@ def test_what_is_long_is_not_read_for_a_list(plain):
     Everything.buffered.set(key=key, text=long, json=[long], binary=long.encode(), integer=5)
     (listed,) = listing.pending(redis_client(), Everything.buffered.shard_keys(), 50).rows
     assert len(str(listed.entry)) < 1000
-    assert Everything.buffered.layout().columns["json"].decode(listed.entry.texts["json"]) == "…"
+    assert Everything.buffered.layout().columns["json"].decode(listed.entry.texts()["json"]) == "…"
     Visit.buffered.append(event=1, email="a@b.c", details={"long": long})
     (listed,) = listing.pending(redis_client(), Visit.buffered.shard_keys(), 50).rows
     assert len(str(listed.entry)) < 1000

@@ -12,9 +12,9 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 
 from writebehind_app.admin.shown import shown
-from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.operations import Operation
 from writebehind_app.declaration import Declaration
+from writebehind_app.fields.columns import Column
+from writebehind_app.fields.operations import Operation
 
 _LONGEST = 100_000  # characters of a value in the form
 

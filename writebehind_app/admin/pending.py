@@ -16,10 +16,11 @@ from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.meta import MetaBuffer
-from writebehind_app.buffers.refusals import REFUSALS
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.limits import REFUSALS
 from writebehind_app.store import listing, lua
 from writebehind_app.store import shard as store
-from writebehind_app.store.codec import Entry, understood
+from writebehind_app.store.codec import understood
 from writebehind_app.store.connection import client
 from writebehind_app.store.listing import Listed, Place
 

@@ -14,10 +14,10 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from writebehind_app.admin.pending import record_id
-from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.layout import encoded
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.declaration import Declaration, KeyedDeclaration
+from writebehind_app.fields.columns import Column
+from writebehind_app.fields.layout import encoded
 from writebehind_app.store import listing
 from writebehind_app.store.connection import client
 

@@ -12,8 +12,8 @@ from django.core.management.base import CommandError
 from django.db import connections, models
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.row import RowBuffer
+from writebehind_app.fields.layout import Layout, layout
 from writebehind_app.models import AppliedBatch, DeadLetter, Fence
 from writebehind_app.store import delivery, places
 from writebehind_app.store.connection import client

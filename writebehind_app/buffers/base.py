@@ -14,16 +14,17 @@ from asgiref.sync import sync_to_async
 from writebehind_app import conf
 from writebehind_app.buffers import outbox
 from writebehind_app.buffers.fallback import if_there
-from writebehind_app.buffers.layout import moment
 from writebehind_app.buffers.outbox import Sending
-from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
 from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import NotDurable
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.layout import moment
+from writebehind_app.fields.limits import REFUSALS, as_dict, shown
 from writebehind_app.flush import engine, giving_up
 from writebehind_app.flush.engine import FlushResult
 from writebehind_app.store import shard as store
 from writebehind_app.store.calls import Durability, Limit
-from writebehind_app.store.codec import Entry, understood
+from writebehind_app.store.codec import understood
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
@@ -144,11 +145,11 @@ class Buffer(Declaration):
             (entry,) = understood([entry], records=not self.layout().key)
             key, values = self.description(entry)
         except REFUSALS:  # somebody else wrote it to Redis: a flush will say what is wrong with it
-            key, values = Raw(id=entry.id), dict(entry.texts)
+            key, values = Raw(id=entry.id), entry.texts()
         return PendingEntry(
             key=key,
             values=values,
-            delete=any(layer.delete for layer in (*entry.older, entry)),
+            delete=any(layer.deleted for layer in (*entry.older, entry)),
             writes=entry.writes,
             since=moment(entry.since),
             attempts=attempts,

@@ -17,8 +17,6 @@ from writebehind_app.buffers.fallback import (
 )
 from writebehind_app.buffers.outbox import Held, HeldWrite, Outcomes, Sending
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.refusals import out_of_range, shown
-from writebehind_app.buffers.writes import Write
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct, fences
 from writebehind_app.database.once import Once
@@ -31,6 +29,8 @@ from writebehind_app.exceptions import (
     WritebehindError,
     WriteUncertain,
 )
+from writebehind_app.fields.limits import out_of_range, shown
+from writebehind_app.fields.writes import Write, script_texts
 from writebehind_app.flush.engine import FlushResult
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
@@ -138,7 +138,7 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         Those that are not taken go `around` Redis, if they may. Where some cannot, the others are
         written all the same, and then it is raised.
         """
-        delivery = self._delivery(self._told(writes), max_age, once)
+        delivery = self._delivery(writes, max_age, once)
         reach("write.sending")
         try:
             named = once.digest if once else ""
@@ -165,15 +165,10 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
                 receipts.update(zip(left, around, strict=True))
             self.durable(self._taken(receipts, failures, len(writes)), missing)
 
-        return Sending([self._delivery(self._told(writes))], settle)
+        return Sending([self._delivery(writes)], settle)
 
     def place_in_order(self, part: Write) -> tuple[str, str]:
         return self.label, part.id
-
-    def _told(self, writes: list[Write]) -> list[Write]:
-        """What Redis gets: an operation ends with the time of the last direct write to its field.
-        Only Redis reads that time, so direct writes get the plain `writes`."""
-        return fences.told(self, writes) if is_cautious() else writes
 
     def _settled(
         self,
@@ -211,9 +206,12 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         """The outcome of each is the number of the entry that took it, or 0."""
         max_age = self.option("MAX_AGE") if max_age is None else max_age
         age, quiet = round(max_age * 1e6), round(self.option("QUIET") * 1e6)
-        calls = []
-        for id, texts, delete, guard in writes:
-            fields = [part for pair in texts.items() for part in pair]
+        # What was written directly before an operation is told to Redis, which does not know of it.
+        void = fences.told(self, writes) if is_cautious() else [{}] * len(writes)
+        names, calls = self.names(), []
+        for (id, texts, delete, guard), numbers in zip(writes, void, strict=True):
+            in_script = script_texts(names, texts, numbers)
+            fields = [part for pair in in_script.items() for part in pair]
             if once:
                 fields += [ONCE + once.digest, ""]
             shard = self.shard_key_of(id)

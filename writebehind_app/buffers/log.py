@@ -14,14 +14,9 @@ from django.db import IntegrityError, models, router
 
 from writebehind_app.buffers import outbox
 from writebehind_app.buffers.base import Buffer, asynchronous
-from writebehind_app.buffers.columns import Column
 from writebehind_app.buffers.fallback import goes_around, otherwise, report
-from writebehind_app.buffers.layout import Layout, layout, may_be_written, micros_of
-from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.outbox import Outcomes, Sending
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.refusals import refuse_nameless, shown
-from writebehind_app.buffers.versions import upgraded
 from writebehind_app.buffers.window import Window
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct
@@ -33,11 +28,17 @@ from writebehind_app.exceptions import (
     BufferUnavailable,
     NotDurable,
 )
+from writebehind_app.fields.columns import Column
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fold import described
+from writebehind_app.fields.layout import Layout, layout, may_be_written, micros_of
+from writebehind_app.fields.limits import refuse_nameless, shown
+from writebehind_app.fields.operations import Operation
+from writebehind_app.fields.versions import Names, RowNames
 from writebehind_app.flush.engine import FlushResult
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
 from writebehind_app.store.calls import Delivery, Fleeting, Outcome
-from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Moved, Record, Taken
 
@@ -386,11 +387,11 @@ class LogBuffer(Buffer):
         return Window(self, since, until, filters).count()
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-        values = self.layout().values(self.layout().known(entry))
+        values = described(self.layout(), self.layout().known(entry))
         return {c.attname: values.pop(c.name) for c in self.unique_columns()}, values
 
-    def upgraded(self, entry: Entry) -> Entry:
-        return upgraded(self, self.layout(), entry)
+    def names(self) -> Names:
+        return RowNames(self.layout())
 
     # Acting
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import (
+    Callable,
     ItemsView,
     Iterable,
     Iterator,
@@ -21,16 +22,17 @@ from django.db import router
 
 from writebehind_app.buffers.base import PendingEntry, asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
-from writebehind_app.buffers.entity import EntityLayout, Rows
-from writebehind_app.buffers.layout import Layout, layout, parts_of
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.refusals import REFUSALS, as_dict, as_pair
-from writebehind_app.buffers.writes import Write
 from writebehind_app.database.keyed import rows_by_entity
-from writebehind_app.store.codec import Entry
+from writebehind_app.fields.entity import EntityLayout, Rows
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fence import Fence
+from writebehind_app.fields.layout import Layout, layout, parts_of
+from writebehind_app.fields.limits import REFUSALS, as_dict, as_pair
+from writebehind_app.fields.versions import Names
+from writebehind_app.fields.writes import Write
 
 if TYPE_CHECKING:
-    from writebehind_app.database.fences import Fences
     from writebehind_app.flush.engine import FlushResult
 
 
@@ -104,10 +106,10 @@ class MetaBuffer(CoalescingBuffer):
         return self._write(writes, once)
 
     def _checked(self, id: str, values: Mapping[str, Any]) -> Write:
-        return Write(id, self.entity_layout().texts(self._cleaned(values)))
+        return Write(id, self.entity_layout().encode(self._cleaned(values)))
 
     def rows_of(self, write: Write) -> tuple[str, ...]:
-        return self.entity_layout().row_ids(write.id, write.texts)
+        return self.entity_layout().row_ids(write.id, write.fields())
 
     aget_many = asynchronous(get_many)
     aupdate_many = asynchronous(update_many)
@@ -129,12 +131,14 @@ class MetaBuffer(CoalescingBuffer):
     def of_rows(self, rows: Sequence[Any]) -> Rows:
         return self.entity_layout().by_key(rows)
 
-    def merged(self, entry: Entry, stored: Rows | None, fences: Fences) -> Rows | None:
-        return self.entity_layout().merge(entry, stored, fences)
+    def merged(
+        self, entry: Entry, stored: Rows | None, fence_of: Callable[[str], Fence | None]
+    ) -> Rows | None:
+        return self.entity_layout().read(entry, stored, fence_of)
 
     def row_ids(self, entry: Entry) -> Sequence[str]:
         try:
-            return self.entity_layout().row_ids(entry.id, entry.texts)
+            return self.entity_layout().row_ids(entry.id, entry.names())
         except REFUSALS:  # somebody else wrote it to Redis, and it will not be stored
             return ()
 
@@ -142,8 +146,8 @@ class MetaBuffer(CoalescingBuffer):
         layout = self.entity_layout()
         return layout.entity.key_of(entry.id), layout.described(entry)
 
-    def upgraded(self, entry: Entry) -> Entry:
-        return self.entity_layout().upgraded(self, entry)
+    def names(self) -> Names:
+        return self.entity_layout()
 
     def whole(self, entry: Entry) -> Entry:
         return self.entity_layout().whole(entry)
@@ -151,7 +155,7 @@ class MetaBuffer(CoalescingBuffer):
     def row_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         layout = self.entity_layout()
         # All rows of an entity that was deleted go, also those that no write has named.
-        stored = self.stored([entry.id for entry in entries if entry.delete])
+        stored = self.stored([entry.id for entry in entries if entry.deleted])
         return [
             row_entry
             for entry in entries
@@ -261,7 +265,7 @@ class Metadata(MutableMapping[str, Any]):
         def write_for(rows: Rows | None) -> Write | None:
             nonlocal value
             value = layout.values(rows).get(key)
-            return Write(self._id, layout.deletions([key])) if key in (rows or {}) else None
+            return Write(self._id, {layout.name(key): "!"}) if key in (rows or {}) else None
 
         def answer(rows: Rows | None) -> Any:
             return layout.values(rows).get(key)

@@ -47,7 +47,7 @@ from writebehind_app.store.delivery import deliver_all
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
     from writebehind_app.declaration import Declaration, KeyedDeclaration
-    from writebehind_app.store.codec import Entry
+    from writebehind_app.fields.entry import Entry
     from writebehind_app.store.shard import Where
 
 Outcomes = Sequence[Sequence[Outcome]]  # of deliveries, of the calls of each
@@ -354,14 +354,8 @@ def _in_blocks() -> list[Held]:
 # Reading
 
 
-class _NoFences:
+def no_fence(row_id: str) -> None:
     """Nothing was written directly after what is held."""
-
-    def left_of(self, entry: Entry, stored: Any) -> Entry:
-        return entry
-
-
-_NO_FENCES: Any = _NoFences()
 
 
 def over(buffer: KeyedDeclaration, ids: Iterable[str], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -371,7 +365,7 @@ def over(buffer: KeyedDeclaration, ids: Iterable[str], found: Mapping[str, Any])
         for i, write in held.parts.items():
             if write.id in wanted:
                 before = merged.pop(write.id, None)
-                row = buffer.merged(write.entry(held.at + i), before, _NO_FENCES)
+                row = buffer.merged(write.entry(held.at + i), before, no_fence)
                 if row is not None:
                     merged[write.id] = row
     return merged

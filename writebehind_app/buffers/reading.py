@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import models
 
-from writebehind_app.buffers.layout import Layout
-from writebehind_app.buffers.refusals import shown
-from writebehind_app.buffers.versions import readable
 from writebehind_app.database import retained
 from writebehind_app.database.fences import Fences
 from writebehind_app.database.keyed import all_rows
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.layout import Layout
+from writebehind_app.fields.limits import REFUSALS, shown
+from writebehind_app.fields.versions import upgraded
 from writebehind_app.models import AppliedBatch
 from writebehind_app.store import shard as store
-from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Reading
 
@@ -87,9 +87,18 @@ def guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any
 
 
 def _merged(buffer: CoalescingBuffer, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
-    for layer in readable(buffer, entry):
-        row = buffer.merged(layer, row, fences)
-    return row
+    try:
+        current = upgraded(buffer, entry)
+    except REFUSALS:  # it will not be stored
+        return row
+    return buffer.merged(current, row, fences.of)
+
+
+def _row_ids(buffer: CoalescingBuffer, entry: Entry) -> Sequence[str]:
+    try:
+        return buffer.row_ids(upgraded(buffer, entry))
+    except REFUSALS:  # it will not be stored
+        return ()
 
 
 def is_unchanged(buffer: CoalescingBuffer, id: str, guard: str) -> bool:
@@ -187,8 +196,7 @@ def _fences(buffer: CoalescingBuffer, readings: dict[str, Reading]) -> Fences:
             for id, reading in readings.items()
             for entries in (reading.pending, reading.in_flight)
             if id in entries
-            for layer in readable(buffer, entries[id])
-            for row_id in buffer.row_ids(layer)
+            for row_id in _row_ids(buffer, entries[id])
         ],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import models, router
 from django.utils import timezone
@@ -13,19 +13,18 @@ from writebehind_app.buffers import outbox, reading, urgency
 from writebehind_app.buffers.base import asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.fallback import if_there, otherwise
-from writebehind_app.buffers.layout import Layout, layout
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.buffers.refusals import REFUSALS, as_dict, shown
-from writebehind_app.buffers.versions import upgraded
-from writebehind_app.buffers.writes import Write
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct
 from writebehind_app.database.keyed import all_rows, rows_by_id
 from writebehind_app.exceptions import AlreadyExists
-from writebehind_app.store.codec import Entry
-
-if TYPE_CHECKING:
-    from writebehind_app.database.fences import Fences
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fence import Fence
+from writebehind_app.fields.fold import described
+from writebehind_app.fields.layout import Layout, layout
+from writebehind_app.fields.limits import as_dict, shown
+from writebehind_app.fields.versions import Names, RowNames
+from writebehind_app.fields.writes import Write
 
 
 class RowBuffer(CoalescingBuffer):
@@ -205,23 +204,20 @@ class RowBuffer(CoalescingBuffer):
         (row,) = rows
         return row
 
-    def merged(self, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
-        layout = self.layout()
-        try:
-            left = fences.left_of(layout.known(entry), row)
-        except REFUSALS:  # somebody else wrote it to Redis, and it will not be stored
-            return row
-        return layout.merge(left, row) if left else row
+    def merged(
+        self, entry: Entry, stored: Any | None, fence_of: Callable[[str], Fence | None]
+    ) -> Any | None:
+        return self.layout().read(entry, stored, fence_of(entry.id))
 
-    def upgraded(self, entry: Entry) -> Entry:
-        return upgraded(self, self.layout(), entry)
+    def names(self) -> Names:
+        return RowNames(self.layout())
 
     def row_ids(self, entry: Entry) -> Sequence[str]:
         return [entry.id]
 
     def described(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         layout = self.layout()
-        return layout.key_of(entry.id), layout.values(layout.known(entry))
+        return layout.key_of(entry.id), described(layout, layout.known(entry))
 
     def expire(self, size: int) -> int:
         """Write that stored rows go whose time has passed: due at once, and none of those to which

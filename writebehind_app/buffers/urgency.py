@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from django.db import models
 
 from writebehind_app import jobs
-from writebehind_app.buffers.operations import is_operation, merged_field
 from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.fields.entry import SIGNS
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.row import RowBuffer
-    from writebehind_app.buffers.writes import Write
+    from writebehind_app.fields.writes import Write
 
 logger = logging.getLogger("writebehind")
 
@@ -83,7 +83,7 @@ def _row(buffer: RowBuffer, write: Write) -> models.Model:
     field that is asked for is none of the written ones: then nothing has changed by this write.
     """
     layout = buffer.layout()
-    touched = {merged_field(name) or name for name in write.texts}
+    touched = write.fields()
     is_asked = False
 
     def fill(using: str | None = None, fields: Iterable[str] = (), **kwargs: Any) -> None:
@@ -94,7 +94,7 @@ def _row(buffer: RowBuffer, write: Write) -> models.Model:
         if not is_asked:
             raise _NotAsked
         text = write.texts.get(name)
-        if text is not None and not is_operation(text):
+        if text is not None and text[:1] not in SIGNS:
             row.__dict__[attname] = layout.columns[name].decode(text)
             return
         found = buffer._rows([write.id]).get(write.id)

@@ -18,14 +18,15 @@ from django.db import models
 from django.db.models import Count, Max, Subquery
 
 from writebehind_app.buffers import outbox
-from writebehind_app.buffers.columns import NOT_FOR_KEYS, column
 from writebehind_app.buffers.fallback import otherwise
-from writebehind_app.buffers.layout import Layout, encoded, micros_of
-from writebehind_app.buffers.versions import readable
 from writebehind_app.database.keyed import all_rows
+from writebehind_app.fields.columns import NOT_FOR_KEYS, column
+from writebehind_app.fields.entry import DIGITS, Entry
+from writebehind_app.fields.layout import Layout, encoded, micros_of
+from writebehind_app.fields.limits import REFUSALS
+from writebehind_app.fields.versions import upgraded
 from writebehind_app.models import AppliedBatch
 from writebehind_app.store import shard as store
-from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ class Window:
                 del row.__dict__[name]
         for name, entry in waiting:
             if entry.no > (applied.get(name) or 0):
-                row = self.layout.merge(entry, None)
+                row = self.layout.read(entry, None)
                 found += [row] if row else []  # none of one that is not to be understood
-        found += [row for entry in self._held() if (row := self.layout.merge(entry, None))]
+        found += [row for entry in self._held() if (row := self.layout.read(entry, None))]
         return sorted(found, key=lambda row: getattr(row, self.time))
 
     def count(self) -> int:
@@ -98,9 +99,12 @@ class Window:
         found: list[list[Entry]] = otherwise(self.buffer, in_redis, list)
         for n, entries in enumerate(found):
             for found_entry in entries:
-                for entry in readable(self.buffer, found_entry):
-                    if self._has(entry):
-                        yield _name(n), entry
+                try:
+                    entry = upgraded(self.buffer, found_entry)
+                except REFUSALS:  # it will not be stored
+                    continue
+                if self._has(entry):
+                    yield _name(n), entry
 
     def _held(self) -> Iterator[Entry]:
         """What is held back in this process."""
@@ -111,13 +115,14 @@ class Window:
 
     def _has(self, entry: Entry, *, found: bool = True) -> bool:
         """Whether it is in the window. One that was `found` by its number, or its time, may be."""
-        wanted, texts = self.wanted, entry.texts
+        wanted = self.wanted
+        texts = {name: value[DIGITS:] for name, value in entry.values.items()}
         if entry.broken or any(texts.get(name, text) != text for name, text in wanted.items()):
             return False
         absent = wanted.keys() - texts.keys()
         if found and not absent and self.time not in texts and settings.USE_TZ:
             return True  # its number is its time, by which it was found
-        row = self.layout.merge(entry, None)
+        row = self.layout.read(entry, None)
         if row is None:  # it is not to be understood, and will not be stored
             return False
         defaults = self.layout.texts_of(row, absent)

@@ -7,7 +7,6 @@ strikes out of the letters of its rows what it writes itself.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,15 +20,17 @@ from django.db import Error, models, transaction
 from django.utils import timezone
 
 from writebehind_app import conf, registry
-from writebehind_app.buffers.operations import Operation, is_kept_operation, merged_field
-from writebehind_app.buffers.versions import current
 from writebehind_app.database import retained
 from writebehind_app.database.failures import kind, storable
 from writebehind_app.database.isolation import Refused, write_isolating
 from writebehind_app.declaration import MASK, Declaration
 from writebehind_app.exceptions import NewerVersion
+from writebehind_app.fields.entry import Entry, dumped, loaded
+from writebehind_app.fields.entry import entry_of as entry_of_write
+from writebehind_app.fields.fold import described as described_entry
+from writebehind_app.fields.operations import Operation
+from writebehind_app.fields.versions import current
 from writebehind_app.models import DeadLetter, DiscardedLetter
-from writebehind_app.store.codec import Entry
 
 
 class UnreadableLetter(FieldError):
@@ -42,13 +43,8 @@ _CHUNK = 2000
 _LONGEST = 2000  # characters of a reason
 
 
-def bury(
-    buffer: Declaration, shard: int, refused: Sequence[Refused], written: Sequence[Entry] = ()
-) -> list[DeadLetter]:
-    """Put refused entries into the table, in the transaction of their batch, without what another
-    version of the declaration wrote to their rows later and which is `written`."""
-    if refused:
-        refused = [each._replace(entry=_left(each.entry, written)) for each in refused]
+def bury(buffer: Declaration, shard: int, refused: Sequence[Refused]) -> list[DeadLetter]:
+    """Put refused entries into the table, in the transaction of their batch."""
     now = timezone.now()
     letters = [
         DeadLetter(
@@ -56,7 +52,7 @@ def bury(
             shard=shard,
             number=entry.no,
             digest=_digest(buffer.entry_id(entry.id)),
-            entry=json.dumps(entry),
+            entry=dumped(entry),
             error=type(error).__name__,
             reason=_reason(buffer, entry, error),
             first_seen=now,
@@ -75,24 +71,9 @@ def letters_of(buffer: Declaration) -> models.QuerySet[DeadLetter]:
 def entry_of(letter: DeadLetter) -> Entry:
     """The entry as it was refused, without what was written since; `UnreadableLetter`."""
     try:
-        return _entry(json.loads(letter.entry))
+        return loaded(letter.entry)
     except (ValueError, TypeError, RecursionError) as error:
         raise UnreadableLetter(f"The letter cannot be read: {type(error).__name__}.") from error
-
-
-def _entry(values: Any) -> Entry:
-    """An entry, also of another release, unless that says what this one has no name for."""
-    if not isinstance(values, list) or any(values[len(Entry._fields) :]):
-        raise TypeError("This is no entry.")
-    entry = Entry(*values[: len(Entry._fields)])
-    texts = [entry.id, *entry.texts, *entry.texts.values()] if _is_object(entry.texts) else [None]
-    if not all(isinstance(text, str) for text in texts) or not _is_object(entry.apart):
-        raise TypeError("This is no entry.")
-    return entry._replace(older=tuple(map(_entry, entry.older)))
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
 
 
 def readable(letter: DeadLetter) -> Entry | None:
@@ -101,13 +82,6 @@ def readable(letter: DeadLetter) -> Entry | None:
         return entry_of(letter)
     except UnreadableLetter:
         return None
-
-
-def _left(entry: Entry, written: Sequence[Entry]) -> Entry:
-    for later in written:
-        if later.id == entry.id and later.at > entry.at:
-            entry = _without(entry, later)
-    return entry
 
 
 # What is written after a letter
@@ -131,7 +105,7 @@ def supersede(
     for entry in rows:
         newer[entry.id].append(entry)
     layers = [layer for entry in entries for layer in (*entry.older, entry)]
-    deletions = {entry.id: entry for entry in layers if entry.delete}
+    deletions = {entry.id: entry for entry in layers if entry.deleted}
     for each in refused:
         deletions.pop(each.entry.id, None)
     digests = list({_digest(buffer.entry_id(id)) for id in newer} | set(map(_digest, deletions)))
@@ -145,24 +119,42 @@ def supersede(
             for writer in newer.get(older.id) or ([deletion] if deletion else []):
                 left = _without(left, writer)
             if left != older:
-                letter.superseded = sorted({*letter.superseded, *(older.texts.keys() - left.texts)})
-                letter.entry = json.dumps(left)
+                letter.superseded = sorted(
+                    {*letter.superseded, *(older.texts().keys() - left.texts())}
+                )
+                letter.entry = dumped(left)
                 letter.save(update_fields=["superseded", "entry"])
 
 
 def _without(older: Entry, newer: Entry) -> Entry:
-    """What remains to be written of an entry after a newer one of its row."""
-    if newer.delete:
-        return older._replace(texts={}, delete=False, keep=False, older=())
-    texts = {
-        name: text
-        for name, text in older.texts.items()
-        if not _is_superseded(name, text, newer.texts)
-    }
-    layers = tuple(_without(layer, newer) for layer in older.older)
-    # A row that was written since stays.
-    keep = older.keep and bool(texts)
-    return older._replace(texts=texts, delete=False, keep=keep, older=layers)
+    """What remains to be written of an entry after a newer one of its row. A sum counts whenever it
+    is added; a value does not come back over anything."""
+    layers = () if newer.deleted else tuple(_without(layer, newer) for layer in older.older)
+    names = older.names() if newer.deleted else newer.names()
+    values = {name: value for name, value in older.values.items() if name not in names}
+    operations, merges = {}, {}
+    for name, segments in older.operations.items():
+        if newer.deleted or name in newer.values:
+            continue
+        if name in newer.merges:
+            segments = tuple(segment for segment in segments if segment.sign == "&")
+        if segments:
+            operations[name] = segments
+            keys = older.merges.get(name, {})
+            merges[name] = {k: v for k, v in keys.items() if k not in newer.merges.get(name, {})}
+    tombstones = {name: at for name, at in older.tombstones.items() if name not in names}
+    something = values or operations or tombstones
+    return older._replace(
+        # A row that was written since stays.
+        last=older.last if older.exists and something else 0,
+        deleted=0,
+        values=values,
+        operations=operations,
+        merges=merges,
+        apart={name: s for name, s in older.apart.items() if name in values},
+        tombstones=tombstones,
+        older=layers,
+    )
 
 
 def _as_now(buffer: Declaration, entry: Entry) -> Entry:
@@ -177,16 +169,6 @@ def _as_now(buffer: Declaration, entry: Entry) -> Entry:
         if [row.id for row in rows] == [entry.id]:
             return rows[0]
     return entry
-
-
-def _is_superseded(name: str, text: str, newer: Mapping[str, str]) -> bool:
-    field = merged_field(name)
-    if field is not None:
-        return name in newer or not is_kept_operation(newer.get(field, "#"))
-    if name not in newer:
-        return any(merged_field(other) == name for other in newer)
-    # A sum counts whenever it is added; a value does not come back over anything.
-    return not (is_kept_operation(text) and is_kept_operation(newer[name]))
 
 
 # What becomes of a letter
@@ -309,11 +291,11 @@ def edit(buffer: Declaration, id: int, values: Mapping[str, Any]) -> DeadLetter:
                 f"{buffer.version}: retry it once upgrade() takes it, or discard it and write anew."
             )
         _, texts = layout.split({**layout.key_of(entry.id), **values})
-        changed = {merged_field(name) or name for name in texts}
-        kept = {n: t for n, t in entry.texts.items() if (merged_field(n) or n) not in changed}
-        texts = {**kept, **texts}
-        relative = any(merged_field(n) or is_kept_operation(t) for n, t in texts.items())
-        letter.entry = json.dumps(entry._replace(texts=texts, relative=relative, keep=True))
+        new = entry_of_write(entry.id, texts, entry.last)
+        kept = entry.only(name for name in entry.names() if name not in new.values)
+        last = max(entry.last, entry.deleted + 1)  # there is a row afterwards
+        entry = kept._replace(values={**kept.values, **new.values}, last=last)
+        letter.entry = dumped(entry)
         letter.save(using=layout.using, update_fields=["entry"])
     return letter
 
@@ -322,7 +304,7 @@ def described(letter: DeadLetter) -> dict[str, Any]:
     """What a letter says, for people and for JSON."""
     entry = readable(letter)
     key: Any = entry.id if entry else ""
-    values: Any = entry.texts if entry else {"entry": letter.entry}
+    values: Any = entry.texts() if entry else {"entry": letter.entry}
     buffer = registry.buffers().get(letter.buffer)
     if buffer is not None and entry is not None:
         key, values = _parts(buffer, entry) or (key, values)
@@ -331,7 +313,7 @@ def described(letter: DeadLetter) -> dict[str, Any]:
         "buffer": letter.buffer,
         "key": key,
         "values": values,
-        "delete": entry is not None and entry.delete,
+        "delete": entry is not None and entry.deleted > 0,
         "superseded": letter.superseded,
         "error": letter.error,
         "reason": letter.reason,
@@ -344,7 +326,7 @@ def described(letter: DeadLetter) -> dict[str, Any]:
 def _parts(buffer: Declaration, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The key and the values of an entry; None where they are not to be understood."""
     try:
-        return buffer.layout().key_of(entry.id), buffer.layout().values(entry)
+        return buffer.layout().key_of(entry.id), described_entry(buffer.layout(), entry)
     except Exception as error:  # the model may be another one by now
         if kind(error) != "row":
             raise

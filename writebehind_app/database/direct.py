@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connections, transaction
 
-from writebehind_app.buffers.refusals import out_of_range
 from writebehind_app.database import deadletters, fences
 from writebehind_app.database.failures import kind
 from writebehind_app.database.keyed import rows_by_id
 from writebehind_app.database.rows import write as write_rows
 from writebehind_app.database.transactions import autocommits
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fold import fold
+from writebehind_app.fields.limits import out_of_range
 from writebehind_app.models import Fence
 from writebehind_app.store import clock
-from writebehind_app.store.codec import Entry
 
 if TYPE_CHECKING:
-    from writebehind_app.buffers.writes import Write
     from writebehind_app.database.once import Once
     from writebehind_app.declaration import Declaration, KeyedDeclaration
+    from writebehind_app.fields.writes import Write
     from writebehind_app.store.shard import Record
 
 _Result = TypeVar("_Result")
@@ -91,7 +92,7 @@ def _write(
     except ValidationError:
         _refuse(buffer, rows)
         raise
-    deleted = [entry for entry in entries if entry.delete]
+    deleted = [entry for entry in entries if entry.deleted]
     fences.leave(buffer, [*rows, *deleted], now, whole=whole)
 
 
@@ -101,7 +102,7 @@ def _refuse(buffer: KeyedDeclaration, rows: Sequence[Entry]) -> None:
     stored = rows_by_id(layout, [entry.id for entry in rows])
     for entry in rows:
         try:
-            layout.merge(entry, stored.get(entry.id), to_store=True)
+            fold(layout, entry, None if (row := stored.get(entry.id)) is None else row.__dict__)
         except ValidationError as error:
             names = buffer.refused_fields(entry, error.error_dict)
             raise out_of_range(names, "nothing was changed") from None

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from writebehind_app.buffers.layout import Layout
-from writebehind_app.buffers.versions import current
 from writebehind_app.database.failures import kind
 from writebehind_app.database.fences import Fences
 from writebehind_app.database.keyed import rows_by_id
 from writebehind_app.database.parents import without_parent
 from writebehind_app.database.rows import write
 from writebehind_app.declaration import Declaration
-from writebehind_app.store.codec import Entry, understood
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fold import described
+from writebehind_app.fields.layout import Layout
+from writebehind_app.fields.versions import current
+from writebehind_app.store.codec import understood
 
 
 class Refused(NamedTuple):
@@ -45,7 +47,7 @@ def write_isolating(
         with connection.cursor() as cursor:
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # or they refuse the commit
     # In the order of the writes: a value that moves from row to row is free before it is taken.
-    in_order = sorted(entries, key=lambda entry: entry.at)
+    in_order = sorted(entries, key=lambda entry: entry.last)
 
     def expand(found: Sequence[Entry]) -> Sequence[Entry]:
         if of_rows:
@@ -67,9 +69,7 @@ def write_isolating(
         rows += written
 
     if found:
-        # Where several versions wrote to a row, it is another one after each of them.
-        is_once = len({entry.id for entry in found}) == len(found)
-        stored = _stored_rows(layout, found) if is_once else None
+        stored = _stored_rows(layout, found)
         refused += isolate(connection, found, write_part)
     return rows, _others(found, refused), refused
 
@@ -107,7 +107,7 @@ def _readable(
             of_rows = expand(understood([entry], records=not layout.key))
             for of_row in of_rows:
                 layout.key_of(of_row.id)
-                layout.values(of_row)
+                described(layout, of_row)
         except Exception as error:
             if kind(error) != "row":
                 raise

@@ -11,8 +11,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Col, Expression
 from django.db.models.sql.compiler import SQLCompiler
 
-from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.layout import Layout
+from writebehind_app.fields.columns import Column
+from writebehind_app.fields.layout import Layout
 
 _CHUNK = 2000  # keys in one statement: below what any of the databases refuses
 

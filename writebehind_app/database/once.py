@@ -25,8 +25,6 @@ from django.db.models import F
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers.layout import micros_of
-from writebehind_app.buffers.refusals import refuse_nameless
 from writebehind_app.conf import is_direct
 from writebehind_app.exceptions import (
     AlreadyExists,
@@ -34,9 +32,11 @@ from writebehind_app.exceptions import (
     BufferUnavailable,
     WriteUncertain,
 )
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.layout import micros_of
+from writebehind_app.fields.limits import refuse_nameless
 from writebehind_app.models import OnceKey
 from writebehind_app.store import delivery
-from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:

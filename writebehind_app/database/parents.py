@@ -9,12 +9,11 @@ from typing import Any
 from django.db import IntegrityError, models
 
 from writebehind_app import registry
-from writebehind_app.buffers.columns import Column
-from writebehind_app.buffers.layout import Layout
-from writebehind_app.buffers.operations import is_kept_operation
 from writebehind_app.declaration import Declaration, KeyedDeclaration
+from writebehind_app.fields.columns import Column
+from writebehind_app.fields.entry import DIGITS, Entry
+from writebehind_app.fields.layout import Layout
 from writebehind_app.store import shard as store
-from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import client
 
 _CHUNK = 2000
@@ -57,12 +56,12 @@ def without_parent(layout: Layout, entries: Sequence[Entry]) -> list[tuple[Entry
 
 def _reference(layout: Layout, column: Column, entry: Entry) -> Any:
     """The value of a foreign key in an entry, None where it has none."""
-    if not entry.keep:
+    if not entry.exists:
         return None
     if column in layout.key:
         return layout.key_of(entry.id)[column.attname]
-    text = entry.texts.get(column.name, "null")
-    return None if is_kept_operation(text) else column.decode(text)
+    value = entry.values.get(column.name)
+    return None if value is None else column.decode(value[DIGITS:])
 
 
 def _present(layout: Layout, field: Any, values: Sequence[Any]) -> set[Any]:
@@ -89,7 +88,7 @@ def _check_pending(layout: Layout, field: Any, values: set[Any]) -> None:
         for reading in store.read(client(patient=True), by_shard).values()
         for entries in (reading.pending, reading.in_flight)
         for id, entry in entries.items()
-        if entry.keep
+        if entry.exists
     ]
     if waiting:
         raise ParentPending(parent, waiting)

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from writebehind_app.buffers.columns import Column, Unsupported, column
-from writebehind_app.buffers.layout import Layout
-from writebehind_app.buffers.refusals import REFUSALS
 from writebehind_app.conf import is_direct
+from writebehind_app.fields.columns import Column, Unsupported, column
+from writebehind_app.fields.layout import Layout
+from writebehind_app.fields.limits import REFUSALS
 from writebehind_app.store import shard as store
 from writebehind_app.store.connection import client
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -17,10 +17,11 @@ from django.db.models.fields.files import FileField
 from django.db.models.sql import InsertQuery
 from django.db.models.sql.compiler import SQLInsertCompiler
 
-from writebehind_app.buffers.layout import Layout
 from writebehind_app.database.keyed import all_rows, rows_by_id
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fold import decoded_together, fold
+from writebehind_app.fields.layout import Layout
 from writebehind_app.steps import reach
-from writebehind_app.store.codec import Entry
 
 
 def write(
@@ -30,31 +31,12 @@ def write(
     *,
     over_new: bool = True,
 ) -> int:
-    """Write entries of rows; says how many rows were written or deleted.
+    """Write entries of rows, of which no two are of one row; says how many rows were written or
+    deleted.
 
     `stored` are the rows as they are, where they have been read and locked already. What says all
-    of a row goes over one that somebody else makes in this moment, if `over_new`. Entries of one
-    row are written one after the other.
+    of a row goes over one that somebody else makes in this moment, if `over_new`.
     """
-    if len({entry.id for entry in entries}) == len(entries):
-        return _write(layout, entries, stored, over_new=over_new)
-    parts: list[list[Entry]] = []
-    times: Counter[str] = Counter()
-    for entry in entries:
-        if times[entry.id] == len(parts):
-            parts.append([])
-        parts[times[entry.id]].append(entry)
-        times[entry.id] += 1
-    return sum(_write(layout, part, None, over_new=over_new) for part in parts)
-
-
-def _write(
-    layout: Layout,
-    entries: Sequence[Entry],
-    stored: Mapping[str, Any] | None,
-    *,
-    over_new: bool,
-) -> int:
     plan = make_plan(layout, entries, stored, over_new=over_new)
     if plan.delete:
         keys = [row.pk for row in plan.delete]
@@ -88,47 +70,52 @@ def make_plan(
     """Merge the entries into the stored rows, which stay locked until the transaction ends. Each
     record of a log is a new row."""
     if not layout.key:
-        rows = [layout.merge(entry, None, to_store=True) for entry in entries]
-        return Plan([], [], {}, rows, [])
+        given = zip(entries, decoded_together(layout, entries), strict=True)
+        new = [layout.row_to_insert(fold(layout, entry, None, values=v)) for entry, v in given]
+        return Plan([], [], {}, new, [])
     upsert, partial = [], []
     takes_whole_rows = over_new and _takes_whole_rows(layout)
-    for entry in entries:
+    for entry, values in zip(entries, decoded_together(layout, entries), strict=True):
         if takes_whole_rows and _is_whole(layout, entry):
-            upsert.append(layout.merge(entry, None, to_store=True))
+            upsert.append(layout.row_to_insert(fold(layout, entry, None, values=values)))
         else:
-            partial.append(entry)
+            partial.append((entry, values))
+    ids = [entry.id for entry, _ in partial]
     if stored is None:
-        stored = rows_by_id(layout, [entry.id for entry in partial], lock=True)
+        stored = rows_by_id(layout, ids, lock=True)
     else:
-        stored = {entry.id: copy(stored[entry.id]) for entry in partial if entry.id in stored}
-    if len({row.pk for row in stored.values()}) < len(stored):
+        stored = {id: copy(stored[id]) for id in ids if id in stored}
+    pk = layout.model._meta.pk.attname  # the property `pk` takes long
+    if len({row.__dict__[pk] for row in stored.values()}) < len(stored):
         raise IntegrityError("Two of the keys name one row to the database: one after the other.")
-    delete, update, insert = [], {}, []
-    changed = defaultdict(list)
-    for entry in partial:
-        row = stored.get(entry.id)
-        if row is not None and entry.delete:
+    delete, insert, update = [], [], {}
+    alike: dict[tuple[str, ...], list[Any]] = defaultdict(list)  # by the fields that change
+    for entry, values in partial:
+        row: Any = stored.get(entry.id)
+        folded = fold(layout, entry, None if row is None else row.__dict__, values=values)
+        if folded.delete and row is not None:
             delete.append(row)
-            row = None
-        merged = layout.merge(entry, row, to_store=True)
-        if merged is None:
+        if folded.values is None:
             continue
-        if row is None:
-            insert.append(merged)
+        if folded.is_new:
+            insert.append(layout.row_to_insert(folded))
         else:
-            update[row.pk] = row
-            for name in layout.fields_of(entry):
-                changed[name].append(row)
+            update[row.__dict__[pk]] = layout.changed_to_store(row, folded)
+            alike[tuple(entry.names())].append(row)
+    changed: dict[str, list[Any]] = defaultdict(list)
+    for names, rows in alike.items():
+        for name in names:
+            changed[name] += rows
     return Plan(delete, list(update.values()), changed, insert, upsert)
 
 
 def _is_whole(layout: Layout, entry: Entry) -> bool:
     """Whether nothing needs to be known of the stored row: the entry has each of its fields."""
     return (
-        entry.keep
-        and not entry.delete
-        and not entry.relative
-        and len(entry.texts) == len(layout.columns)
+        len(entry.values) == len(layout.columns)
+        and not entry.operations
+        and not entry.deleted
+        and entry.exists
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from writebehind_app.buffers.layout import moment
 from writebehind_app.declaration import Declaration, FlushedRow
+from writebehind_app.fields.fold import described
+from writebehind_app.fields.layout import moment
 from writebehind_app.flush.writer import Applied
 from writebehind_app.signals import dead_lettered, flushed
 from writebehind_app.store.shard import Batch
@@ -49,9 +50,9 @@ def _call_hook(buffer: Declaration, applied: Applied) -> None:
             [
                 FlushedRow(
                     key=layout.key_of(entry.id),
-                    values=layout.values(entry),
-                    delete=entry.delete,
-                    at=moment(entry.at),
+                    values=described(layout, entry),
+                    delete=entry.deleted > 0,
+                    at=moment(entry.last),
                 )
                 for entry in applied.written
             ]

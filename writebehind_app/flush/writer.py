@@ -15,17 +15,18 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.buffers.layout import Layout, moment
-from writebehind_app.buffers.versions import current
 from writebehind_app.database import deadletters, once, retained
 from writebehind_app.database.failures import storable
 from writebehind_app.database.fences import Fences, of_rows
 from writebehind_app.database.isolation import Refused, write_isolating
 from writebehind_app.database.rows import write
 from writebehind_app.declaration import Declaration, KeyedDeclaration
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.layout import Layout, moment
+from writebehind_app.fields.versions import current
 from writebehind_app.models import AppliedBatch, DeadLetter
 from writebehind_app.steps import reach
-from writebehind_app.store.codec import Entry, understood
+from writebehind_app.store.codec import understood
 from writebehind_app.store.shard import Batch
 
 _MOST_ATTEMPTS = 2**31 - 1  # that the ledger takes
@@ -109,7 +110,7 @@ def apply(
                 entries = fences.left_of_all(entries)
             deadletters.supersede(buffer, entries, batch.entries)
             rows, refused = write(layout, entries), []
-        letters = deadletters.bury(buffer, shard, refused, entries)
+        letters = deadletters.bury(buffer, shard, refused)
         once.settle(buffer, batch.entries)
         reach("flush.buried")
         # By now the rows are locked: whoever writes to one directly comes before this, and has

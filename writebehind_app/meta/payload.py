@@ -13,8 +13,8 @@ from django.db import models
 from django.http import HttpRequest, UnreadablePostError
 
 from writebehind_app import conf
-from writebehind_app.buffers.operations import Add, Max, Merge, Min
-from writebehind_app.buffers.values import INT64
+from writebehind_app.fields.codecs import INT64
+from writebehind_app.fields.operations import Add, Max, Merge, Min
 
 MAX_DEPTH = 20  # of lists and objects in each other; MariaDB keeps a few more, Python hundreds
 

@@ -18,10 +18,10 @@ from django.db import IntegrityError, router
 from django.utils import timezone
 
 from writebehind_app import MetaBuffer, RowBuffer
-from writebehind_app.buffers.operations import Operation
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.database.transactions import check_outside_transaction
 from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.fields.operations import Operation
 from writebehind_app.meta.models import (
     RESOLVED,
     AppointmentMeta,

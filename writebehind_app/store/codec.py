@@ -8,17 +8,24 @@ a broken one: a flush puts it among the dead letters, and reads show the row wit
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from writebehind_app import conf
+from writebehind_app.fields.entry import (
+    DIGITS,
+    Entry,
+    Numbered,
+    Segment,
+    Segments,
+    number_of,
+    numbered,
+)
 
 HEAD = "@"  # no field of a model can be called that
 APART = "+"  # what the name of a field has before it, for operations on its pending value
 ONCE = "*"  # what the name of a field begins with that stands for a call with a key, see once.py
 LAYER = "<"  # what the name of a text begins with that was written under another version
 VERSION = "="  # stands in a record for the version of the declaration, if that is not 0
-_TIME = 16  # digits of a time
 NOTHING = ""  # stands in a record without fields, as a stream takes none without
 
 _HEAD = re.compile(
@@ -35,29 +42,6 @@ class Unreadable(ValueError):
     """An entry is nothing that the package writes."""
 
 
-class Entry(NamedTuple):
-    """What is pending, or in flight, for one row; or one record of a log."""
-
-    id: str  # the row's key, as text; of a record, its number
-    head: str  # differs from what it was once anything was written to the entry
-    no: int  # names this entry; a write after it was claimed begins another one
-    writes: int  # how many writes are in it
-    since: int  # when the first of them came, in µs since 1970
-    at: int  # when the last of them came
-    born: int  # when the row came to be, if these writes make it
-    delete: bool  # the row that is stored goes
-    keep: bool  # there is a row afterwards: the stored one or a new one, with the values in it
-    relative: bool  # some texts are operations on what is stored
-    texts: dict[str, str]  # by field name
-    times: dict[str, str] = {}  # when each was written, in µs; see scripts/write.lua
-    broken: str = ""  # why it is not to be understood
-    gone: int = 0  # when the stored row goes
-    once: tuple[str, ...] = ()  # the keys, by their digests, of calls that are in it
-    apart: dict[str, str] = {}  # operations that were carried out on the texts, by name
-    version: int = 0  # of the declaration, when it was written
-    older: tuple[Entry, ...] = ()  # what was written before it, under other versions
-
-
 def entry(id: str, flat: Sequence[str]) -> Entry | None:
     """The entry in the answer of HGETALL, None where there is none; or the record of a stream."""
     if not flat:
@@ -70,39 +54,104 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
             return _broken(id, head, f"{name[:100]!r} has {len(text)} characters", texts)
     if head is None:
         return _record(id, texts)
-    found = _HEAD.fullmatch(head)
-    if found is None:
+    matched = _HEAD.fullmatch(head)
+    if matched is None:
         return _broken(id, head, f"its head is {head[:_SHOWN]!r}", texts)
-    no, writes, since, at, row, gone, born, relative, version, layers = found.groups()
+    no, writes, since, at, row, gone, born, _, version, layers = matched.groups()
     if max(int(since), int(at), int(gone or 0), int(born or 0)) >= _LAST:
         return _broken(id, head, f"its times are those of {head!r}", texts)
     once = _once(texts)
     older = _older(id, texts) if layers and layers != "0" else ()
     if len(older) != int(layers or 0) or any(layer.broken for layer in older):
         return _broken(id, head, "what was written under another version is not all there", texts)
-    times = {name: text[:_TIME] for name, text in texts.items()}
-    digits = "".join(times.values())
-    if texts and not (len(digits) == _TIME * len(times) and digits.isascii() and digits.isdigit()):
+    digits = "".join([text[:DIGITS] for text in texts.values()])
+    if texts and not (len(digits) == DIGITS * len(texts) and digits.isascii() and digits.isdigit()):
         return _broken(id, head, "a text has no time", texts)
-    return Entry(
+    last = int(at)
+    deleted = 0 if row == "1" else last if row == "2" else int(gone)
+    found = Entry(
         id,
-        head,
-        int(no),
-        int(writes),
-        int(since),
-        int(at),
         int(born or since),
-        row != "1",
-        row != "2",
-        relative == "1",
-        {name: text[_TIME:] for name, text in texts.items() if name[:1] != APART},
-        times,
-        gone=int(gone or at),
-        once=once,
-        apart={name[1:]: text[_TIME:] for name, text in texts.items() if name[:1] == APART},
+        last if row == "2" else max(last, deleted + 1),
+        deleted,
         version=int(version or 0),
         older=older,
+        once=once,
+        no=int(no),
+        head=head,
+        writes=int(writes),
+        since=int(since),
     )
+    try:
+        return _with_texts(found, texts)
+    except (ValueError, IndexError):
+        return _broken(id, head, "a meta key has no time", texts)
+
+
+def _with_texts(entry: Entry, texts: dict[str, str]) -> Entry:
+    """The entry with values and operations as they stand in the hash."""
+    special = [name for name, text in texts.items() if name[0] in _NAMES or text[16:17] in _KEPT]
+    if not special:
+        return entry._replace(values=texts)
+    values = {name: text for name, text in texts.items() if name not in special}
+    operations: dict[str, Segments] = {}
+    merges: dict[str, dict[str, Numbered]] = {}
+    apart: dict[str, Segments] = {}
+    tombstones: dict[str, int] = {}
+    firsts: dict[str, int] = {}
+    for name in special:
+        text = texts[name]
+        number = number_of(text)
+        if name[0] == "@":
+            stamp = text[DIGITS:]
+            if stamp != "!":
+                firsts[name[1:]] = int(stamp.split()[0])
+        elif name[0] == "&":
+            field, _, key = name[1:].partition(":")
+            merges.setdefault(field, {})[key] = text
+        elif name[0] == APART:
+            apart[name[1:]] = (_segment(number, text[DIGITS:]),)
+        elif text[DIGITS : DIGITS + 1] == "!":
+            tombstones[name] = number
+            if len(text) > DIGITS + 1:
+                values[name] = numbered(number, text[DIGITS + 1 :])
+        else:
+            operations[name] = (_segment(number, text[DIGITS:]),)
+    for name in tombstones.keys() & values:
+        if values[name][DIGITS : DIGITS + 1] in _OPERATIONS:
+            operations[name] = (_segment(number_of(values[name]), values.pop(name)[DIGITS:]),)
+    for field, keys in merges.items():
+        numbers = [number_of(text) for text in keys.values()]
+        merge = Segment(min(numbers), max(numbers), "&", "", "")
+        operations[field] = (*operations.get(field, ()), merge)
+        keys.pop("", None)  # it says that there is an object
+    for name in tombstones.keys() & {*values, *operations}:
+        first = firsts.get(
+            name, entry._replace(values=values, operations=operations).number_of(name)
+        )
+        tombstones[name] = first - 1
+    return entry._replace(
+        values=values,
+        operations=operations,
+        merges=merges,
+        apart=apart,
+        tombstones=tombstones,
+        firsts=firsts,
+    )
+
+
+_NAMES = "@&+"  # what names begin with that are no fields
+_OPERATIONS = ("#", "$", "~", "%")
+_KEPT = (*_OPERATIONS, "!")
+
+
+def _segment(number: int, text: str) -> Segment:
+    """Operations as scripts/write.lua keeps them: '#add,low,high,null,places', the same with '$'
+    for a number within JSON, or '~low,high,null' and '%low,high,null'."""
+    if text[0] in "#$":
+        operand, _, places = text[1:].rpartition(",")
+        return Segment(number, number, "=", f"{text[0]}{places}", operand)
+    return Segment(number, number, "=", text[0], f",{text[1:]}")
 
 
 def understood(entries: Sequence[Entry], *, records: bool) -> Sequence[Entry]:
@@ -126,8 +175,7 @@ def _record(id: str, texts: dict[str, str]) -> Entry:
     if not _VERSION.fullmatch(version):
         return _broken(id, None, f"its version is {version[:_SHOWN]!r}", texts)
     once = _once(texts)
-    found = Entry(str(no), "", no, 1, no, no, no, False, True, False, texts, once=once)
-    return found._replace(version=int(version)) if version != "0" else found
+    return record(no, texts)._replace(version=int(version), once=once)
 
 
 def _once(texts: dict[str, str]) -> tuple[str, ...]:
@@ -149,9 +197,16 @@ def _older(id: str, texts: dict[str, str]) -> tuple[Entry, ...]:
     return tuple(layer for layer in found if layer and layer.head)
 
 
+def record(no: int, texts: Mapping[str, str]) -> Entry:
+    """A record of a log: its number is its time."""
+    number = f"{no:0{DIGITS}}"
+    values = {name: number + text for name, text in texts.items()}
+    return Entry(str(no), no, no, values=values, no=no, since=no)
+
+
 def _broken(id: str, head: str | None, why: str, texts: dict[str, str]) -> Entry:
     some = {name[:_SHOWN]: text[:_SHOWN] for name, text in [*texts.items()][:_SHOWN]}
     found = _HEAD.fullmatch(head or "")
     no = int(found[1]) if found else 0  # for the receipts of writes that were spoiled
     head = (head or "broken")[:_SHOWN]
-    return Entry(id, head, no, 1, 0, 0, 0, False, True, False, some, broken=why)
+    return Entry(id, 0, 1, values=some, broken=why, no=no, head=head)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import redis
 
+from writebehind_app.fields.entry import Entry
 from writebehind_app.store import codec, lua
-from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
 from writebehind_app.store.keys import taken_place
 

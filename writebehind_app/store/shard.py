@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import redis
 
 from writebehind_app.exceptions import WriteUncertain
+from writebehind_app.fields.entry import Entry
 from writebehind_app.store import codec, delivery, lua
 from writebehind_app.store.calls import Call, Durability, Limit, Outcome
-from writebehind_app.store.codec import Entry
 from writebehind_app.store.connection import errors
 from writebehind_app.store.keys import taken_place
 
@@ -297,7 +297,7 @@ class Record(NamedTuple):
 
     def entry(self, no: int) -> Entry:
         """As Redis would give it to a flusher under that number."""
-        return Entry(str(no), "", no, 1, no, no, no, False, True, False, self.texts)
+        return codec.record(no, self.texts)
 
 
 @dataclass(frozen=True, slots=True)

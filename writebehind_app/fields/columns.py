@@ -14,9 +14,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from writebehind_app.buffers.custom import own_codec, own_methods
-from writebehind_app.buffers.refusals import refuse_expression, refuse_null, shown
-from writebehind_app.buffers.values import NULL, Decode, Encode, codec
+from writebehind_app.fields.codecs import NULL, Decode, Encode, Loader, codec, loader
+from writebehind_app.fields.custom import own_codec, own_methods
+from writebehind_app.fields.limits import refuse_expression, refuse_null, shown
+from writebehind_app.fields.operations import Kind, kind_of, range_of
 
 NOT_FOR_KEYS = (models.FloatField, models.JSONField, models.BinaryField)  # no reliable equality
 _LOCAL_ONLY = ("django.contrib.postgres.", "django.contrib.gis.")  # no codec for their values
@@ -37,6 +38,9 @@ class Column:
     decode: Decode  # text → value, as an instance holds it
     prepare: Decode  # text → value, as it is handed to the database
     exact: bool  # what is read and written back is what was stored
+    kind: Kind | None  # the numbers that operations work on
+    range: tuple[int, int]  # of those numbers
+    loader: Loader | None  # decodes as well; None where only `decode` can
 
 
 def column(field: models.Field[Any, Any], using: str) -> Column:
@@ -61,7 +65,18 @@ def column(field: models.Field[Any, Any], using: str) -> Column:
         encode, decode, prepare = _nullable(field, encode), _optional(decode), _optional(prepare)
     # JSON's null is read as NULL is, SQLite rounds decimals, and of others one cannot know.
     exact = bool(django_codec) and not isinstance(target, models.JSONField | models.DecimalField)
-    return Column(field, field.name, field.attname, encode, decode, prepare, exact)
+    return Column(
+        field,
+        field.name,
+        field.attname,
+        encode,
+        decode,
+        prepare,
+        exact,
+        kind_of(field),
+        range_of(field, using),
+        loader(target, using) if django_codec else None,
+    )
 
 
 # None, expressions, and related objects

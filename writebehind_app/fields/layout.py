@@ -12,24 +12,20 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import FieldError, ValidationError
 from django.db import models
+from django.db.models.base import ModelState
 from django.db.models.expressions import DatabaseDefault
+from django.db.models.signals import post_init, pre_init
 from django.utils import timezone
 
-from writebehind_app.buffers.columns import Column, column
-from writebehind_app.buffers.operations import (
-    Merge,
-    Operation,
-    described_operation,
-    is_kept_operation,
-    merged,
-    merged_field,
-    operated,
-    operation_texts,
-)
-from writebehind_app.buffers.refusals import REFUSALS, refusal, refuse_oversized, shown
-from writebehind_app.store.codec import Entry
+from writebehind_app.fields.columns import Column, column
+from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fence import Fence
+from writebehind_app.fields.fold import Folded, Shape, fold
+from writebehind_app.fields.limits import REFUSALS, refusal, refuse_oversized, shown
+from writebehind_app.fields.operations import Operation, operation_texts
 
 _JSON = json.JSONDecoder()
+_MOST_SHAPES = 1000
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -59,7 +55,7 @@ class Layout:
                 texts.update(self._operation(column, value))
             else:
                 texts[column.name] = encoded(column, value)
-        refuse_oversized(texts, lambda name: merged_field(name) or name)
+        refuse_oversized(texts, _field_named)
         try:
             return ",".join([texts.pop(name) for name in self._key_names]), texts
         except KeyError as missing:
@@ -69,7 +65,7 @@ class Layout:
         if column in self.key:
             raise ValidationError({column.name: "A key names a row: it takes a plain value."})
         try:
-            return operation_texts(column, operation, self.using)
+            return operation_texts(column, operation)
         except REFUSALS as error:
             raise ValidationError({column.name: refusal(column.field, operation, error)}) from None
 
@@ -184,97 +180,109 @@ class Layout:
             return {self.key[0].attname: self.key[0].decode(id)}
         return {c.attname: c.decode(text) for c, text in zip(self.key, parts_of(id), strict=True)}
 
-    def values(self, entry: Entry) -> dict[str, Any]:
-        """What an entry sets, by name: values, and operations as Redis keeps them."""
-        described: dict[str, Any] = {}
-        for name, text in entry.texts.items():
-            field = merged_field(name)
-            if field is not None:
-                described[field] = Merge(merged(self.columns[field], entry.texts, None))
-            elif is_kept_operation(text):
-                described[name] = described_operation(self.columns[name], text, self.using)
-            else:
-                described[name] = self.columns[name].decode(text)
-        return described
-
     def known(self, entry: Entry) -> Entry:
         """The entry without the fields that the model does not have any more."""
-        if entry.texts.keys() <= self.columns.keys():
-            return entry
-        texts = {n: t for n, t in entry.texts.items() if (merged_field(n) or n) in self.columns}
-        return entry._replace(texts=texts)
+        return entry.only(self.columns)
 
-    def merge(
-        self, entry: Entry, row: models.Model | None, *, to_store: bool = False
+    def read(
+        self, entry: Entry, row: models.Model | None, fence: Fence | None = None
     ) -> models.Model | None:
-        """The row as it is after the entry: changed in place, new, or None where it is no more.
+        """The row as it is after the entry, for who reads: changed in place, new, or None. What
+        will not be stored, as it cannot be understood, changes nothing."""
+        stored = None if row is None else row.__dict__
+        return self.applied(fold(self, self.known(entry), stored, fence, to_store=False), row)
 
-        A field that the model does not have any more is read past; `to_store` it is a KeyError. So
-        is what is not to be understood: the entry will not be stored.
-        """
-        if not to_store:
-            entry = self.known(entry)
-        if entry.broken:
-            return row
-        before = row
-        if entry.delete:
-            row = None
-        if not entry.keep:
+    def applied(self, folded: Folded, row: models.Model | None) -> models.Model | None:
+        """The row with what an entry came to."""
+        if folded.values is None:
             return None
-        if row is None and not self.insert:
-            return None
-        try:
-            given = self._given(entry, to_store)
-            key = self.key_of(entry.id) if row is None else {}
-        except REFUSALS:
-            if to_store:
-                raise
-            return before
-        if row is None:
-            row = self.model(**key, **given)
-            _stamp(row, [f for f in self.stamped_once if f.name not in entry.texts], entry.born)
-        else:
-            for attname, value in given.items():
-                setattr(row, attname, value)
-        if entry.relative:
-            self._operate(entry, row, to_store)
-        _stamp(row, self.stamped, entry.at)
+        if folded.is_new:
+            return self.new_row(folded)
+        return row and self.changed(row, folded)
+
+    def changed(self, row: models.Model, folded: Folded) -> models.Model:
+        """The row, changed in place."""
+        assert folded.values is not None
+        for attname, value in folded.values.items():
+            setattr(row, attname, value)
+        if self.stamped and folded.last:
+            _stamp(row, self.stamped, folded.last)
         return row
 
-    def _given(self, entry: Entry, to_store: bool) -> dict[str, Any]:
-        """The plain values of an entry, by attname."""
-        texts = entry.texts.items()
-        if entry.relative:
-            texts = {
-                n: t for n, t in texts if not (is_kept_operation(t) or merged_field(n))
-            }.items()
-        columns = self.columns
-        if to_store:
-            return {(c := columns[name]).attname: c.prepare(text) for name, text in texts}
-        return {(c := columns[name]).attname: c.decode(text) for name, text in texts}
+    def changed_to_store(self, row: models.Model, folded: Folded) -> models.Model:
+        """The same, to be stored and not shown to anybody."""
+        assert folded.values is not None
+        row.__dict__.update(folded.values)
+        if self.stamped and folded.last:
+            _stamp(row, self.stamped, folded.last)
+        return row
 
-    def _operate(self, entry: Entry, row: models.Model, to_store: bool) -> None:
-        """Carry out the operations on what is stored; values are in the row already. A field that
-        does not take the outcome is read as it is: it stays so, as the entry cannot be stored."""
-        for name, text in entry.texts.items():
-            if not merged_field(name) and is_kept_operation(text):
-                c = self.columns[name]
-                try:
-                    value = operated(c, text, getattr(row, c.attname), self.using)
-                except REFUSALS as error:
-                    if not to_store:
-                        continue
-                    raise ValidationError({name: refusal(c.field, text, error)}) from error
-                setattr(row, c.attname, value)
-        for name in {field for name in entry.texts if (field := merged_field(name))}:
-            c = self.columns[name]
-            try:
-                value = merged(c, entry.texts, getattr(row, c.attname))
-            except REFUSALS:
-                if not to_store:
-                    continue
-                raise
-            setattr(row, c.attname, value)
+    def new_row(self, folded: Folded) -> models.Model:
+        """The instance of a new row."""
+        assert folded.values is not None
+        row = self.model(**folded.values)
+        once = [f for f in self.stamped_once if f.attname not in folded.values]
+        _stamp(row, once, folded.first)
+        _stamp(row, self.stamped, folded.last)
+        return row
+
+    def row_to_insert(self, folded: Folded) -> models.Model:
+        """The same, to be inserted and not shown to anybody."""
+        if not self._plain_init:
+            return self.new_row(folded)
+        assert folded.values is not None
+        row = self.model.__new__(self.model)
+        row.__dict__ = {**self._defaults, **folded.values, "_state": ModelState()}
+        for field in self._fields_with_calls:
+            if field.attname not in folded.values:
+                row.__dict__[field.attname] = field.get_default()
+        if self.stamped_once:
+            once = [f for f in self.stamped_once if f.attname not in folded.values]
+            _stamp(row, once, folded.first)
+        if self.stamped:
+            _stamp(row, self.stamped, folded.last)
+        return row
+
+    @cached_property
+    def _plain_init(self) -> bool:
+        """Whether nobody but Django has a say in how an instance is made."""
+        model = self.model
+        return (
+            model.__init__ is models.Model.__init__
+            and model.__new__ is object.__new__
+            and not any(signal.has_listeners(model) for signal in (pre_init, post_init))
+            and all(type(f).get_default is models.Field.get_default for f in model._meta.fields)
+        )
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        return {
+            f.attname: f.get_default()
+            for f in self.model._meta.concrete_fields
+            if f not in self._fields_with_calls
+        }
+
+    @cached_property
+    def _fields_with_calls(self) -> list[models.Field[Any, Any]]:
+        """The fields whose default is worked out for each row."""
+        return [
+            f
+            for f in self.model._meta.concrete_fields
+            if callable(f.default) or f.has_db_default() or isinstance(f, models.ForeignKey)
+        ]
+
+    def shape(self, names: tuple[str, ...]) -> Shape:
+        """How to decode entries that set these fields."""
+        found = self._shapes.get(names)
+        if found is None:
+            if len(self._shapes) >= _MOST_SHAPES:
+                self._shapes.clear()
+            found = self._shapes[names] = Shape([self.columns[name] for name in names])
+        return found
+
+    @cached_property
+    def _shapes(self) -> dict[tuple[str, ...], Shape]:
+        return {}
 
     @cached_property
     def required(self) -> list[Column]:
@@ -291,13 +299,9 @@ class Layout:
 
     def refuse_incomplete(self, texts: Iterable[str]) -> None:
         """Refuse a new row without a field that it needs."""
-        given = {merged_field(name) or name for name in texts}
+        given = set(texts)
         if missing := [c.name for c in self.required if c.name not in given]:
             raise ValidationError(dict.fromkeys(missing, "This field is required."))
-
-    def fields_of(self, entry: Entry) -> set[str]:
-        """The names of the fields that an entry changes."""
-        return {merged_field(name) or name for name in entry.texts}
 
     @cached_property
     def stamped(self) -> tuple[models.Field[Any, Any], ...]:
@@ -378,6 +382,11 @@ def parts_of(id: str) -> Iterator[str]:
         _, end = _JSON.raw_decode(id, at)
         yield id[at:end]
         at = end + 1
+
+
+def _field_named(name: str) -> str:
+    """The field that a name of a write is about."""
+    return name[1:].partition(":")[0] if name[:1] == "&" else name
 
 
 def _stamp(row: models.Model, fields: Iterable[models.Field[Any, Any]], micros: int) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import connections, models
 
-from writebehind_app.buffers.refusals import refuse_expression, refuse_null, shown, text_check
-from writebehind_app.buffers.values import BYTES, MICROSECOND, NULL, Decode, Encode
+from writebehind_app.fields.codecs import BYTES, MICROSECOND, NULL, Decode, Encode
+from writebehind_app.fields.limits import refuse_expression, refuse_null, shown, text_check
 
 
 def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
