@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutation import admin, around, automation, calls, flushes, held, outages
+from tests.mutation import admin, around, automation, calls, fields, flushes, held, outages
 
 MUTANTS = [
     *admin.MUTANTS,
@@ -11,5 +11,6 @@ MUTANTS = [
     *outages.MUTANTS,
     *flushes.MUTANTS,
     *calls.MUTANTS,
+    *fields.MUTANTS,
     *held.MUTANTS,
 ]
