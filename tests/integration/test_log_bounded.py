@@ -10,7 +10,7 @@ from tests.models import Line, Visit
 from writebehind_app.flush.engine import flush
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-PENDING = 20_000
+PENDING = 40_000
 
 
 def register(n: int) -> None:
@@ -21,7 +21,7 @@ def register(n: int) -> None:
 
 
 @on_sqlite
-def test_20_000_pending_records_take_less_than_120_bytes_each_above_their_payload(
+def test_40_000_pending_records_take_less_than_120_bytes_each_above_their_payload(
     database, redis_server
 ):
     with redis_server.client(decode_responses=True) as client:

@@ -27,9 +27,10 @@ from tests.pending import (
     row_after_write,
 )
 from writebehind_app import Add, Max, Merge, Min
+from writebehind_app.fields.decoding import decoded
 from writebehind_app.fields.entry import Entry, combined, entry_of, numbered
 from writebehind_app.fields.fence import Fence
-from writebehind_app.fields.fold import Folded, decoded, fold
+from writebehind_app.fields.fold import Folded, fold
 from writebehind_app.fields.layout import Layout, layout
 from writebehind_app.fields.limits import REFUSALS
 

@@ -26,6 +26,7 @@ from writebehind_app.fields.layout import layout
 from writebehind_app.fields.limits import REFUSALS
 from writebehind_app.fields.operations import (
     Operation,
+    decimal_kind,
     described_operations,
     exact_decimal,
     is_current,
@@ -304,3 +305,9 @@ class TestPlanted:
             outcome(on, some, merges, None)
         with suppress(*REFUSALS):
             described_operations(on, some, merges)
+
+
+def test_decimals_of_any_length_are_exact():
+    value = Decimal("123456789012345678901234567890123456.12")
+    kind = decimal_kind(2)
+    assert kind.value(kind.number(value) + 1) == Decimal("123456789012345678901234567890123456.13")

@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from writebehind_app.admin.shown import shown
 from writebehind_app.declaration import Declaration
 from writebehind_app.fields.columns import Column
-from writebehind_app.fields.operations import Operation
+from writebehind_app.fields.operations import are_operations
 
 _LONGEST = 100_000  # characters of a value in the form
 
@@ -74,13 +74,13 @@ def correction(
             left_out.append(column.name)
             continue
         fields[column.name] = field
-        if isinstance(field, forms.ChoiceField) and not isinstance(value, Operation):
+        if isinstance(field, forms.ChoiceField) and not are_operations(value):
             choices: Any = field.choices
             flat: Any = flatten_choices(choices)
             known = [str(choice) for choice, _name in flat]
             if value is not None and str(value) not in known:
                 field.choices = [*choices, (value, str(value))]
-        if isinstance(value, Operation):
+        if are_operations(value):
             field.help_text = _("Now: %s. A value takes its place.") % shown(value)
         elif column.name in values:
             initial[column.name] = value

@@ -144,9 +144,10 @@ def _without(older: Entry, newer: Entry) -> Entry:
             merges[name] = {k: v for k, v in keys.items() if k not in newer.merges.get(name, {})}
     tombstones = {name: at for name, at in older.tombstones.items() if name not in names}
     something = values or operations or tombstones
+    exists = older.exists and something  # a row that was written since stays
     return older._replace(
-        # A row that was written since stays.
-        last=older.last if older.exists and something else 0,
+        first=older.first if exists else older.last,
+        last=older.last if exists else 0,
         deleted=0,
         values=values,
         operations=operations,
@@ -291,9 +292,9 @@ def edit(buffer: Declaration, id: int, values: Mapping[str, Any]) -> DeadLetter:
                 f"{buffer.version}: retry it once upgrade() takes it, or discard it and write anew."
             )
         _, texts = layout.split({**layout.key_of(entry.id), **values})
-        new = entry_of_write(entry.id, texts, entry.last)
+        last = max(entry.last, entry.first, entry.deleted + 1)  # there is a row afterwards
+        new = entry_of_write(entry.id, texts, last)
         kept = entry.only(name for name in entry.names() if name not in new.values)
-        last = max(entry.last, entry.deleted + 1)  # there is a row afterwards
         entry = kept._replace(values={**kept.values, **new.values}, last=last)
         letter.entry = dumped(entry)
         letter.save(using=layout.using, update_fields=["entry"])

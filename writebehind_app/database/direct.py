@@ -104,8 +104,10 @@ def _refuse(buffer: KeyedDeclaration, rows: Sequence[Entry]) -> None:
         try:
             fold(layout, entry, None if (row := stored.get(entry.id)) is None else row.__dict__)
         except ValidationError as error:
-            names = buffer.refused_fields(entry, error.error_dict)
-            raise out_of_range(names, "nothing was changed") from None
+            codes = {each.code for errors in error.error_dict.values() for each in errors}
+            if codes <= {"range", "max_whole_digits"}:
+                names = buffer.refused_fields(entry, error.error_dict)
+                raise out_of_range(names, "nothing was changed") from None
 
 
 def _distinct(writes: Sequence[Write]) -> Iterator[list[Write]]:

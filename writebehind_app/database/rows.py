@@ -18,8 +18,9 @@ from django.db.models.sql import InsertQuery
 from django.db.models.sql.compiler import SQLInsertCompiler
 
 from writebehind_app.database.keyed import all_rows, rows_by_id
+from writebehind_app.fields.decoding import decoded_together
 from writebehind_app.fields.entry import Entry
-from writebehind_app.fields.fold import decoded_together, fold
+from writebehind_app.fields.fold import fold
 from writebehind_app.fields.layout import Layout
 from writebehind_app.steps import reach
 

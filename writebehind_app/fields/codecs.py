@@ -119,11 +119,11 @@ def _within(text: str, ends: str = '""') -> str:
 
 def refuse_immense(value: Any) -> None:
     """No field has so many digits, and int() takes minutes for Decimal("1e999999")."""
-    if isinstance(value, decimal.Decimal) and value.is_finite() and value.adjusted() > _DIGITS:
+    if isinstance(value, decimal.Decimal) and value.is_finite() and value.adjusted() > MOST_DIGITS:
         raise ValidationError(f"{shown(value, str)} is more than a field can hold.", code="range")
 
 
-_DIGITS = 2000
+MOST_DIGITS = 2000
 
 
 def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
@@ -171,7 +171,7 @@ def _float(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
         return repr(value)
 
     def decode(text: str) -> float:
-        return _finite_float(float(text))
+        return finite_float(float(text))
 
     return encode, decode
 
@@ -370,7 +370,7 @@ def loader(field: models.Field[Any, Any], using: str) -> Loader | None:
     return None
 
 
-def _finite_float(value: float) -> float:
+def finite_float(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a number a database keeps")
     return value
@@ -394,7 +394,7 @@ _LOADERS: tuple[tuple[Any, type, Callable[[Any], Any] | None], ...] = (
     (models.GenericIPAddressField, str, None),
     (models.BooleanField, bool, None),
     ((models.IntegerField, models.AutoField), int, None),
-    (models.FloatField, float, _finite_float),
+    (models.FloatField, float, finite_float),
     (models.DecimalField, str, _finite_decimal),
     (models.DateTimeField, str, datetime.datetime.fromisoformat),
     (models.DateField, str, datetime.date.fromisoformat),

@@ -97,6 +97,8 @@ class EntityLayout:
         and those that are stored if all of them go."""
         value = self._value.name
         found: dict[str, Entry] = {}
+        if not entry.firsts.keys() <= entry.names():
+            raise ValueError("it has times of meta keys that it does not write")
         for name in entry.names():
             key = self.shown(name)
             text, segments = entry.values.get(name), entry.operations.get(name, ())

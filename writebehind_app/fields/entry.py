@@ -17,11 +17,12 @@ SIGNS = "+><&"  # what the text of an operation begins with; JSON never does
 # A value as an entry keeps it: the number of the write that set it, in 16 digits, and its JSON.
 Numbered = str
 DIGITS = 16
+_GREATEST = 10**DIGITS - 1
 
 
 def numbered(number: int, text: str) -> Numbered:
-    """A JSON text with its number."""
-    return f"{number:0{DIGITS}}{text}"
+    """A JSON text with its number, which somebody else may have made too long."""
+    return f"{min(number, _GREATEST):0{DIGITS}}{text}"
 
 
 def number_of(value: Numbered) -> int:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import JSONField
+
 from writebehind_app.fields.entry import (
     DIGITS,
     Entry,
@@ -21,6 +23,7 @@ from writebehind_app.fields.entry import (
     number_of,
     numbered,
 )
+from writebehind_app.fields.operations import joined
 
 if TYPE_CHECKING:
     from writebehind_app.fields.columns import Column
@@ -141,7 +144,7 @@ class Fence:
                 continue
             if self.void_until(name) > deleted:
                 column = layout.columns[name]
-                text = column.encode(row[column.attname])
+                text = _text_of_stored(column, row[column.attname])
                 values[name] = numbered(self.void_until(name), text)
             elif newer := tuple(s for s in self.operations.get(name, ()) if s.last > deleted):
                 operations[name] = _in_order(operations.get(name, ()), newer)
@@ -190,6 +193,13 @@ def _replayed(
     return (Segment(0, 0, "+", kind.code, str(-total)), *replay)
 
 
+def _text_of_stored(column: Column, value: Any) -> str:
+    """The text of a stored value. None in a JSON field that takes no NULL is JSON's null."""
+    if value is None and isinstance(column.field, JSONField) and not column.field.null:
+        return "[null]"
+    return column.encode(value)
+
+
 def _in_order(segments: Sequence[Segment], others: Sequence[Segment]) -> Segments:
     if not others:
         return tuple(segments)
@@ -197,11 +207,11 @@ def _in_order(segments: Sequence[Segment], others: Sequence[Segment]) -> Segment
 
 
 def _shortened(segments: list[Segment]) -> Segments:
-    """The operations on a field; two neighbouring sums become one where there are many."""
+    """The operations on a field; two alike that are neighbours become one where there are many."""
     if len(segments) > _MOST:
         for i, (older, newer) in enumerate(pairwise(segments)):
-            if older[2:4] == newer[2:4] and newer.sign == "+":
-                total = int(older.operand) + int(newer.operand)
-                both = newer._replace(first=older.first, operand=str(total))
+            if older[2:4] == newer[2:4]:
+                operand = joined(newer.sign, older.operand, newer.operand)
+                both = newer._replace(first=older.first, operand=operand)
                 return (*segments[:i], both, *segments[i + 2 :])
     return tuple(segments)

@@ -18,9 +18,10 @@ from django.db.models.signals import post_init, pre_init
 from django.utils import timezone
 
 from writebehind_app.fields.columns import Column, column
+from writebehind_app.fields.decoding import Shape
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fence import Fence
-from writebehind_app.fields.fold import Folded, Shape, fold
+from writebehind_app.fields.fold import Folded, fold
 from writebehind_app.fields.limits import REFUSALS, refusal, refuse_oversized, shown
 from writebehind_app.fields.operations import Operation, operation_texts
 
@@ -206,7 +207,7 @@ class Layout:
         for attname, value in folded.values.items():
             setattr(row, attname, value)
         if self.stamped and folded.last:
-            _stamp(row, self.stamped, folded.last)
+            _stamp(row, self.stamped, folded.last, is_new=False)
         return row
 
     def changed_to_store(self, row: models.Model, folded: Folded) -> models.Model:
@@ -214,7 +215,7 @@ class Layout:
         assert folded.values is not None
         row.__dict__.update(folded.values)
         if self.stamped and folded.last:
-            _stamp(row, self.stamped, folded.last)
+            _stamp(row, self.stamped, folded.last, is_new=False)
         return row
 
     def new_row(self, folded: Folded) -> models.Model:
@@ -389,7 +390,13 @@ def _field_named(name: str) -> str:
     return name[1:].partition(":")[0] if name[:1] == "&" else name
 
 
-def _stamp(row: models.Model, fields: Iterable[models.Field[Any, Any]], micros: int) -> None:
+def _stamp(
+    row: models.Model,
+    fields: Iterable[models.Field[Any, Any]],
+    micros: int,
+    *,
+    is_new: bool = True,
+) -> None:
     for field in fields:
         at = moment(micros)
         value: datetime.datetime | datetime.date | datetime.time
@@ -398,4 +405,6 @@ def _stamp(row: models.Model, fields: Iterable[models.Field[Any, Any]], micros: 
         else:
             local = at.astimezone()  # save() takes the machine's time here, not the project's
             value = local.date() if isinstance(field, models.DateField) else local.time()
+        if not is_new and (stored := row.__dict__.get(field.attname)) is not None:
+            value = max(stored, value)  # it was saved past Redis since
         setattr(row, field.attname, value)

@@ -8,6 +8,7 @@ microseconds, a date in days. So they are exact, and whoever keeps them needs to
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 import math
 import operator
@@ -22,7 +23,13 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import connections, models
 
-from writebehind_app.fields.codecs import INT64, MICROSECOND, refuse_immense
+from writebehind_app.fields.codecs import (
+    INT64,
+    MICROSECOND,
+    MOST_DIGITS,
+    finite_float,
+    refuse_immense,
+)
 from writebehind_app.fields.entry import DIGITS, Numbered, Segment, merge_key, merge_name, number_of
 from writebehind_app.fields.limits import shown
 
@@ -109,11 +116,15 @@ def kind_of(field: models.Field[Any, Any]) -> Kind | None:
     return None
 
 
+# With more digits than a field takes: the default context rounds to 28.
+_EXACT = decimal.Context(prec=2 * MOST_DIGITS, traps=[decimal.InvalidOperation])
+
+
 def decimal_kind(places: int) -> Kind:
     """Decimals with so many places."""
     return Kind(
         f"d{places}",
-        lambda value: int(Decimal(value).scaleb(places)),
+        lambda value: int(Decimal(value).scaleb(places, context=_EXACT)),
         lambda number: exact_decimal(number, places),
     )
 
@@ -152,14 +163,18 @@ def _is_number(value: Any) -> bool:
 
 def _json_number(text: str) -> Any:
     number = json.loads(text)
-    if not _is_number(number):
+    if not _is_number(number) or not math.isfinite(number):
         raise ValueError(f"{text[:100]!r} is no number")
     return number
 
 
+def _float(text: str) -> float:
+    return finite_float(float(text))
+
+
 _WHOLE = Kind("i", int, int)
 _DURATION = Kind("u", lambda value: value // MICROSECOND, lambda number: number * MICROSECOND)
-_FLOAT = Kind("f", float, float, adds=False, parse=float)
+_FLOAT = Kind("f", float, float, adds=False, parse=_float)
 _DATETIME = Kind("t", _of_datetime, _to_datetime, adds=False)
 _DATE = Kind("D", datetime.date.toordinal, datetime.date.fromordinal, adds=False)
 _TIME = Kind("T", _of_time, _to_time, adds=False)
@@ -296,10 +311,19 @@ def outcome(
             value = _merged(column, segment, merges, value)
         else:
             value = _operated(column, segment, value)
-    if isinstance(value, int) and isinstance(column.field, models.JSONField):
-        _within_64_bits(value)
-    column.encode(value)
+    if isinstance(column.field, models.JSONField):
+        _within_64_bits(value)  # all else was checked at the call, or is stored already
+    else:
+        column.encode(value)
     return value
+
+
+def joined(sign: str, operand: str, other: str) -> str:
+    """The operand of one operation in place of two of one sign and kind."""
+    if sign == "&":
+        return ""
+    a, b = json.loads(operand), json.loads(other)
+    return json.dumps(_ACT[sign](a, b))
 
 
 def _merged(column: Column, segment: Segment, merges: Mapping[str, Numbered], value: Any) -> Any:
@@ -398,6 +422,13 @@ def script_text(column: Column, text: str) -> str:
 
 
 # For people
+
+
+def are_operations(value: Any) -> bool:
+    """Whether this is an operation, or several in a tuple, as `described` has them."""
+    return isinstance(value, Operation) or (
+        isinstance(value, tuple) and any(isinstance(each, Operation) for each in value)
+    )
 
 
 def described_operations(

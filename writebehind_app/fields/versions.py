@@ -257,7 +257,8 @@ def _fits(column: Column, part: _Part) -> bool:
         if part.value is None:
             return True
         text = part.value[DIGITS:]
-        return column.encode(column.decode(text)) == text
+        value = column.decode(text)
+        return text == "[null]" or column.encode(value) == text
     except REFUSALS:
         return False
 

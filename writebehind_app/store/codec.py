@@ -199,7 +199,7 @@ def _older(id: str, texts: dict[str, str]) -> tuple[Entry, ...]:
 
 def record(no: int, texts: Mapping[str, str]) -> Entry:
     """A record of a log: its number is its time."""
-    number = f"{no:0{DIGITS}}"
+    number = numbered(no, "")
     values = {name: number + text for name, text in texts.items()}
     return Entry(str(no), no, no, values=values, no=no, since=no)
 

@@ -26,9 +26,11 @@ local seq, again, session, index, room, once, after =
   string.match(ARGV[1], '^%d+ (%d+) (%d) (%S+) (%d+) (%S+) (%S+) ?(%d*)$')
 local seconds = tonumber(once) or 600
 
--- A number that the shard's state has; 0 where it has none, or somebody else wrote it.
+-- A number that the shard's state has; 0 where it has none, or somebody else wrote it: none has come
+-- near to 2^53 before the year 2255.
 local function number(text)
-  return text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) or 0
+  local found = text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) or 0
+  return found < 9000000000000000 and found or 0
 end
 
 local memory = shard .. ':w:' .. session
