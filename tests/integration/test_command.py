@@ -135,7 +135,8 @@ class TestOptions:
         code, found = report("--all", "--batch-size", "1", "--max-time", "0.75")
         assert 0.75 <= time.monotonic() - started < 3
         assert code == 1
-        assert found == counts(3, 3, 7)
+        assert found["batches"] in (2, 3)  # a busy machine comes to fewer
+        assert found == counts(found["batches"], found["batches"], 10 - found["batches"])
 
     def test_loop_for_a_time(self, ten, configure):
         configure(MAX_AGE=0.2)
