@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import writebehind_app
-
-ROOT = Path(__file__).parents[2]
+from tests.documents import ROOT, blocks
 
 SETTINGS = """
 SECRET_KEY = "x"
@@ -69,20 +68,47 @@ def test_pytest_may_import_its_plugin_before_django_is_set_up():
     assert run("import writebehind_app.testing; print('imported')") == "imported"
 
 
-def test_the_app_with_the_models_may_be_listed_first(tmp_path):
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """The directory of a project with an app `shop`."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "models.py").write_text(MODELS)
     (tmp_path / "shop_settings.py").write_text(SETTINGS)
+    return tmp_path
+
+
+SETUP = (
+    "import os, sys; sys.path.insert(0, '.'); os.environ['DJANGO_SETTINGS_MODULE'] = "
+    "'shop_settings'; import django; django.setup(); "
+)
+
+
+def test_the_app_with_the_models_may_be_listed_first(shop):
     code = (
-        "import os, sys; sys.path.insert(0, '.'); os.environ['DJANGO_SETTINGS_MODULE'] = "
-        "'shop_settings'; import django; django.setup(); "
-        "from django.core.management import call_command; call_command('check'); "
+        f"{SETUP}from django.core.management import call_command; call_command('check'); "
         "call_command('migrate', run_syncdb=True, verbosity=0); "
         "from shop.models import Ticket; Ticket.buffered.set(number=1, views=2); "
         "print(Ticket.objects.get(number=1).views)"
     )
-    assert run(code, tmp_path).splitlines()[-1] == "2"
+    assert run(code, shop).splitlines()[-1] == "2"
+
+
+@pytest.mark.parametrize("module", ["__init__.py", "apps.py"])
+def test_an_import_before_the_apps_are_loaded_is_told_where_to_go(shop, module):
+    (shop / "shop" / module).write_text("from writebehind_app import RowBuffer")
+    code = f"try:\n    {SETUP}\nexcept Exception as error:\n    print(repr(error))"
+    said = run(code, shop)
+    assert said.startswith("AppRegistryNotReady('RowBuffer was imported before")
+    assert "import RowBuffer in models.py, or inside ready() of an AppConfig." in said
+
+
+def test_a_buffer_may_be_registered_in_ready_as_the_documents_say(shop):
+    page = ROOT / "docs" / "writing.md"
+    ((_, code),) = blocks(page, "A model that is not yours")
+    (shop / "shop" / "apps.py").write_text(code.replace("helpdesk", "shop"))
+    code = f"{SETUP}from django.contrib.auth.models import User; print(User.buffered)"
+    assert run(code, shop) == "auth.User.buffered"
 
 
 class TestTheGraph:
