@@ -48,20 +48,23 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from django.core.exceptions import AppRegistryNotReady
+if not TYPE_CHECKING:  # a type checker would take any name for one of the package
 
-    try:
-        module = import_module(f"{__name__}.{_MODULES[name]}")
-    except AppRegistryNotReady as error:
-        raise AppRegistryNotReady(
-            f"{name} was imported before Django had loaded the apps: import {name} in models.py, "
-            "or inside ready() of an AppConfig. A script calls django.setup() before the import."
-        ) from error
-    value = globals()[name] = getattr(module, name)
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from django.core.exceptions import AppRegistryNotReady
+
+        try:
+            module = import_module(f"{__name__}.{_MODULES[name]}")
+        except AppRegistryNotReady as error:
+            raise AppRegistryNotReady(
+                f"{name} was imported before Django had loaded the apps: import {name} in "
+                "models.py, or inside ready() of an AppConfig. A script calls django.setup() "
+                "before the import."
+            ) from error
+        value = globals()[name] = getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:

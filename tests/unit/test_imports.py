@@ -63,6 +63,20 @@ class TestThePackageItself:
         with pytest.raises(AttributeError, match=r"'writebehind_app' has no attribute 'Rowbuffer'"):
             writebehind_app.Rowbuffer  # noqa: B018
 
+    def test_type_checkers_know_that(self):
+        """To them, a module with a function `__getattr__` has every name."""
+        tree = ast.parse(Path(writebehind_app.__file__).read_text())
+        hidden = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "not TYPE_CHECKING"
+        ]
+        names = [
+            [node.name for node in body if isinstance(node, ast.FunctionDef)]
+            for body in (tree.body, *(node.body for node in hidden))
+        ]
+        assert names == [["__dir__"], ["__getattr__"]]
+
 
 def test_pytest_may_import_its_plugin_before_django_is_set_up():
     assert run("import writebehind_app.testing; print('imported')") == "imported"
