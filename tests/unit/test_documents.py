@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ def test_each_relative_link_leads_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
+
+
+IMPORTS = [
+    pytest.param(line.strip(), id=f"{page.name}: {line.strip()}")
+    for page in PAGES
+    for line in re.findall(r"^ *from writebehind_app.* import .*$", page.read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("line", IMPORTS)
+def test_what_an_example_imports_is_there(line: str) -> None:
+    exec(line, {})
 
 
 def test_the_index_names_each_document() -> None:
