@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +47,10 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):  # of xdist
         config.option.seed = config.workerinput["seed"]
-    elif config.option.random and not config.option.seed:
+        return
+    if config.option.tier and (problem := tiers.misplaced(Path(tiers.__file__).parent)):
+        raise pytest.UsageError(problem)  # of a worker, nobody would see it
+    if config.option.random and not config.option.seed:
         config.option.seed = secrets.randbelow(2**32 - 1) + 1
 
 

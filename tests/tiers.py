@@ -31,6 +31,16 @@ EVERY = {*DATABASES, *RedisServer.KINDS}
 _ON_SERVERS = ("database", "redis_server", "redis", "kind", "limited", "replicated")
 
 
+def misplaced(tests: Path) -> str | None:
+    """What is wrong with the place of a test file, or None. Without a place, it has no tier."""
+    for path in sorted(tests.rglob("test_*.py")):
+        inside = path.relative_to(tests)
+        if inside.parts[0] not in FOLDERS:
+            places = f"{', '.join(FOLDERS[:-1])} or {FOLDERS[-1]}"
+            return f"tests/{inside.as_posix()} is in no tier: put it into {places}"
+    return None
+
+
 def select(
     items: Iterable[pytest.Item], tier: str | None, unwanted: set[str]
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests import tiers
+from tests import plugin, tiers
 from tests.servers import DATABASES, RedisServer
 
 ROOT = Path(tiers.__file__).parent
@@ -85,6 +85,26 @@ def test_a_server_that_is_not_wanted() -> None:
 
 def test_a_parameter_that_only_has_the_name_of_a_server() -> None:
     assert chosen([Item("unit", {"section": "redis", "kind": 5})], "quick") == ["redis 5"]
+
+
+def test_a_file_in_a_new_place_is_told_where_to_go(tmp_path: Path) -> None:
+    for name in ("unit/test_it.py", "faults/soak/test_it.py", "performance/measure.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert tiers.misplaced(tmp_path) is None
+    (tmp_path / "test_new.py").touch()
+    assert tiers.misplaced(tmp_path) == (
+        "tests/test_new.py is in no tier: put it into unit, integration, systems, faults or browser"
+    )
+
+
+def test_with_a_tier_pytest_tells_it_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "misplaced", lambda tests: f"{tests} has such a file")
+    config = SimpleNamespace(option=SimpleNamespace(tier="quick", random=False))
+    with pytest.raises(pytest.UsageError, match=f"^{ROOT} has such a file$"):
+        plugin.pytest_configure(config)
+    config.option.tier = None
+    plugin.pytest_configure(config)
 
 
 def test_the_order_is_that_of_the_folders() -> None:
