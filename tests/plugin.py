@@ -32,6 +32,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     if options.tier == "quick":
         os.environ[servers.WANTED_DATABASES] = tiers.QUICK_DATABASE
         os.environ[servers.WANTED_REDIS] = tiers.QUICK_REDIS
+    for argument in options.file_or_dir:  # as pytest says it, which xdist does not pass on
+        if not Path(early_config.invocation_params.dir, argument.partition("::")[0]).exists():
+            raise pytest.UsageError(f"file or directory not found: {argument}")
     try:
         servers.start(for_workers=servers.WORKER not in os.environ and bool(options.numprocesses))
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +87,14 @@ def test_a_server_that_is_not_wanted() -> None:
 
 def test_a_parameter_that_only_has_the_name_of_a_server() -> None:
     assert chosen([Item("unit", {"section": "redis", "kind": 5})], "quick") == ["redis 5"]
+
+
+def test_a_mistyped_path_is_told_where_there_are_workers() -> None:
+    right, wrong = "tests/unit/test_tiers.py::test[a/b]", "tests/unit/test_teirs.py::test[a/b]"
+    command = [sys.executable, "-m", "pytest", "-n", "1", right, wrong]
+    done = subprocess.run(command, cwd=ROOT.parent, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: file or directory not found: {wrong}\n" in done.stderr
 
 
 def test_a_file_in_a_new_place_is_told_where_to_go(tmp_path: Path) -> None:
