@@ -93,9 +93,10 @@ def _autocommit() -> Iterator[checks.CheckMessage]:
             yield _error(
                 24,
                 f"The database {using!r} has AUTOCOMMIT=False: what is buffered for it "
-                f"({', '.join(of_models)}) cannot be flushed.",
+                f"({', '.join(of_models)}) cannot be flushed, nor written inside atomic().",
                 f"Leave AUTOCOMMIT out of DATABASES[{using!r}]: a flush commits by itself, so that "
-                "Redis can forget what the database has.",
+                "Redis can forget what the database has, and a write inside atomic() is sent when "
+                "Django says that the transaction is committed.",
             )
 
 

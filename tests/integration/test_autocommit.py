@@ -1,17 +1,21 @@
-"""Where autocommit is off, a flush cannot commit: it is refused before it claims anything."""
+"""Where autocommit is off, a flush cannot commit: it is refused before it claims anything.
+
+So is a write that would wait for a commit of which Django does not tell.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 
-from tests.models import Item, Owner
-from writebehind_app import Add, tasks
+from tests.models import Item, Owner, Visit
+from writebehind_app import Add, batch, tasks
 from writebehind_app.models import AppliedBatch
 
 OFF = r"autocommit is off for the database '\w+': call transaction\.set_autocommit\(True"
@@ -91,6 +95,62 @@ def test_within_atomic_it_is_refused_as_well(manual):
     ):
         Item.buffered.flush()
     assert Item.buffered.pending()[0].state == "pending"
+
+
+class TestWritesInsideAtomic:
+    """Django would not say when the project commits them."""
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda: Item.buffered.set(number=1),
+            lambda: Item.buffered.create(number=1, once="call"),
+            lambda: Visit.buffered.append(event=1, email="a@b.c"),
+        ],
+        ids=["set", "create", "append"],
+    )
+    @pytest.mark.parametrize("outer", [nullcontext, batch], ids=["alone", "in a batch"])
+    def test_are_refused(self, manual, outer, write):
+        with (
+            outer(),
+            transaction.atomic(using=manual),
+            pytest.raises(TransactionManagementError, match=OFF),
+        ):
+            write()
+        assert (Item.buffered.count_pending(), Visit.buffered.count_pending()) == (0, 0)
+
+    def test_go_at_once_with_the_option(self, manual, configure):
+        configure(ON_COMMIT=False)
+        with transaction.atomic(using=manual):
+            assert Item.buffered.set(number=1).where == "pending"
+
+    def test_outside_they_are_sent_at_once(self, manual):
+        with transaction.atomic(using=manual):
+            pass
+        assert Item.buffered.set(number=1).where == "pending"
+
+    def test_are_held_once_autocommit_is_on(self, manual):
+        with transaction.atomic(using=manual):
+            pass
+        transaction.commit(using=manual)
+        transaction.set_autocommit(True, using=manual)
+        with transaction.atomic(using=manual):
+            receipt = Item.buffered.set(number=1)
+            assert receipt.where == "held"
+        assert receipt.where == "pending"
+        transaction.set_autocommit(False, using=manual)
+
+    def test_a_test_case_of_django_holds_what_is_outside_of_them(self, manual):
+        """What the project writes inside its own atomic() is refused there as well."""
+        test_case = transaction.atomic(using=manual)
+        test_case._from_testcase = True
+        with test_case:
+            assert Item.buffered.set(number=1).where == "held"
+            with (
+                transaction.atomic(using=manual),
+                pytest.raises(TransactionManagementError, match=OFF),
+            ):
+                Item.buffered.set(number=2)
 
 
 class TestDirectWrites:

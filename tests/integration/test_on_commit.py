@@ -144,26 +144,6 @@ class TestCommitAndRollback:
             roll_back()
         assert not Item.objects.exists()
 
-    def test_without_autocommit(self, plain):
-        """As Django has it: atomic() holds back until the project commits, and no longer than until
-        it turns autocommit on again. Outside of it, each write is sent at once."""
-        transaction.set_autocommit(False)
-        try:
-            assert Item.buffered.set(number=1).where == "pending"
-            with atomic():
-                receipt = Item.buffered.set(number=2)
-            assert receipt.where == "held"
-            assert Item.buffered.get(number=2)
-            transaction.rollback()
-            assert receipt.where == "discarded"
-            with atomic():
-                receipt = Item.buffered.set(number=3)
-            transaction.commit()
-        finally:
-            transaction.set_autocommit(True)
-        assert receipt.where == "pending"
-        assert Item.buffered.get_many([1, 2, 3]).keys() == {1, 3}
-
     def test_nothing_is_kept_of_it(self, plain):
         with atomic():
             receipt = Item.buffered.set(number=1)

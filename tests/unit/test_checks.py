@@ -50,6 +50,7 @@ def test_a_database_in_which_nothing_commits_by_itself(plain, monkeypatch):
     assert error.id == "writebehind.E024"
     assert error.msg.startswith("The database 'default' has AUTOCOMMIT=False")
     assert "tests.Item" in error.msg
+    assert error.msg.endswith("cannot be flushed, nor written inside atomic().")
     assert "Leave AUTOCOMMIT out of DATABASES['default']" in error.hint
 
 

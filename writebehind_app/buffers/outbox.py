@@ -30,7 +30,7 @@ from writebehind_app import conf
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.conf import is_direct
 from writebehind_app.database.once import Once
-from writebehind_app.database.transactions import check_outside_transaction
+from writebehind_app.database.transactions import check_commit_is_told, check_outside_transaction
 from writebehind_app.exceptions import (
     BufferFull,
     BufferUnavailable,
@@ -327,7 +327,10 @@ def _transaction(buffer: Buffer) -> BaseDatabaseWrapper | None:
     if not conf.settings().ON_COMMIT:
         return None
     connection = connections[buffer.layout().using]
-    return connection if connection.in_atomic_block else None
+    if not connection.in_atomic_block:
+        return None
+    check_commit_is_told(connection.alias)
+    return connection
 
 
 def held_of(buffer: Declaration) -> list[Held]:

@@ -22,6 +22,19 @@ def check_outside_transaction(using: str) -> None:
         )
 
 
+def check_commit_is_told(using: str) -> None:
+    """Refuse to hold a write back inside an atomic() that does not commit at its end: where
+    autocommit is off, the project commits, and Django tells nobody."""
+    if not connections[using].commit_on_exit and not _in_test_case(using):
+        raise transaction.TransactionManagementError(
+            "A write inside atomic() is sent when Django says that the transaction is committed. "
+            f"It does not, as autocommit is off for the database {using!r}: call "
+            f"transaction.set_autocommit(True, using={using!r}) before atomic(), and leave "
+            f"AUTOCOMMIT out of DATABASES[{using!r}]; or write outside of atomic(), or set "
+            "ON_COMMIT=False: then a write is sent at once."
+        )
+
+
 def autocommits(connection: BaseDatabaseWrapper) -> bool:
     """Whether a statement outside of atomic() is committed at once."""
     if connection.connection is None:  # it begins as the settings say
