@@ -87,6 +87,7 @@ _NUMBERS: dict[str, tuple[type, float, bool]] = {
     "META_MAX_KEY_LENGTH": (int, 1, True),
     "META_MAX_BODY": (int, 1, True),
 }
+_LONGEST = 36_500  # days. So long before now there is a date; not so 800_000 days before
 _CHOICES = {
     "MODE": ("buffered", "direct"),
     "WHEN_DOWN": ("direct", "raise"),
@@ -115,10 +116,14 @@ def problem(name: str, value: Any) -> str | None:
         return None
     kind, least, included = _NUMBERS[name]
     good = isinstance(value, int | float if kind is float else int) and not isinstance(value, bool)
-    if good and (least < value < math.inf or (included and value == least)):
+    most = _LONGEST if name.endswith("_DAYS") else math.inf
+    is_enough = good and (value > least or (included and value == least))
+    if is_enough and value < math.inf and value <= most:
         return None
     noun = "a number" if kind is float else "a whole number"
     bound = f"at least {least}" if included else f"greater than {least}"
+    if most < math.inf:
+        bound += f" and at most {most}"
     return f"{name} must be {noun}, {bound}, not {value!r}."
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.utils import timezone
 
 from writebehind_app import conf
 
@@ -60,6 +62,10 @@ class TestWrongValues:
             ("MAX_BACKOFF", -1, "must be a number, greater than 0"),
             ("CONNECT_TIMEOUT", 0, "must be a number, greater than 0"),
             ("SOCKET_TIMEOUT", None, "must be a number, greater than 0"),
+            ("DEAD_LETTER_DAYS", 800_000, "must be a number, at least 0 and at most 36500"),
+            ("LEDGER_DAYS", math.inf, "must be a number, at least 0 and at most 36500"),
+            ("FENCE_DAYS", 36_501, "must be a number, greater than 0 and at most 36500"),
+            ("ONCE_DAYS", 0, "must be a number, greater than 0 and at most 36500"),
             ("META_MAX_KEYS", 0, "must be a whole number, at least 1"),
             ("META_MAX_KEY_LENGTH", "64", "must be a whole number, at least 1"),
             ("META_MAX_BODY", 65536.0, "must be a whole number, at least 1"),
@@ -70,6 +76,11 @@ class TestWrongValues:
         with pytest.raises(ImproperlyConfigured) as caught:
             conf.settings()
         assert str(caught.value) == f"WRITEBEHIND: {name} {must}, not {value!r}."
+
+    @pytest.mark.parametrize("name", ["DEAD_LETTER_DAYS", "LEDGER_DAYS", "FENCE_DAYS", "ONCE_DAYS"])
+    def test_so_many_days_ago_there_was_a_calendar(self, settings, name):
+        settings.WRITEBEHIND = {name: 36_500}
+        assert timezone.now() - timedelta(days=getattr(conf.settings(), name))
 
     def test_not_a_dict(self, settings):
         settings.WRITEBEHIND = []
