@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections, transaction
 from django.db.transaction import TransactionManagementError
 
+from tests.backdoor.batches import claim_and_die
 from tests.models import Item, Owner, Visit
 from writebehind_app import Add, batch, tasks
 from writebehind_app.models import AppliedBatch
@@ -95,6 +96,31 @@ def test_within_atomic_it_is_refused_as_well(manual):
     ):
         Item.buffered.flush()
     assert Item.buffered.pending()[0].state == "pending"
+
+
+def test_a_discard_of_what_a_flusher_has_left_throws_nothing_away(database, redis_server):
+    """A discard enters the batch of such a flusher into the ledger, and has to commit that."""
+    Item.buffered.set(number=1)
+    claim_and_die(Item.buffered)
+    Item.buffered.set_many({"number": n} for n in range(2, 10))
+    with transaction.atomic(using=database):
+        Item.buffered.set(number=10)
+        for call in (Item.buffered.discard, lambda: Item.buffered.discard(number=1)):
+            with pytest.raises(TransactionManagementError, match=r"outside of transaction\.atomic"):
+                call()
+        assert Item.buffered.count_pending() == 10
+    transaction.set_autocommit(False, using=database)
+    with pytest.raises(TransactionManagementError, match=OFF):
+        Item.buffered.discard()
+    transaction.set_autocommit(True, using=database)
+    assert Item.buffered.count_pending() == 10
+    assert Item.buffered.discard() == 10
+
+
+def test_a_discard_of_what_is_pending_needs_no_transaction(manual):
+    Item.buffered.set_many({"number": n} for n in range(10))
+    assert Item.buffered.discard(number=1) == 1
+    assert Item.buffered.discard() == 9
 
 
 class TestWritesInsideAtomic:

@@ -167,4 +167,5 @@ class Buffer(Declaration):
         return if_there(act, FlushResult())
 
     def _discard(self, ids: Sequence[str] = ()) -> int:
-        return outbox.discard(self, ids) + if_there(lambda: giving_up.discard(self, ids), 0)
+        # Redis first: where that is refused, nothing goes.
+        return if_there(lambda: giving_up.discard(self, ids), 0) + outbox.discard(self, ids)

@@ -38,13 +38,16 @@ def discard_records(buffer: Declaration, places: Iterable[tuple[int, int]]) -> i
 
 
 def _discard_of(buffer: Declaration, by_shard: Mapping[int, Sequence[str]]) -> int:
-    count, shards = 0, buffer.shards()
+    shards = buffer.shards()
+    idle = {number: shards[number].idle_token() for number in by_shard}
+    if any(idle.values()):  # before anything is thrown away
+        check_outside_transaction(buffer.layout().using)
+    count = 0
     for number, ids in by_shard.items():
-        shard = shards[number]
-        count += _discard(buffer, shard, ids)
-        if token := shard.idle_token():
-            fresh = _void(buffer, number, shard, token)
-            count += _discard(buffer, shard, ids, token=fresh)
+        count += _discard(buffer, shards[number], ids)
+        if token := idle[number]:
+            fresh = _void(buffer, number, shards[number], token)
+            count += _discard(buffer, shards[number], ids, token=fresh)
     return count
 
 
@@ -59,10 +62,8 @@ def _discard(buffer: Declaration, shard: Shard, ids: Sequence[str], token: str =
 
 def _void(buffer: Declaration, number: int, shard: Shard, token: str) -> str:
     """The token that the batch has from now on; '' where it turns out to be in the database."""
-    using = buffer.layout().using
-    check_outside_transaction(using)
     try:
-        with transaction.atomic(using=using):
+        with transaction.atomic(using=buffer.layout().using):
             enter(buffer, number, Batch(token, 0, []))
     except AlreadyApplied as refused:
         match state_of(buffer.layout(), token):
