@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any
 
 from django.apps import apps
@@ -17,7 +16,7 @@ from writebehind_app import conf, registry
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.buffers.meta import MetaBuffer
 from writebehind_app.buffers.row import RowBuffer
-from writebehind_app.declaration import Declaration, KeyedDeclaration
+from writebehind_app.declaration import Declaration, KeyedDeclaration, nearest
 from writebehind_app.fields.columns import NOT_FOR_KEYS, Unsupported, column
 from writebehind_app.fields.custom import own_methods
 from writebehind_app.fields.layout import may_be_written
@@ -34,7 +33,7 @@ def check_settings(**kwargs: Any) -> list[checks.CheckMessage]:
             messages.append(
                 checks.Warning(
                     f"{conf.NAME} has no setting {name!r}.",
-                    hint=_nearest(str(name).upper(), conf.NAMES),
+                    hint=nearest(str(name).upper(), conf.NAMES),
                     id="writebehind.W001",
                 )
             )
@@ -420,7 +419,7 @@ def _fields(
             yield _error(
                 14,
                 f"`{option}` names {name!r}, which is not a field with a column.",
-                _nearest(str(name), concrete),
+                nearest(str(name), concrete),
                 buffer,
             )
         else:
@@ -462,11 +461,6 @@ def _names_a_row(
             "condition, an expression or `deferrable`; or `unique=True` for a single field.",
             buffer,
         )
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = get_close_matches(name, names, n=1)
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(names)}."
 
 
 def _error(number: int, message: str, hint: str, obj: Any = None) -> checks.Error:

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Self
 
 from django.db import models
@@ -41,6 +43,12 @@ class FlushedRow:
     at: datetime  # when the last of these writes came: the time of a record that was given none
 
 
+def nearest(name: str, names: Sequence[str]) -> str:
+    """What may be meant by a name, and all the names there are."""
+    near = get_close_matches(name, names, n=1)
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(names)}."
+
+
 class Declaration(ABC):
     """Which rows of a model may be written behind, and how.
 
@@ -65,7 +73,12 @@ class Declaration(ABC):
         when_full: str | None = None,
         sensitive: str | Iterable[str] = (),
         version: int = 0,
+        **unknown: Any,
     ) -> None:
+        for name in unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no option {name!r}. {nearest(name, self._names())}"
+            )
         self.version = version
         self.sensitive = (sensitive,) if isinstance(sensitive, str) else tuple(sensitive)
         self.options = {
@@ -82,6 +95,17 @@ class Declaration(ABC):
             }.items()
             if value is not None
         }
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        """What its options are called, those of its kind first."""
+        given = [
+            parameter
+            for kind in cls.__mro__
+            if "__init__" in vars(kind)
+            for parameter in signature(vars(kind)["__init__"]).parameters.values()
+        ]
+        return [parameter.name for parameter in given if parameter.kind is Parameter.KEYWORD_ONLY]
 
     # On the model
 

@@ -14,6 +14,9 @@ _buffers: dict[str, list[Declaration]] = {}
 
 def register(model: type[models.Model], buffer: Declaration, *, name: str = "buffered") -> None:
     """Give a buffer to a model of another app, as if it were declared in it."""
+    if isinstance(buffer, type):
+        kind = buffer.__name__
+        raise TypeError(f"register() takes a buffer, not the class {kind}: call {kind}(…).")
     if hasattr(model, name):
         raise ValueError(f"{model.__name__} has an attribute {name!r} already: choose another name")
     buffer.contribute_to_class(model, name)

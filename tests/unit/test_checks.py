@@ -20,7 +20,7 @@ from django.test.utils import isolate_apps
 
 from tests.demo import ROOT, environment
 from tests.models import Item, Note, Owner, Pair, Stamp, Visit
-from writebehind_app import LogBuffer, MetaBuffer, RowBuffer, registry
+from writebehind_app import LogBuffer, MetaBuffer, RowBuffer, register, registry
 from writebehind_app.checks import check_admins, check_buffers, check_settings
 from writebehind_app.store import connection
 
@@ -475,6 +475,42 @@ class TestUnsupportedFields:
             buffered = RowBuffer(key="number", expires="end")
 
         assert "`expires` names 'end'" in problem(Endless, "E014").msg
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("declare", "message"),
+        [
+            (
+                lambda: RowBuffer(key="x", max_agee=3),
+                r"RowBuffer has no option 'max_agee'\. Did you mean 'max_age'\? "
+                r"There are: key, fields, on_missing, expires, flush_when, retain, max_age, .*",
+            ),
+            (
+                lambda: MetaBuffer(entity="x", name="n", value="v", entiti="x"),
+                r"MetaBuffer has no option 'entiti'\. Did you mean 'entity'\? .*",
+            ),
+            (
+                lambda: LogBuffer(time="x", retain=3),
+                r"LogBuffer has no option 'retain'\. There are: time, unique, fields, .*",
+            ),
+        ],
+    )
+    def test_an_unknown_one(self, declare, message):
+        with pytest.raises(TypeError, match=f"^{message}$"):
+            declare()
+
+    def test_an_unknown_one_of_a_kind_of_the_project(self):
+        class Mine(RowBuffer):
+            def __init__(self, *, colour: str, **options: Any) -> None:
+                super().__init__(**options)
+
+        with pytest.raises(TypeError, match=r"^Mine has .* 'colours'\. Did you mean 'colour'\?"):
+            Mine(key="x", colour="red", colours="blue")
+
+    def test_a_buffer_that_is_not_called(self):
+        with pytest.raises(TypeError, match=r"not the class RowBuffer: call RowBuffer\(…\)\.$"):
+            register(Owner, RowBuffer)
 
 
 class TestMetaDeclaration:
