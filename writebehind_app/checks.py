@@ -8,7 +8,7 @@ from typing import Any
 
 from django.apps import apps
 from django.core import checks
-from django.core.exceptions import FieldDoesNotExist
+from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import connections, models, router
 from django.http import HttpRequest
 
@@ -105,7 +105,7 @@ def check_admins(**kwargs: Any) -> list[checks.CheckMessage]:
         return []
     messages: list[checks.CheckMessage] = []
     buffers = registry.buffers()
-    for options in _admins():
+    for options, page in _admins():
         buffer = buffers.get(options.model._meta.concrete_model._meta.label)
         if not isinstance(buffer, KeyedDeclaration):
             continue  # what is pending of a log makes new rows only
@@ -115,7 +115,7 @@ def check_admins(**kwargs: Any) -> list[checks.CheckMessage]:
             continue  # another check reports it
         key = {part.name for part in layout.key if not part.field.primary_key}
         names = sorted(key.union(layout.columns))
-        if _may_edit(options, names, deletes=layout.insert):
+        if _may_edit(options, page, names, deletes=layout.insert):
             no_deletions = ", and return False in has_delete_permission()" if layout.insert else ""
             messages.append(
                 checks.Warning(
@@ -131,34 +131,58 @@ def check_admins(**kwargs: Any) -> list[checks.CheckMessage]:
     return messages
 
 
-def _admins() -> Iterator[Any]:
-    """Each ModelAdmin of each site, and its inlines."""
+def _admins() -> Iterator[tuple[Any, type[models.Model]]]:
+    """Each ModelAdmin of each site, and its inlines; with the model whose page it is on."""
     from django.contrib.admin.sites import all_sites  # its models have to be installed
 
     for site in sorted(all_sites, key=lambda site: site.name):
         for options in site._registry.values():
-            yield options
-            for inline in options.inlines:
-                yield inline(options.model, site)
+            yield options, options.model
+            try:
+                inlines = options.get_inline_instances(_request(), _stored(options.model))
+            except Exception:  # noqa: BLE001 - it is the project's, and may want a real request
+                inlines = [inline(options.model, site) for inline in options.inlines]
+            for inline in inlines:
+                yield inline, options.model
 
 
-def _may_edit(options: Any, names: Iterable[str], *, deletes: bool) -> bool:
+def _may_edit(
+    options: Any, page: type[models.Model], names: Iterable[str], *, deletes: bool
+) -> bool:
     """Whether somebody with all permissions can change these fields; or delete a row, which counts
     where a pending write makes it anew."""
-    request: Any = HttpRequest()
-    request.user = _Superuser()
+    request = _request()
+    deletes = deletes and getattr(options, "can_delete", True)  # only inlines have it
     try:
         if deletes and options.has_delete_permission(request):
             return True
         if not options.has_change_permission(request):
             return False
+        row = _stored(page)
         if hasattr(options, "get_formset"):
-            form = options.get_formset(request).form
+            form = options.get_formset(request, row).form
         else:
-            form = options.get_form(request, options.model(), change=True)
+            form = options.get_form(request, row, change=True)
     except Exception:  # noqa: BLE001 - it is the project's, and may want a real request
         return True
-    return not {*form.base_fields, *getattr(options, "list_editable", ())}.isdisjoint(names)
+    edited = {name for name, field in form.base_fields.items() if not field.disabled}
+    return not edited.union(getattr(options, "list_editable", ())).isdisjoint(names)
+
+
+def _stored(model: type[models.Model]) -> models.Model:
+    """A row that looks stored: what an admin says of one may be other than of a new one."""
+    row = model()
+    if not row.pk:
+        with suppress(ValidationError):
+            row.pk = model._meta.pk.to_python("1")
+    row._state.adding = False
+    return row
+
+
+def _request() -> Any:
+    request: Any = HttpRequest()
+    request.user = _Superuser()
+    return request
 
 
 class _Superuser:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django import forms
 from django.contrib import admin
 from django.contrib.admin.sites import all_sites
 from django.core import checks
@@ -692,6 +693,25 @@ class TestAdmins:
         site.register(Stamp, readonly_fields=["count", "seen"], **options)
         assert len(warnings()) == 1
 
+    def test_one_that_changes_new_rows_only(self, site):
+        class Own(admin.ModelAdmin):
+            def get_readonly_fields(self, request, obj=None):
+                is_stored = obj and obj.pk and not obj._state.adding
+                return ["count", "seen"] if is_stored else []
+
+        site.register(Stamp, Own)
+        assert warnings() == []
+
+    def test_one_whose_form_has_disabled_fields(self, site):
+        class Form(forms.ModelForm):
+            count = forms.IntegerField(disabled=True)
+
+        site.register(Stamp, form=Form, readonly_fields=["seen"])
+        assert warnings() == []
+        site.unregister(Stamp)
+        site.register(Stamp, form=Form)
+        assert len(warnings()) == 1
+
     def test_one_with_other_fields(self, site):
         site.register(Stamp, fields=["seen"], readonly_fields=["seen"])
         assert warnings() == []
@@ -712,6 +732,44 @@ class TestAdmins:
         (warning,) = warnings()
         assert warning.obj is Pairs
         assert "tests.Pair" in warning.msg
+
+    @pytest.mark.parametrize("can_delete", [True, False])
+    def test_an_inline_that_changes_nothing_stored(self, site, can_delete):
+        class Pairs(admin.TabularInline):
+            model = Pair
+
+            def get_readonly_fields(self, request, obj=None):
+                return [field.name for field in Pair._meta.fields] if obj and obj.pk else []
+
+        Pairs.can_delete = can_delete
+        site.register(Owner, inlines=[Pairs])
+        assert len(warnings()) == can_delete
+
+    @pytest.mark.parametrize("hook", ["get_inlines", "get_inline_instances"])
+    def test_an_inline_of_a_hook(self, site, hook):
+        class Pairs(admin.TabularInline):
+            model = Pair
+
+        def inlines(self, request, obj=None):
+            found = [Pairs] if obj and obj.pk else []
+            return found if hook == "get_inlines" else [i(Owner, site) for i in found]
+
+        site.register(Owner, type("Own", (admin.ModelAdmin,), {hook: inlines}))
+        (warning,) = warnings()
+        assert warning.obj is Pairs
+
+    def test_an_inline_of_a_hook_that_wants_a_real_request(self, site):
+        class Pairs(admin.TabularInline):
+            model = Pair
+
+        class Own(admin.ModelAdmin):
+            inlines = [Pairs]
+
+            def get_inlines(self, request, obj):
+                return request.session["inlines"]
+
+        site.register(Owner, Own)
+        assert [warning.obj for warning in warnings()] == [Pairs]
 
     def test_a_proxy(self, site):
         class ItemProxy(Item):
