@@ -389,6 +389,14 @@ MUTANTS = [
         f"{HARD_TIMES}TestRefusedBatch",
     ),
     mutant(
+        "a discard runs within a transaction of the caller",
+        "_discard_of",
+        "check_outside_transaction(buffer.layout().using)",
+        "",
+        "tests/integration/test_autocommit.py::"
+        "test_a_discard_of_what_a_flusher_has_left_throws_nothing_away",
+    ),
+    mutant(
         "a batch is discarded although its flusher may wake up",
         "_void",
         "enter(buffer, number, Batch(token, 0, []))",

@@ -46,6 +46,13 @@ MUTANTS = [
         f"{_COMMIT}TestCommitAndRollback::test_savepoints",
     ),
     mutant(
+        "a write is held for a commit of which nobody tells",
+        "_transaction",
+        "check_commit_is_told(connection.alias)",
+        "",
+        "tests/integration/test_autocommit.py::TestWritesInsideAtomic::test_are_refused",
+    ),
+    mutant(
         "held writes of one commit leave one by one",
         "_of_the_same_commit",
         'sys._getframe(2).f_locals.get("current_run_on_commit", ())',
