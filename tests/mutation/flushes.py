@@ -391,7 +391,7 @@ MUTANTS = [
     mutant(
         "a discard runs within a transaction of the caller",
         "_discard_of",
-        "check_outside_transaction(buffer.layout().using)",
+        "check_outside_transaction(buffer.layout().using, why)",
         "",
         "tests/integration/test_autocommit.py::"
         "test_a_discard_of_what_a_flusher_has_left_throws_nothing_away",

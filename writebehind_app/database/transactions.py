@@ -6,9 +6,11 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 
-def check_outside_transaction(using: str) -> None:
+def check_outside_transaction(
+    using: str,
+    why: str = "flush() commits by itself, so that Redis can forget what the database has",
+) -> None:
     """Refuse to flush where nothing is committed before the caller's own transaction is."""
-    why = "flush() commits by itself, so that Redis can forget what the database has"
     if connections[using].in_atomic_block:
         if not _in_test_case(using):
             raise transaction.TransactionManagementError(

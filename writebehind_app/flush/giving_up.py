@@ -41,7 +41,8 @@ def _discard_of(buffer: Declaration, by_shard: Mapping[int, Sequence[str]]) -> i
     shards = buffer.shards()
     idle = {number: shards[number].idle_token() for number in by_shard}
     if any(idle.values()):  # before anything is thrown away
-        check_outside_transaction(buffer.layout().using)
+        why = "discard() of a batch commits by itself, so that no flusher stores the batch after it"
+        check_outside_transaction(buffer.layout().using, why)
     count = 0
     for number, ids in by_shard.items():
         count += _discard(buffer, shards[number], ids)
