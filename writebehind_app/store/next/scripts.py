@@ -1,0 +1,22 @@
+"""The Lua scripts, by the name of their file."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+
+_INCLUDE = re.compile(r"^ *-- include (\w+)\.lua$", re.MULTILINE)
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a script, with the files that it includes."""
+    text = files(__package__).joinpath("scripts", f"{name}.lua").read_text()
+    return _INCLUDE.sub(lambda found: source(found[1]), text)
+
+
+@cache
+def digest(name: str) -> str:
+    return sha1(source(name).encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,14 @@
+-- How each discard begins. Whoever works on a batch may have committed it: only one whose lease is
+-- over is thrown away.
+local call, shard = redis.call, KEYS[1]
+local flight = shard .. ':flight'
+local time = call('TIME')
+local state = call('HMGET', shard, 'lease', 'token', 'to', 'unique')
+local is_idle = (tonumber(state[1]) or 0) <= time[1] * 1000000 + time[2] and state[2] == ARGV[2]
+local count = 0
+
+-- Notes the last number and 'first id' of an entry, so that a receipt can tell it from a stored one.
+local function discarded(last, name)
+  call('ZADD', shard .. ':discarded', last, name)
+  count = count + 1
+end

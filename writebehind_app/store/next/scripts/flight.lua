@@ -1,0 +1,44 @@
+-- How each claim begins: with the batch in flight, if there is one. Pieces that take one over have
+-- `token`, `now` and `state`.
+--
+-- KEYS[1]  the shard
+-- ARGV     fresh token, lease µs, size, which ('due', 'all' or 'ids'), max_age µs, '1' to ignore the
+--          backoff or ''; then what the script takes
+-- Returns  {'batch', token, attempts, why the last one failed, the number of the last write at the
+--           claim, {id, {name, text, ...}}, ...}
+--          {'busy', µs until the lease ends}     another flusher has the batch
+--          {'backoff', µs until the next try}    the batch failed a moment ago
+--          {'paused'}                            somebody said that nothing is to be flushed
+--          {'empty'}                             nothing to flush
+--
+-- The token is chosen by the caller and random, so that a Redis that lost its last second can never
+-- name another batch by a token that the ledger has already.
+
+local call, shard = redis.call, KEYS[1]
+local due, flight = shard .. ':due', shard .. ':flight'
+local fresh, lease, size, which, max_age = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local most_bytes = 4000000 -- of a batch, so that it fits into a statement of the database
+local time = call('TIME')
+local now = time[1] * 1000000 + time[2]
+local state = call('HMGET', shard, 'token', 'lease', 'attempts', 'retry_at', 'error', 'claimed',
+  'paused', 'last')
+if state[7] then
+  return {'paused'}
+end
+local token = state[1]
+if token and (#token > 32 or string.find(token, '%W')) then -- in no ledger: somebody else wrote it
+  token = fresh
+  call('HDEL', shard, 'lease', 'retry_at')
+  call('HSET', shard, 'token', token)
+end
+local reply = {'batch', token or fresh, tonumber(state[3]) or 0, state[5] or '', state[6] or state[8] or ''}
+if token then
+  local left, wait = (tonumber(state[2]) or 0) - now, (tonumber(state[4]) or 0) - now
+  if left > 0 and left <= 20 * lease then -- nobody's lease is longer by far
+    return {'busy', left}
+  elseif wait > 0 and wait < 86400000000 and ARGV[6] ~= '1' then
+    return {'backoff', wait}
+  end
+end
+-- First a command that takes no memory: a Redis that is full lets a script write that begins so.
+call('HDEL', shard, 'retry_at')

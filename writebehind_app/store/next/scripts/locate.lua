@@ -1,0 +1,30 @@
+-- Says where the write with a number is.
+--
+-- KEYS[1]  the shard
+-- ARGV     id, number
+-- Returns  'pending', 'in_flight', 'gone' (the database has it), 'discarded', or 'lost' (Redis lost
+--          it, or does not know any more)
+
+local shard, id, number = KEYS[1], ARGV[1], tonumber(ARGV[2])
+local function has(entry)
+  local found = redis.pcall('HMGET', entry, '#', '@', '!')
+  local first, last = tonumber(found[1] or nil), tonumber(found[2] or found[3] or nil)
+  return first and last and first <= number and number <= last
+end
+if has(shard .. ':e:' .. id) then
+  return 'pending'
+elseif has(shard .. ':f:' .. id) then
+  return 'in_flight'
+end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', shard .. ':discarded', number, '+inf')) do
+  local first, its_id = string.match(name, '^(%d+) (.*)$')
+  if its_id == id and tonumber(first) <= number then
+    return 'discarded'
+  end
+end
+local state = redis.call('HMGET', shard, 'first', 'last', 'forgot')
+local first, last = tonumber(state[1] or nil), tonumber(state[2] or nil)
+if first and last and first < number and number <= last and number > (tonumber(state[3] or 0) or 0) then
+  return 'gone'
+end
+return 'lost'
