@@ -218,5 +218,5 @@ def broken(id: str, why: str, flat: Sequence[str]) -> Entry:
     pairs = [*zip(flat[::2], flat[1::2], strict=False)][:_SHOWN]
     texts = {name[:_SHOWN]: text[:_SHOWN] for name, text in pairs}
     number = texts.get("#", "")
-    no = int(number) if re.fullmatch("[0-9]{1,16}", number) else 0  # for receipts of what it spoiled
-    return Entry(id, 0, 1, values=texts, broken=f"The package did not write this: {why}.", no=no, head="broken")
+    no = int(number) if re.fullmatch("[0-9]{1,16}", number) else 0  # for the receipts of its writes
+    return Entry(id, 0, 1, values=texts, broken=why, no=no, head="broken")

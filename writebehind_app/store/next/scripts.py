@@ -7,6 +7,13 @@ from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 
+# Those that are run; the others are parts of them.
+NAMES = (
+    *("write", "operate", "again"),
+    *("claim", "renew", "release", "revoke", "ack", "discard"),
+    *("read", "locate", "count", "hasten"),
+)
+
 _INCLUDE = re.compile(r"^ *-- include (\w+)\.lua$", re.MULTILINE)
 
 

@@ -1,10 +1,11 @@
 -- Makes pending entries the batch in flight, or takes over the one that a dead flusher left.
 --
 -- KEYS[1]  the shard
--- ARGV     as in flight.lua, then ids where `which` is 'ids'
+-- ARGV     as in flight.lua, then ids where `which` is 'ids'; or `which` is 'ripe'
 -- Returns  as flight.lua
 --
 -- A shard is due when its oldest entry is: then what else waits goes along, unless `which` is 'ripe'.
+-- What hasten.lua made due has 1 for its time, and goes alone.
 -- RENAME freezes an entry: a write that comes now begins a new one.
 
 -- include flight.lua
@@ -26,12 +27,11 @@ if which == 'ids' then
 else
   -- What was written while the clock was ahead is not due for long. It goes first.
   ids = call('ZRANGEBYSCORE', due, string.format('(%.0f', now + max_age), '+inf', 'LIMIT', 0, size)
-  local is_due = ids[1] or call('ZCOUNT', due, '-inf', now) > 0
-  local to = which == 'ripe' and now or string.format('%.0f', now + max_age)
-  if which == 'all' or is_due then
-    for _, id in ipairs(call('ZRANGEBYSCORE', due, '-inf', to, 'LIMIT', 0, size - #ids)) do
-      ids[#ids + 1] = id
-    end
+  local is_due = ids[1] or call('ZCOUNT', due, 2, now) > 0
+  local whole = which == 'all' or is_due and which ~= 'ripe'
+  local to = whole and string.format('%.0f', now + max_age) or now
+  for _, id in ipairs(call('ZRANGEBYSCORE', due, '-inf', to, 'LIMIT', 0, size - #ids)) do
+    ids[#ids + 1] = id
   end
 end
 local bytes = 0

@@ -26,7 +26,8 @@ if state[7] then
   return {'paused'}
 end
 local token = state[1]
-if token and (#token > 32 or string.find(token, '%W')) then -- in no ledger: somebody else wrote it
+if token and (#token > 32 or string.find(token, '%W')) or not token and call('EXISTS', flight) == 1 then
+  -- In no ledger: somebody else wrote it, or took it away.
   token = fresh
   call('HDEL', shard, 'lease', 'retry_at')
   call('HSET', shard, 'token', token)

@@ -9,7 +9,7 @@ if not mark then
 elseif mark == 33 then -- !
   text = number
 elseif mark == 35 then -- #
-  local found = call('HMGET', entry, name, '!' .. string.sub(name, 2))
+  local found = redis.pcall('HMGET', entry, name, '!' .. string.sub(name, 2))
   local is_first = (tonumber(found[1] or 0) or 0) <= (tonumber(found[2] or 0) or 0)
   text = is_first and number or found[1]
 elseif mark == 38 then -- &

@@ -2,7 +2,7 @@
 -- newest first, with a blank between them. What is older than the value of the field goes, and what
 -- a save, or a write of another version, has closed stays as it is.
 
-local found = call('HMGET', entry, '+' .. name, name, '!' .. name, '|')
+local found = redis.pcall('HMGET', entry, '+' .. name, name, '!' .. name, '|')
 local void = math.max(tonumber(string.sub(found[2] or '', 1, 16)) or 0,
   tonumber(found[3] or 0) or 0)
 local began, newest, its_kind, its_operand, rest =
