@@ -26,10 +26,10 @@ if state[7] then
   return {'paused'}
 end
 local token = state[1]
-if token and (#token > 32 or string.find(token, '%W')) or not token and call('EXISTS', flight) == 1 then
-  -- In no ledger: somebody else wrote it, or took it away.
+local is_token = token and #token <= 32 and string.find(token, '^%w+$')
+if not is_token and (token or call('EXISTS', flight) == 1) then
+  -- It is in no ledger: somebody else wrote it, or took it away.
   token = fresh
-  call('HDEL', shard, 'lease', 'retry_at')
   call('HSET', shard, 'token', token)
 end
 local reply = {'batch', token or fresh, tonumber(state[3]) or 0, state[5] or '', state[6] or state[8] or ''}
