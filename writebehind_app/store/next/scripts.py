@@ -11,7 +11,10 @@ from importlib.resources import files
 NAMES = (
     *("write", "operate", "again"),
     *("claim", "renew", "release", "revoke", "ack", "discard"),
-    *("read", "locate", "count", "hasten"),
+    *("read", "locate", "count", "hasten", "page"),
+    *("append", "claim_records", "ack_records", "discard_records"),
+    *("locate_record", "count_records", "window", "page_records"),
+    "mend",
 )
 
 _INCLUDE = re.compile(r"^ *-- include (\w+)\.lua$", re.MULTILINE)

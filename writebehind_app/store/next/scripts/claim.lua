@@ -50,8 +50,5 @@ end
 if not reply[6] then
   return {'empty'}
 end
-call('HSET', shard, 'token', fresh, 'guard', fresh, 'lease', now + lease, 'attempts', 0,
-  'claimed', state[8] or 0)
-call('HDEL', shard, 'crowded', 'error')
--- include forget.lua
+-- include claimed.lua
 return reply

@@ -1,12 +1,14 @@
 -- The rows of a call, each of an id, how many names, name, text, name, text, ... So far, nothing
--- changes but that new ids become due.
+-- changes but that new ids become due, in the order of their numbers; but of those that are ahead of
+-- the clock, as that was put back, by the clock.
 
 local due, max_age, quiet = shard .. ':due', tonumber(ARGV[5]), tonumber(ARGV[6])
 local rows, new, is_new, refusal, count, at = {}, {}, {}, nil, 0, 7
+local from = max_age + (first - now < 1000000 and first or now)
 while ARGV[at] do
   count = count + 1
   rows[count] = at
-  if call('ZADD', due, 'NX', now + max_age, ARGV[at]) == 1 then
+  if call('ZADD', due, 'NX', from + count - 1, ARGV[at]) == 1 then
     new[#new + 1], is_new[count] = ARGV[at], true
   end
   at = at + 2 + 2 * ARGV[at + 1]
