@@ -360,6 +360,14 @@ class TestLostReplies:
         again(store, lost, Row("1", {"n": "+i:1"}))
         assert store.only("1")
 
+    def test_after_the_deadline_nobody_knows(self, store):
+        row = Row("1", {"n": "+i:1"})
+        lost = lose(store, row)
+        before = store.dump()
+        (outcome,) = store.sender.send_again([store.call(row)], lost, int(store.state("last")))
+        assert isinstance(outcome, TimeoutError)
+        assert store.dump() == before
+
     def test_a_repeat_whose_reply_is_lost_leaves_it_open(self, store):
         lost = Sender(lambda commands: [ConnectionError("gone")] * len(commands))
         call = store.call(Row("1", {"a": "1"}))

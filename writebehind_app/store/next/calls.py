@@ -136,15 +136,18 @@ class Sender:
 
     def send_again(self, calls: Sequence[Any], lost: Sender, deadline: int) -> list[Outcome]:
         """What became of calls whose replies another sender lost: they are taken now, unless they
-        were then. That sender is listened to no more."""
+        were then. That sender is listened to no more. It is the last try: after the deadline, or
+        another loss, nobody knows."""
         asked = [
-            command("again", call.shard, lost.name, lost.answered.get(call.shard, 0))
+            command("again", call.shard, lost.name, lost.answered.get(call.shard, 0), deadline)
             for call in calls
         ]
         found: dict[int, Outcome] = {}
         for i, reply in enumerate(self.exchange(asked)):
             if isinstance(reply, Exception):
                 found[i] = reply
+            elif reply[1] == "late":
+                found[i] = TimeoutError("Asked too late whether the write was taken.")
             elif reply[1] != "no":
                 found[i] = Taken(reply[1] - calls[i].size + 1, reply[0])
         left = [i for i in range(len(calls)) if i not in found]

@@ -36,7 +36,7 @@ from writebehind_app.fields.entry import (
     numbered,
 )
 
-_NAME = re.compile(r"([!#&*+]?)(?:([0-9]{1,9})\|)?(.+)", re.DOTALL)
+_NAME = re.compile(r"([!#&*+]?)(?:([0-9]{1,9})\|)?([^!#&*+].*)", re.DOTALL)
 _LAST = 253_370_764_800_000_000  # the year 9999: no database and no datetime goes beyond
 _SHOWN = 1000  # characters of a text, and texts, that a broken entry keeps of too much
 
@@ -56,7 +56,7 @@ def entry(id: str, flat: Sequence[str]) -> Entry | None:
         if texts and not "".join(texts).isidentifier():
             return _with_marks(id, first, last, texts)
         digits = "".join(map(_digits, texts.values()))
-        if digits and not (len(digits) == DIGITS * len(texts) and _is_number(digits)):
+        if texts and not (len(digits) == DIGITS * len(texts) and _is_number(digits)):
             return broken(id, "a value has no number", flat)
     except KeyError:
         return broken(id, "it has no number", flat)
@@ -89,7 +89,7 @@ def _with_marks(id: str, first: int, last: int, texts: dict[str, str]) -> Entry:
     deleted = int(texts.pop("!", 0))
     began = int(texts.pop("^", 0))
     texts.pop("|", None)
-    once = tuple(name[1:41] for name in texts if name[0] == "*")
+    once = tuple(name[1:41] for name in texts if name[:1] == "*")
     if not 0 < first <= max(first, deleted) <= (last or deleted) < _LAST or began > _LAST:
         raise Unreadable(f"its numbers are {first}, {deleted} and {last}")
     layers = _layers(sorted(_items(texts), key=lambda item: item.number))
@@ -199,8 +199,8 @@ def record(id: str, flat: Sequence[str]) -> Entry:
     if not 0 < number < _LAST or not (version.isascii() and version.isdigit()):
         return broken(id, f"its number is {id[:100]}, its version {version[:100]}", flat)
     texts.pop(NOTHING, None)
-    once = tuple(name[1:41] for name in texts if name[0] == "*")
-    values = {name: numbered(number, text) for name, text in texts.items() if name[0] != "*"}
+    once = tuple(name[1:41] for name in texts if name[:1] == "*")
+    values = {name: numbered(number, text) for name, text in texts.items() if name[:1] != "*"}
     return Entry(
         str(number),
         number,
