@@ -20,7 +20,9 @@ for n = 1, count do
     elseif state[5] and number(redis.pcall('HSTRLEN', entry, '+' .. name)) > most_bytes then
       refusal = refusal or {now, 'full'}
     end
-    is_open = is_open or string.find(name, '["*]') -- of such names there may be any number
+    if mark and mark < 65 then -- other than a field: of such names there may be any number
+      is_open = is_open or string.find(name, '["*]')
+    end
   end
   if is_open and ARGV[at + 1] + number(redis.pcall('HLEN', entry)) > most_names then
     refusal = refusal or {now, 'full'}
