@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutation import admin, around, automation, calls, fields, flushes, held, outages
+from tests.mutation import admin, around, automation, calls, fields, flushes, held, outages, store
 
 MUTANTS = [
     *admin.MUTANTS,
@@ -13,4 +13,5 @@ MUTANTS = [
     *calls.MUTANTS,
     *fields.MUTANTS,
     *held.MUTANTS,
+    *store.MUTANTS,
 ]

@@ -9,7 +9,8 @@ import pytest
 
 from tests.next_store import KEY, Store
 from writebehind_app.fields.entry import Segment
-from writebehind_app.store.next.calls import FOREVER, ROWS, Row, Sender, Taken, cut
+from writebehind_app.store.next.calls import FOREVER, ROWS, Call, Row, Sender, Taken, cut
+from writebehind_app.store.next.scripts import digest
 
 
 @pytest.fixture
@@ -500,19 +501,38 @@ def test_rows_are_cut_into_calls():
     assert [row for part in cut(rows) for row in part] == rows
 
 
-def test_a_plain_row_is_one_that_sets_fields():
-    assert Row("1", {"a": "1", "b": '"+"'}).is_plain
-    assert Row("1", {}).is_plain
+@pytest.mark.parametrize("version", [0, 3])
+def test_a_plain_row_is_one_that_sets_fields(version):
+    def is_plain(row: Row) -> bool:
+        return row.args(version)[1]
+
+    assert is_plain(Row("1", {"a": "1", "b": '"+"'}))
+    assert is_plain(Row("1", {}))
     for row in (
         Row("1", {"a": "+i:1"}),
-        Row("1", {'"a"': "1"}),
+        Row("1", {"a": "&", '&a:"x"': "[1]"}),
         Row("1", {'&a:"x"': "[1]"}),
-        Row("1", {"a": "!"}),
-        Row("1", {}, delete=True),
-        Row("1", {}, guard="g"),
-        Row("1", {}, once="d"),
+        Row("1", {'"a"': "!"}),
+        Row("1", {'"a"': "1"}),
+        Row("1", {"a": "1"}, delete=True),
+        Row("1", {"a": "1"}, guard="g"),
+        Row("1", {"a": "1"}, once="d"),
     ):
-        assert not row.is_plain
+        assert not is_plain(row)
+
+
+def test_a_call_of_plain_rows_alone_is_the_cheap_one():
+    plain, other = Row("1", {"a": "1"}), Row("2", {"a": "+i:1"})
+    scripts = {
+        script: [rows for rows in ([plain], [plain, other], [other]) if _script(rows) == script]
+        for script in ("write", "operate")
+    }
+    assert scripts == {"write": [[plain]], "operate": [[plain, other], [other]]}
+
+
+def _script(rows: list[Row]) -> str:
+    sent = Call(KEY, rows, max_age=1).command("me", FOREVER)
+    return next(name for name in ("write", "operate") if digest(name) == sent[1])
 
 
 def test_senders_have_names_of_their_own():

@@ -39,20 +39,23 @@ class Row(NamedTuple):
     once_ms: int = 0
     stamped: bool = False  # whether meta keys have times of their own
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it gives fields new values, and does no more."""
-        if self.delete or self.guard or self.once:
-            return False
-        # JSON begins with neither; the names of meta keys and of merges are no identifiers.
-        return not any(text[:1] in _MORE for text in self.texts.values()) and (
-            not self.texts or "".join(self.texts).isidentifier()
-        )
-
-    def args(self, version: int) -> list[str | int]:
-        """As the scripts take it."""
+    def args(self, version: int) -> tuple[list[str | int], bool]:
+        """As the scripts take it, and whether it is plain: gives fields new values, and no more."""
+        texts = self.texts
+        args: list[str | int] = [self.id, len(texts)]
+        plain = not (self.delete or self.guard or self.once)
+        # The names of meta keys, and of keys that a Merge sets, are no identifiers.
+        if plain and not version and (not texts or "".join(texts).isidentifier()):
+            for name, text in texts.items():
+                args += (name, text)
+                if text[0] in _SIGNS:
+                    plain = False
+            return args, plain
         pairs = [*self._pairs(f"{version}|" if version else "")]
-        return [self.id, len(pairs), *(part for pair in pairs for part in pair)]
+        plain = plain and not any(
+            name[:1] in _MARKS or '"' in name or str(text)[0] in _SIGNS for name, text in pairs
+        )
+        return [self.id, len(pairs), *(part for pair in pairs for part in pair)], plain
 
     def _pairs(self, under: str) -> Iterator[tuple[str, str | int]]:
         if self.guard:
@@ -72,7 +75,8 @@ class Row(NamedTuple):
                     yield f"#{under}{name}", ""
 
 
-_MORE = (*SIGNS, "!")
+_SIGNS = frozenset(SIGNS)  # no JSON begins with one
+_MARKS = ("", *'!#&*$"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,15 @@ class Call:
         return len(self.rows)
 
     def command(self, sender: str, deadline: int) -> Command:
-        script = "write" if all(row.is_plain for row in self.rows) else "operate"
         room = "-" if self.room is None else self.room
-        head = (sender, deadline, room, self.version, self.max_age, self.quiet)
-        args = [arg for row in self.rows for arg in row.args(self.version)]
-        return command(script, self.shard, *head, *args)
+        args: list[str | int] = [sender, deadline, room, self.version, self.max_age, self.quiet]
+        script = "write"
+        for row in self.rows:
+            more, is_plain = row.args(self.version)
+            args += more
+            if not is_plain:
+                script = "operate"
+        return command(script, self.shard, *args)
 
 
 class Taken(NamedTuple):

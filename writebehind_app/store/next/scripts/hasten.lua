@@ -10,4 +10,5 @@ if not redis.call('ZSCORE', shard .. ':due', id) then
 end
 redis.call('ZADD', shard .. ':due', 1, id) -- see claim.lua
 local told = shard .. ':told:' .. redis.sha1hex(id)
-return redis.call('SET', told, '', 'NX', 'PX', ARGV[2]) and 1 or 0
+local is_first = redis.call('SET', told, '', 'NX', 'PX', ARGV[2])
+return is_first and 1 or 0
