@@ -15,7 +15,7 @@ MUTANTS = [
     mutant(
         "numbers go back with the clock",
         "call.lua",
-        "math.max(now, (tonumber(state[1]) or 0) + 1)",
+        "math.max(now, before + 1)",
         "now",
         f"{CALLS}TestNumbers::test_they_grow_when_the_clock_stands_still_or_goes_back",
     ),

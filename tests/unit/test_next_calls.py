@@ -137,6 +137,16 @@ class TestEntries:
         assert (store.only("1").first, store.only("1").last) == (number, number)
         assert store.client.get(f"{KEY}:aside:1") == "else"
 
+    @pytest.mark.parametrize("name", ["last", "accepted", "version", "closed", "crowded", "guard"])
+    @pytest.mark.parametrize("text", ["x", "", "1" * 400, "nan", "-5"])
+    @pytest.mark.parametrize("texts", [{"a": "1"}, {"a": "+i:1"}])
+    def test_a_state_that_is_no_number_changes_no_number(self, store, name, text, texts):
+        before = store.write("1", texts)
+        store.client.hset(KEY, name, text)
+        number = store.write("1", texts)
+        assert before < number < before + 60_000_000
+        assert not store.only("1").broken
+
 
 class TestOperations:
     @pytest.mark.parametrize(

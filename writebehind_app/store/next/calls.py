@@ -76,7 +76,7 @@ class Row(NamedTuple):
 
 
 _SIGNS = frozenset(SIGNS)  # no JSON begins with one
-_MARKS = ("", *'!#&*$"')
+_MARKS = frozenset(["", *"!#&*$"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,5 +11,6 @@ if now > tonumber(ARGV[2]) then
   return {now, 'late'}
 end
 local state = call('HMGET', shard, 'last', 'accepted', 'version', 'closed', 'crowded')
-local first = math.max(now, (tonumber(state[1]) or 0) + 1)
+local before = tonumber(state[1]) or 0
+local first = before < 2^52 and math.max(now, before + 1) or now -- or somebody else wrote it
 local closed = tonumber(state[4]) or 0 -- the numbers of sums that must not go on

@@ -16,7 +16,7 @@ if refusal then
   end
   return refusal
 end
-call('HSET', shard, 'last', last, 'accepted', (state[2] or 0) + count)
+call('HSET', shard, 'last', last, 'accepted', (tonumber(state[2]) or 0) + count)
 if not state[1] then
   call('HSET', shard, 'first', first - 1) -- what is older, an earlier Redis lost
 end
