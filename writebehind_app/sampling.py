@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import time
 
-import redis
-
 from writebehind_app import conf, registry
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.store import samples
 from writebehind_app.store import shard as store
+from writebehind_app.store.client import Client
 from writebehind_app.store.keys import place_key
 from writebehind_app.store.samples import Sample
 
@@ -23,7 +22,7 @@ def key() -> str:
     return place_key(conf.prefix(), "samples")
 
 
-def take(client: redis.Redis) -> None:
+def take(client: Client) -> None:
     """Note how much waits in each buffer, unless this process has just done so."""
     global _next_at
     now = time.monotonic()

@@ -16,6 +16,7 @@ from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import DeadLetter
 from writebehind_app.store import server
 from writebehind_app.store import shard as store
+from writebehind_app.store.client import Client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Status:
     counters: Mapping[str, int]  # see store/shard.py
 
 
-def read(client: redis.Redis, buffers: Sequence[Declaration]) -> list[Status]:
+def read(client: Client, buffers: Sequence[Declaration]) -> list[Status]:
     """How the buffers are doing; `BufferUnavailable` where Redis cannot be used."""
     shards = store.overview(client, [key for buffer in buffers for key in buffer.shard_keys()])
     letters = dead_letters(buffers)
@@ -67,7 +68,7 @@ def no_database(one: Status) -> str:
     )
 
 
-def of_redis(client: redis.Redis) -> dict[str, Any]:
+def of_redis(client: Client) -> dict[str, Any]:
     """What the server says of itself. Nothing in it is secret."""
     try:
         info = server.info(client)

@@ -12,18 +12,19 @@ import redis
 from tests.backdoor.connection import raw
 from writebehind_app.store import delivery, lua
 from writebehind_app.store import shard as store
+from writebehind_app.store.client import Client
 
 
 def round_trips(patch: pytest.MonkeyPatch) -> list[int]:
     """A list that gets, for each round trip, how many commands go in it."""
     found: list[int] = []
-    exchange = lua._exchange
+    exchange = Client._exchange
 
     def counted(client: Any, commands: Any, *args: Any) -> Any:
         found.append(len(commands))
         return exchange(client, commands, *args)
 
-    patch.setattr(lua, "_exchange", counted)
+    patch.setattr(Client, "_exchange", counted)
     return found
 
 
@@ -81,7 +82,7 @@ class Replies:
 def forget_scripts_amid(patch: pytest.MonkeyPatch, *, of: int) -> list[int]:
     """Have Redis forget the scripts in the middle of each round trip of so many commands; the list
     gets how many these were."""
-    exchange, amid = lua.exchange, list[int]()
+    exchange, amid = Client.exchange, list[int]()
 
     def forget(client: Any, commands: Any, **options: Any) -> Any:
         if len(commands) != of:
@@ -92,7 +93,7 @@ def forget_scripts_amid(patch: pytest.MonkeyPatch, *, of: int) -> list[int]:
         replies, error = exchange(client, sent, **options)
         return replies[:half] + replies[half + 1 :], error
 
-    patch.setattr(lua, "exchange", forget)
+    patch.setattr(Client, "exchange", forget)
     return amid
 
 

@@ -9,7 +9,8 @@ import pytest
 from redis.exceptions import NoScriptError
 
 from tests.servers import lasting_keys
-from writebehind_app.store import lua, shard
+from writebehind_app.store import lua, server, shard
+from writebehind_app.store.client import Client
 from writebehind_app.store.delivery import deliver
 from writebehind_app.store.keys import shard_key
 from writebehind_app.store.shard import Batch, Shard, Wait
@@ -20,7 +21,7 @@ TOKEN = "a" * 32
 
 @pytest.fixture
 def one(redis_server) -> Iterator[Shard]:
-    with redis_server.client(decode_responses=True) as client:
+    with redis_server.client() as plain, server.sibling(plain, 5.0) as client:
         yield Shard(client, KEY)
 
 
@@ -280,7 +281,7 @@ def test_pending_lists_those_in_flight_first_and_no_more_than_asked_for(one):
 
 def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one, monkeypatch):
     one.client.script_load(lua.source("write"))
-    exchange, sizes = lua.exchange, []
+    exchange, sizes = Client.exchange, []
 
     def flush_amid(client, commands, **options):
         sizes.append(len(commands))
@@ -290,7 +291,7 @@ def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one, 
         replies, error = exchange(client, [*commands[:5], somebody, *commands[5:]])
         return replies[:5] + replies[6:], error
 
-    monkeypatch.setattr(lua, "exchange", flush_amid)
+    monkeypatch.setattr(Client, "exchange", flush_amid)
     calls = [(KEY, named(n), str(n), 0, 0, "", "", 0, "a", str(n)) for n in range(10)]
     numbers = [no for _, no in lua.run_many(one.client, "write", calls)]
     assert sizes == [10, 6]

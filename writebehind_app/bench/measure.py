@@ -282,7 +282,7 @@ class _Counts:
 @contextmanager
 def _counted(using: str) -> Iterator[_Counts]:
     """Counts statements, without those of transactions, and how often Redis is asked: for each
-    time a connection is taken out of a pool."""
+    time a connection is taken."""
     counts = _Counts()
 
     def statement(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -296,12 +296,14 @@ def _counted(using: str) -> Iterator[_Counts]:
 
         return counted
 
-    pools = [client(patient=patient).connection_pool for patient in (False, True)]
-    for pool in pools:
-        setattr(pool, "get_connection", counting(pool.get_connection))  # noqa: B010
+    places: list[tuple[object, str]] = []
+    for found in (client(), client(patient=True)):
+        places += [(found.links, "take"), (found.connection_pool, "get_connection")]
+    for place, name in places:
+        setattr(place, name, counting(getattr(place, name)))
     try:
         with connections[using].execute_wrapper(statement):
             yield counts
     finally:
-        for pool in pools:
-            del pool.get_connection  # the method of its class is there again
+        for place, name in places:
+            delattr(place, name)  # the method of its class is there again

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import redis
-
 from writebehind_app import conf, registry
 from writebehind_app.declaration import Declaration
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.doctor.redis_server import Examined
 from writebehind_app.store import server
 from writebehind_app.store import shard as store
+from writebehind_app.store.client import Client
 from writebehind_app.store.keys import shard_key
 from writebehind_app.store.shard import Shard
 
@@ -72,7 +71,7 @@ def stranded(examined: Examined) -> Iterator[Finding]:
             )
 
 
-def _oldest(client: redis.Redis, buffer: Declaration) -> float:
+def _oldest(client: Client, buffer: Declaration) -> float:
     """When the first write came that is pending or in flight, by the clock of Redis; 0 for none."""
     times = []
     for key in buffer.shard_keys():

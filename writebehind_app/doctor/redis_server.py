@@ -18,6 +18,7 @@ from django_redis import get_redis_connection
 from writebehind_app import conf, registry
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.store import server
+from writebehind_app.store.client import Client
 
 SLOW = 0.005  # seconds for an answer that stands in the way of each write
 SKEW, WRONG_TIME = 1.0, 60.0  # seconds that two clocks may differ
@@ -32,7 +33,7 @@ _LONG_ENOUGH = 3600  # seconds that a server has to be up for its growth to say 
 class Examined:
     """A Redis that answers."""
 
-    client: redis.Redis
+    client: Client
     info: dict[str, Any]  # empty where the user may not ask
 
 

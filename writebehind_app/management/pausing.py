@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import redis
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.management.arguments import NO_BUFFERS, buffers_of, entries_are, unusable
 from writebehind_app.store import shard as store
+from writebehind_app.store.client import Client
 from writebehind_app.store.connection import client
 
 
 class PausingCommand(BaseCommand):
     """Does something to all shards of buffers, and says what that comes to."""
 
-    act: Callable[[redis.Redis, Sequence[str]], bool]
+    act: Callable[[Client, Sequence[str]], bool]
     outcomes: tuple[str, str]  # where that changed anything, and where it did not
 
     def add_arguments(self, parser: CommandParser) -> None:

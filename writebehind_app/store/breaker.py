@@ -25,7 +25,7 @@ from writebehind_app.store.failures import is_answer, is_away, reason
 logger = logging.getLogger("writebehind")
 
 _TOLERATED = 3  # the call that fails as the third in a row is the last one
-_FIRST, _LONGEST = 0.5, 30.0  # seconds until the next probe: doubled each time
+_FIRST, _LONGEST = 0.5, 1.5  # seconds until the next probe: doubled each time
 _CALM = 30.0  # seconds: one who was back for less goes on with the interval it had
 
 _lock = threading.Lock()  # of all breakers
@@ -49,6 +49,9 @@ class Breaker:
     def __init__(self, where: str, probe: Callable[[], object]) -> None:
         self.outages = 0  # how many there were
         self.failures = 0  # calls that Redis did not take, or was not asked to
+        # Nothing is held back, and no call failed since the last that worked: such a call has
+        # nothing to check and nothing to note.
+        self.is_calm = True
         self._where = where
         self._probe = probe
         self._held: Literal["nothing", "writes", "all"] = "nothing"
@@ -87,6 +90,7 @@ class Breaker:
             with _lock:
                 self._silent = 0
                 self._refused = 0 if write else self._refused
+                self.is_calm = not (self._refused or self.is_open)
 
     def end(self) -> None:
         """Ends the thread, as nobody calls any more."""
@@ -96,6 +100,7 @@ class Breaker:
         refused = write and is_answer(error)  # which says nothing of reads
         with _lock:
             self.failures += 1
+            self.is_calm = False
             if refused:
                 self._silent, self._refused = 0, self._refused + 1
             else:
@@ -149,6 +154,7 @@ class Breaker:
         with _lock:
             self._held = "nothing"
             self._silent = self._refused = 0
+            self.is_calm = True
             self._back_at = time.monotonic()
             seconds = self._back_at - self._since
             self._thread = None
@@ -156,11 +162,3 @@ class Breaker:
         signals.fallback_ended.send_robust(
             type(self), redis=self._where, reason=self._reason, seconds=seconds
         )
-
-
-class Watched(redis.Redis):
-    """A client whose calls a breaker holds back."""
-
-    def __init__(self, pool: redis.ConnectionPool, breaker: Breaker) -> None:
-        super().__init__(connection_pool=pool)
-        self.breaker = breaker

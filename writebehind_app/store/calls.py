@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
-from writebehind_app.store import lua
+from writebehind_app.store.client import Command
 from writebehind_app.store.failures import reason
 
 # The shard, what the call is about within it, and the rest that the script takes.
@@ -40,7 +40,7 @@ class Durability(NamedTuple):
     timeout: float
 
     @property
-    def command(self) -> lua.Command:
+    def command(self) -> Command:
         """To be sent over the connection of the call, after it."""
         ms = max(round(self.timeout * 1000), 1)  # 0 would be for ever
         return ("WAITAOF", 1, 0, ms) if self.level == "fsync" else ("WAIT", self.level, ms)

@@ -12,13 +12,12 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django_redis import get_redis_connection
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from writebehind_app import conf
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.store import lua, server
-from writebehind_app.store.breaker import Breaker, Watched
+from writebehind_app.store.breaker import Breaker
+from writebehind_app.store.client import Client, options_of
 from writebehind_app.store.failures import reason
 from writebehind_app.store.keys import shard_key
 
@@ -30,7 +29,7 @@ def is_url(where: str) -> bool:
     return where.partition(":")[0].lower() in SCHEMES  # urlsplit() refuses some, and quotes them
 
 
-def client(*, patient: bool = False) -> redis.Redis:
+def client(*, patient: bool = False) -> Client:
     """The client for the configured Redis.
 
     A `patient` one waits for an answer as long as a lease lasts, for flushers, whose batches may
@@ -46,34 +45,27 @@ def client(*, patient: bool = False) -> redis.Redis:
 
 def breaker() -> Breaker:
     """What this process knows of the configured Redis."""
-    watched = client()
-    assert isinstance(watched, Watched)
-    return watched.breaker
+    found = client().breaker
+    assert found is not None
+    return found
 
 
-_clients: dict[bool, redis.Redis] = {}
+_clients: dict[bool, Client] = {}
 _lock = threading.Lock()
 
 
-def _client(settings: conf.Settings, patient: bool) -> redis.Redis:
+def _client(settings: conf.Settings, patient: bool) -> Client:
     pool_class, options = _pool(settings.REDIS)
-    # A retry of the client could run a command twice whose answer was lost. Whether to try again
-    # is for those to say who know what the command does.
-    options["retry"] = Retry(NoBackoff(), 0)
-    options["decode_responses"] = True
-    # What is no text was not written by this package; it must not keep the rest from being read.
-    options["encoding_errors"] = "backslashreplace"
     options.setdefault("socket_connect_timeout", settings.CONNECT_TIMEOUT)
-    if patient:
-        options["socket_timeout"] = settings.LEASE
-    else:
-        options.setdefault("socket_timeout", settings.SOCKET_TIMEOUT)
+    timeout = settings.LEASE if patient else options.get("socket_timeout")
+    options["socket_timeout"] = timeout = timeout or settings.SOCKET_TIMEOUT
     pool = pool_class(**options)
-    plain = redis.Redis(connection_pool=pool)
     if patient:
-        return plain
+        return Client(pool, timeout=timeout)
+    probing = Client(pool, timeout=timeout)
     key = shard_key(conf.prefix(), "probe", 0)
-    return Watched(pool, Breaker(server.address(plain), lambda: lua.run(plain, "knock", key)))
+    breaker = Breaker(server.address(probing), lambda: lua.run(probing, "knock", key))
+    return Client(pool, timeout=timeout, breaker=breaker)
 
 
 def _pool(where: str) -> tuple[type[redis.ConnectionPool], dict[str, Any]]:
@@ -82,10 +74,9 @@ def _pool(where: str) -> tuple[type[redis.ConnectionPool], dict[str, Any]]:
         raise ImproperlyConfigured(message)
     if is_url(where):
         pool = redis.ConnectionPool.from_url(where)
-        # from_url() hands the class of a connection over in place of its options.
-        return type(pool), {**pool.connection_kwargs, "connection_class": pool.connection_class}
-    pool = get_redis_connection(where, write=True).connection_pool
-    return type(pool), {**pool.connection_kwargs, "connection_class": pool.connection_class}
+    else:
+        pool = get_redis_connection(where, write=True).connection_pool
+    return type(pool), options_of(pool)
 
 
 def problem(where: str) -> str | None:
@@ -147,9 +138,7 @@ errors = Errors()
 def _reset(*, setting: str, **kwargs: Any) -> None:
     if setting in (conf.NAME, "CACHES"):
         for client in _clients.values():
-            client.connection_pool.disconnect()
-            if isinstance(client, Watched):
-                client.breaker.end()
+            client.end()
         _clients.clear()
 
 

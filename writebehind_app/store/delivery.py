@@ -35,6 +35,7 @@ from writebehind_app.store.calls import (
     unavailable,
     uncertain,
 )
+from writebehind_app.store.client import Client, Command
 from writebehind_app.store.connection import errors
 from writebehind_app.store.failures import is_away, reason
 
@@ -44,7 +45,7 @@ PIPELINE = 1000  # calls in one round trip
 class _Way(NamedTuple):
     """How calls get to Redis."""
 
-    client: redis.Redis
+    client: Client
     durability: Durability | None
 
 
@@ -63,7 +64,7 @@ class _Job(NamedTuple):
 
 
 def deliver(
-    client: redis.Redis,
+    client: Client,
     script: str,
     calls: Sequence[Call],
     limit: Limit | None = None,
@@ -84,7 +85,7 @@ def deliver(
 
 
 def deliver_all(
-    client: redis.Redis,
+    client: Client,
     deliveries: Sequence[Delivery],
     *,
     durability: Durability | None = None,
@@ -136,13 +137,13 @@ def _not_sent(earlier: Exception) -> Exception:
     return kind(f"Not sent, as one before it was not taken: {earlier}")
 
 
-_with_waitaof: WeakSet[redis.Redis] = WeakSet()  # the clients whose server has it, and an AOF
+_with_waitaof: WeakSet[Client] = WeakSet()  # the clients whose server has it, and an AOF
 
 
-def _look_for_waitaof(client: redis.Redis) -> None:
+def _look_for_waitaof(client: Client) -> None:
     """Nothing is written where there is no fsync to wait for."""
     with suppress(redis.RedisError):  # of which the call will tell
-        replies, _ = lua.exchange(client, [("WAITAOF", 1, 0, 1)])
+        replies, _ = client.exchange([("WAITAOF", 1, 0, 1)])
         for reply in replies:
             if isinstance(reply, Exception) and not is_away(reply):
                 raise ImproperlyConfigured(
@@ -197,13 +198,13 @@ def _refusals(way: _Way, limits: Sequence[Any]) -> tuple[list[Exception], int]:
     return [refusal] * len(limits), sum(held + size <= most for size in sizes)
 
 
-def _held(client: redis.Redis, keys: Sequence[str]) -> int:
+def _held(client: Client, keys: Sequence[str]) -> int:
     """How many entries there are in all the shards, those in flight included."""
     counts = lua.run_many(client, "count", [(key,) for key in keys])
     return sum(pending + in_flight for pending, in_flight, _ in counts)
 
 
-def was_taken(client: redis.Redis, key: str, once: str) -> bool:
+def was_taken(client: Client, key: str, once: str) -> bool:
     """Whether a call to the shard was carried out under that name."""
     with errors:
         known = lua.call(client, "HGET", f"{key}:w:{_Once(once).id}", "0", again=True)
@@ -285,7 +286,7 @@ def _sent(way: _Way, jobs: Sequence[_Job], session: _Session) -> list[Outcome]:
     started = time.monotonic()
     names = session.names(jobs)
     tails = session.tails(jobs, names)
-    timeout = _timeout(way.client)
+    timeout = way.client.timeout
 
     def named(indexes: Iterable[int], head: str) -> list[Call]:
         return [
@@ -342,16 +343,15 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
     wait = [durability.command] if durability else []
     replies: list[Any] = [None] * len(calls)
     left: Sequence[int] = range(len(calls))
-    load: list[lua.Command] = []
+    load: list[Command] = []
     error: Exception | None = None
     asked = clock.ticks()
     short: dict[int, str] = {}  # by call what its durability leaves to be desired
-    evals: list[lua.Command] = [("EVALSHA", lua.digest(s), 1, *args) for s, *args in calls]
+    evals: list[Command] = [("EVALSHA", lua.digest(s), 1, *args) for s, *args in calls]
     while left and error is None:
         commands = [*load, *(evals[i] for i in left), *wait]
         try:
-            found, error = lua.exchange(
-                client,
+            found, error = client.exchange(
                 commands,
                 write=True,
                 timeout=timeout,
@@ -383,9 +383,3 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
             case [_, int(outcome)] if outcome:  # it was carried out
                 replies[i] = Fleeting([outcome], why)
     return replies, error
-
-
-def _timeout(client: redis.Redis) -> float:
-    """How long the client waits for an answer."""
-    given: float | None = client.connection_pool.connection_kwargs.get("socket_timeout")
-    return given or conf.settings().SOCKET_TIMEOUT

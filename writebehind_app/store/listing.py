@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import redis
-
 from writebehind_app.fields.entry import Entry
 from writebehind_app.store import codec, lua
+from writebehind_app.store.client import Client
 from writebehind_app.store.connection import errors
 from writebehind_app.store.keys import taken_place
 
@@ -44,7 +43,7 @@ LOOKED_AT = 20_000  # entries of a shard, in one search for a beginning: Redis w
 
 
 def pending(
-    client: redis.Redis,
+    client: Client,
     keys: Sequence[str],
     size: int,
     *,
@@ -82,7 +81,7 @@ def pending(
 
 
 def in_flight(
-    client: redis.Redis,
+    client: Client,
     keys: Sequence[str],
     size: int,
     *,
@@ -103,7 +102,7 @@ def in_flight(
 
 
 def records(
-    client: redis.Redis, keys: Sequence[str], places: Sequence[tuple[int, int]]
+    client: Client, keys: Sequence[str], places: Sequence[tuple[int, int]]
 ) -> list[tuple[bool, Listed]]:
     """The records that there are, of these shards and numbers; and of each, whether it is in
     flight."""
@@ -120,7 +119,7 @@ def records(
     ]
 
 
-def ids_at(client: redis.Redis, key: str, at: int) -> list[str]:
+def ids_at(client: Client, key: str, at: int) -> list[str]:
     """The ids of pending entries that are due at that very time, as far as they may be many."""
     with errors:
         found: list[str] = lua.call(
@@ -129,7 +128,7 @@ def ids_at(client: redis.Redis, key: str, at: int) -> list[str]:
     return found
 
 
-def record_number(client: redis.Redis, key: str, id: str) -> int | None:
+def record_number(client: Client, key: str, id: str) -> int | None:
     """The number of the pending record that has that unique id."""
     with errors:
         found = lua.call(client, "HGET", *taken_place(key, id), again=True)
@@ -137,7 +136,7 @@ def record_number(client: redis.Redis, key: str, id: str) -> int | None:
 
 
 def _pages(
-    client: redis.Redis, calls: Sequence[tuple[str | int, ...]], numbers: Sequence[int]
+    client: Client, calls: Sequence[tuple[str | int, ...]], numbers: Sequence[int]
 ) -> list[Page]:
     with errors:
         replies = lua.run_many(client, "page", calls)

@@ -12,11 +12,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
-from writebehind_app.store.breaker import Watched
-from writebehind_app.store.failures import is_answer
-
-Command = Sequence[str | int]
-Exchanged = tuple[list[Any], Exception | None]
+from writebehind_app.store.client import Client, Command
 
 _DELIVERED = ("write", "append")  # these begin with delivery.lua
 _READ_ONLY = ("count", "locate", "page", "pending", "read", "window")  # they may run twice
@@ -33,7 +29,7 @@ def digest(name: str) -> str:
     return sha1(source(name).encode(), usedforsecurity=False).hexdigest()
 
 
-def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
+def run(client: Client, name: str, key: str, *args: str | int) -> Any:
     """Run a script on one shard; Redis is sent its text only where it does not know it yet."""
     again = name in _READ_ONLY
     try:
@@ -46,7 +42,7 @@ def run(client: redis.Redis, name: str, key: str, *args: str | int) -> Any:
         raise
 
 
-def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[Any]:
+def run_many(client: Client, name: str, calls: Sequence[Command]) -> list[Any]:
     """Run a script for each `(key, *args)`, all in one round trip.
 
     Calls that found it missing did not run and are sent again, after the others and a SCRIPT LOAD:
@@ -57,7 +53,7 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[A
     left = list(range(len(calls)))
     while left:
         commands = [*load, *(("EVALSHA", digest(name), 1, *calls[i]) for i in left)]
-        results, error = exchange(client, commands, again=name in _READ_ONLY)
+        results, error = client.exchange(commands, again=name in _READ_ONLY)
         if error:
             raise error
         if load and isinstance(
@@ -74,18 +70,16 @@ def run_many(client: redis.Redis, name: str, calls: Sequence[Command]) -> list[A
     return [replies[i] for i in range(len(calls))]
 
 
-def run_commands(
-    client: redis.Redis, commands: Sequence[Command], *, write: bool = False
-) -> list[Any]:
+def run_commands(client: Client, commands: Sequence[Command], *, write: bool = False) -> list[Any]:
     """The replies to commands, or the first error; `write` as in `exchange()`."""
-    replies, error = exchange(client, commands, write=write, again=not write)
+    replies, error = client.exchange(commands, write=write, again=not write)
     for problem in (error, *replies):
         if isinstance(problem, Exception):
             raise problem
     return replies
 
 
-def mend(client: redis.Redis, key: str, error: Exception) -> None:
+def mend(client: Client, key: str, error: Exception) -> None:
     """After a script failed at what it found: somebody else has written to the shard, and the
     next call shall not fail for the same reason."""
     if type(error) is redis.ResponseError and "user_script" in str(error):
@@ -93,91 +87,15 @@ def mend(client: redis.Redis, key: str, error: Exception) -> None:
             call(client, "EVAL", source("mend"), 1, key)
 
 
-def now(client: redis.Redis) -> int:
+def now(client: Client) -> int:
     """The time by the clock of Redis, in µs since 1970."""
     seconds, micros = call(client, "TIME", again=True)
     return int(seconds) * 1_000_000 + int(micros)
 
 
-def exchange(
-    client: redis.Redis,
-    commands: Sequence[Command],
-    *,
-    write: bool = False,
-    again: bool = False,
-    timeout: float | None = None,
-    patience: float = 0,
-) -> Exchanged:
-    """The replies to commands that are sent together, errors among them; and what kept the rest
-    from coming. Raises what kept all from being sent. `write` if Redis has to take writes for it;
-    `again` if they change nothing, and are sent once more where their connection broke: that of a
-    Redis that is there is no outage. After no answer in time the second wait would be as long.
-
-    It is one round trip without what the client adds to it: retries, of which there must be none,
-    and metrics. On the way of every write that takes a tenth of the time. Other than by the
-    client's `timeout` an answer may take that long, and the last of them, so much longer.
-    """
-    if not isinstance(client, Watched):
-        return _exchanged(client, commands, again, timeout, patience)
-    client.breaker.check(write=write)
-    try:
-        replies, error = _exchanged(client, commands, again, timeout, patience)
-    except redis.RedisError as unsent:
-        client.breaker.note([], unsent, write=write)
-        raise
-    client.breaker.note(replies, error, write=write)
-    return replies, error
-
-
-def _exchanged(
-    client: redis.Redis,
-    commands: Sequence[Command],
-    again: bool,
-    timeout: float | None,
-    patience: float,
-) -> Exchanged:
-    replies, error = _exchange(client, commands, timeout, patience)
-    if again and isinstance(error, redis.ConnectionError):
-        return _exchange(client, commands, timeout, patience)
-    return replies, error
-
-
-def _exchange(
-    client: redis.Redis, commands: Sequence[Command], timeout: float | None, patience: float
-) -> Exchanged:
-    pool = client.connection_pool
-    connection: Any = pool.get_connection()
-    replies: list[Any] = []
-    try:
-        usual = connection.socket_timeout
-        if timeout is not None:
-            connection._sock.settimeout(timeout)
-        connection.send_packed_command(connection.pack_commands(commands))
-        for left in range(len(commands), 0, -1):
-            if patience and left == 1:
-                connection._sock.settimeout((timeout or usual or 0) + patience)
-            try:
-                replies.append(connection.read_response(disconnect_on_error=False))
-            except redis.RedisError as error:
-                if not is_answer(error):
-                    raise
-                replies.append(error)
-        if timeout is not None or patience:
-            connection._sock.settimeout(usual)
-    except redis.RedisError as error:
-        connection.disconnect()
-        return replies, error
-    except BaseException:
-        connection.disconnect()  # an answer may be on its way still
-        raise
-    finally:
-        pool.release(connection)
-    return replies, None
-
-
-def call(client: redis.Redis, *args: str | int, again: bool = False) -> Any:
+def call(client: Client, *args: str | int, again: bool = False) -> Any:
     """The reply to one command, which is raised if it is an error; `again` as in `exchange()`."""
-    replies, error = exchange(client, [args], again=again)
+    replies, error = client.exchange([args], again=again)
     if error:
         raise error
     if isinstance(replies[0], Exception):

@@ -7,9 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-import redis
-
 from writebehind_app.store import lua
+from writebehind_app.store.client import Client
 from writebehind_app.store.connection import errors
 
 _COUNTS = {"minute": 60, "hour": 24}  # as in scripts/sample.lua
@@ -24,7 +23,7 @@ class Sample(NamedTuple):
     oldest: float  # seconds that the oldest of them has waited
 
 
-def note(client: redis.Redis, key: str, found: Mapping[str, Sample]) -> None:
+def note(client: Client, key: str, found: Mapping[str, Sample]) -> None:
     """Note how buffers are, by their labels."""
     args: list[str | int] = []
     for label, sample in found.items():
@@ -33,7 +32,7 @@ def note(client: redis.Redis, key: str, found: Mapping[str, Sample]) -> None:
         lua.run(client, "sample", key, *args)
 
 
-def read(client: redis.Redis, key: str, step: Step) -> dict[int, dict[str, Sample]]:
+def read(client: Client, key: str, step: Step) -> dict[int, dict[str, Sample]]:
     """What was noted, by the minutes or hours since 1970, and there by the labels of buffers."""
     fields = [f"{step} {n}" for n in range(_COUNTS[step])]
     with errors:

@@ -12,11 +12,10 @@ from importlib.resources import files
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from writebehind_app import conf
 from writebehind_app.store import lua
+from writebehind_app.store.client import Client, options_of
 from writebehind_app.store.keys import shard_key
 
 _PINGS = 9
@@ -24,23 +23,19 @@ _QUICK = 1.0  # seconds for the answer of a server that may be away
 
 
 @contextmanager
-def sibling(client: redis.Redis, seconds: float) -> Iterator[redis.Redis]:
+def sibling(client: redis.Redis, seconds: float) -> Iterator[Client]:
     """Another client for the server and the database of this one, which waits so long for an
     answer, whatever the settings say."""
-    known = client.connection_pool
     options = {
-        **known.connection_kwargs,
-        "connection_class": known.connection_class,
-        "decode_responses": True,
+        **options_of(client.connection_pool),
         "socket_connect_timeout": seconds,
         "socket_timeout": seconds,
-        "retry": Retry(NoBackoff(), 0),
     }
-    pool = redis.ConnectionPool(**options)
+    found = Client(redis.ConnectionPool(**options), timeout=seconds)
     try:
-        yield redis.Redis(connection_pool=pool)
+        yield found
     finally:
-        pool.disconnect()
+        found.end()
 
 
 def address(client: redis.Redis) -> str:
@@ -131,7 +126,7 @@ def rights() -> tuple[str, ...]:
 _CALL = re.compile(r"redis\.p?call\(['\"]([A-Z]+)['\"]")
 
 
-def failures(client: redis.Redis) -> dict[str, str]:
+def failures(client: Client) -> dict[str, str]:
     """The error of each command of the scripts that fails on a key of the package. Most fail for
     their arguments; see scripts/probe.lua. Raises what is refused as a whole."""
     client.eval("return 1", 0)  # it is what a script is sent by that Redis does not know

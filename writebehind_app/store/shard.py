@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import redis
-
 from writebehind_app.exceptions import WriteUncertain
 from writebehind_app.fields.entry import Entry
 from writebehind_app.store import codec, delivery, lua
 from writebehind_app.store.calls import Call, Durability, Limit, Outcome
+from writebehind_app.store.client import Client, Command
 from writebehind_app.store.connection import errors
 from writebehind_app.store.keys import taken_place
 
@@ -66,7 +65,7 @@ class Shard:
 
     __slots__ = ("client", "key")
 
-    def __init__(self, client: redis.Redis, key: str) -> None:
+    def __init__(self, client: Client, key: str) -> None:
         self.client = client
         self.key = key
 
@@ -173,9 +172,7 @@ class Shard:
         return where
 
 
-def read(
-    client: redis.Redis, ids: dict[str, list[str]], *, copies: bool = False
-) -> dict[str, Reading]:
+def read(client: Client, ids: dict[str, list[str]], *, copies: bool = False) -> dict[str, Reading]:
     """What the shards hold for the ids asked of each, in one round trip; with `copies`, if any."""
     keys = list(ids)
     with errors:
@@ -197,7 +194,7 @@ def read(
     return readings
 
 
-def count(client: redis.Redis, keys: Sequence[str]) -> dict[str, Counts]:
+def count(client: Client, keys: Sequence[str]) -> dict[str, Counts]:
     """How much each shard holds, in one round trip."""
     with errors:
         replies = lua.run_many(client, "count", [(key,) for key in keys])
@@ -222,7 +219,7 @@ class Overview:
     counters: dict[str, int]
 
 
-def overview(client: redis.Redis, keys: Sequence[str]) -> dict[str, Overview]:
+def overview(client: Client, keys: Sequence[str]) -> dict[str, Overview]:
     """How the shards are doing, in one round trip."""
     names = ("paused", "attempts", "took", *COUNTERS)
     with errors:
@@ -248,32 +245,32 @@ def _whole(text: str | None) -> int:
     return int(text) if text and text.isascii() and text.isdigit() else 0
 
 
-def pause(client: redis.Redis, keys: Sequence[str]) -> bool:
+def pause(client: Client, keys: Sequence[str]) -> bool:
     """Let nobody claim anything of these shards; says whether that was otherwise in any."""
     return any(_set(client, [("HSET", key, "paused", 1) for key in keys]))
 
 
-def resume(client: redis.Redis, keys: Sequence[str]) -> bool:
+def resume(client: Client, keys: Sequence[str]) -> bool:
     """The opposite; says whether any of them was paused."""
     return any(_set(client, [("HDEL", key, "paused") for key in keys]))
 
 
-def count_up(client: redis.Redis, key: str, counter: str, by: int) -> None:
+def count_up(client: Client, key: str, counter: str, by: int) -> None:
     _set(client, [("HINCRBY", key, counter, by)])
 
 
-def _set(client: redis.Redis, commands: Sequence[lua.Command]) -> Sequence[Any]:
+def _set(client: Client, commands: Sequence[Command]) -> Sequence[Any]:
     with errors:
         return lua.run_commands(client, commands, write=True)
 
 
-def keep_dry(client: redis.Redis, keys: Sequence[str], seconds: float) -> None:
+def keep_dry(client: Client, keys: Sequence[str], seconds: float) -> None:
     """Let nobody read copies of what these shards are for, for so long."""
     with errors:
         lua.run_many(client, "dry", [(key, max(round(seconds * 1000), 1)) for key in keys])
 
 
-def hasten(client: redis.Redis, entries: Sequence[tuple[str, str]], *, silence: float) -> list[str]:
+def hasten(client: Client, entries: Sequence[tuple[str, str]], *, silence: float) -> list[str]:
     """Make pending entries due at once, by shard and id; the ids of those of which nobody was told
     in the last seconds of `silence`."""
     calls = [(key, id, round(silence * 1000)) for key, id in entries]
@@ -315,7 +312,7 @@ class Taken:
 
 
 def append(
-    client: redis.Redis,
+    client: Client,
     key: str,
     records: Sequence[Record],
     *,
@@ -385,7 +382,7 @@ def appended(outcome: Outcome) -> int | Moved | Taken:
     raise AssertionError("unreachable")
 
 
-def are_taken(client: redis.Redis, ids: Sequence[tuple[str, str]]) -> list[bool]:
+def are_taken(client: Client, ids: Sequence[tuple[str, str]]) -> list[bool]:
     """Whether unique ids are those of records that are pending or in flight, by shard and id."""
     commands = []
     for key, id in ids:
@@ -395,7 +392,7 @@ def are_taken(client: redis.Redis, ids: Sequence[tuple[str, str]]) -> list[bool]
 
 
 def window(
-    client: redis.Redis, keys: Sequence[str], since: int | None, until: int | None
+    client: Client, keys: Sequence[str], since: int | None, until: int | None
 ) -> list[list[Entry]]:
     """The records of each shard, in flight or pending, whose times may be in [since, until), which
     are in µs and may be open.

@@ -1,0 +1,133 @@
+"""The links of a process to one Redis: each thread has its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+import redis
+
+from writebehind_app.store.link import Link
+
+_PAUSE = 0.001  # seconds between two looks for a link that nobody uses
+
+
+class Links:
+    """A thread's link stays for its next call, and ends with the thread.
+
+    `most` are open at a time. A thread that would need one more takes one that another thread does
+    not use at the moment.
+    """
+
+    def __init__(self, connect: Callable[[], Link], most: int, patience: float) -> None:
+        self._connect = connect
+        self._most = most
+        self._patience = patience  # seconds to wait for one
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._own = threading.local()
+        self._kept: weakref.WeakSet[_Kept] = weakref.WeakSet()  # of all threads
+        self._open: weakref.WeakSet[Link] = weakref.WeakSet()  # those in use too
+        self._opening = 0
+
+    def take(self) -> Link:
+        """A link for one exchange. Give it back if that was complete; else `end()` it."""
+        try:
+            link: Link = self._own.kept.links.pop()
+        except (AttributeError, IndexError):
+            return self._another()
+        if link.is_dead():
+            self.end(link)
+            return self._another()
+        return link
+
+    def give(self, link: Link) -> None:
+        self._own.kept.links.append(link)
+
+    def end(self, link: Link) -> None:
+        """Close a link that was taken."""
+        link.close()
+        self._open.discard(link)
+
+    def close(self) -> None:
+        """Close the links that nobody uses."""
+        with self._lock:
+            for kept in list(self._kept):
+                kept.close()
+
+    def _another(self) -> Link:
+        if not hasattr(self._own, "kept"):
+            kept = self._own.kept = _Kept()
+            with self._lock:
+                self._kept.add(kept)
+        deadline = time.monotonic() + self._patience
+        while not self._may_open():
+            if link := self._unused():
+                return link
+            if time.monotonic() > deadline:
+                raise redis.ConnectionError(f"all {self._most} connections are in use")
+            time.sleep(_PAUSE)
+        try:
+            link = self._connect()
+            self._open.add(link)
+        finally:
+            with self._lock:
+                self._opening -= 1
+        return link
+
+    def _may_open(self) -> bool:
+        with self._lock:
+            if len(self._open) + self._opening >= self._most:
+                return False
+            self._opening += 1
+            return True
+
+    def _unused(self) -> Link | None:
+        with self._lock:
+            every = list(self._kept)
+        for kept in every:
+            try:
+                link = kept.links.pop()
+            except IndexError:
+                continue
+            if not link.is_dead():
+                return link
+            self.end(link)
+        return None
+
+    def forget(self) -> None:
+        """Begin anew in a process that was forked: its parent goes on using the links, and one of
+        the parent's threads may have held the lock."""
+        for link in list(self._open):
+            link.close()  # for this process alone
+        self._begin()
+
+
+class _Kept:
+    """What a thread keeps for its next call: one link, or none while it uses it."""
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+
+    def close(self) -> None:
+        while self.links:
+            self.links.pop().close()
+
+    __del__ = close  # the thread has ended
+
+
+_all: weakref.WeakSet[Links] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for links in list(_all):
+        links.forget()
+
+
+os.register_at_fork(after_in_child=_forked)

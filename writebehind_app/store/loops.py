@@ -1,0 +1,266 @@
+"""The links of event loops to one Redis: each loop has its own.
+
+What a cancelled task leaves: its command was sent, and Redis may run it. The link is busy until the
+answer has come, and is given back then; where it does not come in time, the link is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import threading
+import weakref
+from asyncio import AbstractEventLoop, Future, TimerHandle, get_running_loop
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import redis
+
+from writebehind_app.store.link import Link, ended, lost
+
+_PIECE = 65536  # bytes that are received at a time
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+# What was answered; and what kept the rest from coming.
+Answers = tuple[list[Any], Exception | None]
+
+
+class LoopLink:
+    """A link whose calls are awaited, in the loop that made it."""
+
+    def __init__(self, link: Link, links: LoopLinks) -> None:
+        self._link = link
+        self._links = links
+        self._unsent = memoryview(b"")
+        self._missing = 0  # answers
+        self._answers: list[Any] = []
+        self._waiter: Future[Answers] | None = None
+        self._timer: TimerHandle | None = None
+        self.is_closed = False
+        link.socket.settimeout(0)
+        get_running_loop().add_reader(link.socket, self._readable)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether answers are missing to what was sent."""
+        return self._waiter is not None
+
+    def is_dead(self) -> bool:
+        return self.is_closed or self._link.is_dead()
+
+    async def ask(self, request: bytes, count: int, patience: float) -> Answers:
+        """So many answers to what is sent."""
+        loop = get_running_loop()
+        waiter: Future[Answers] = loop.create_future()
+        self._waiter = waiter
+        self._missing, self._answers = count, []
+        self._timer = loop.call_later(patience, self._late)
+        self._unsent = memoryview(request)
+        if self._write():
+            loop.add_writer(self._link.socket, self._writable)
+        try:
+            return await waiter
+        except BaseException:
+            waiter.cancel()  # so that the link goes back by itself
+            raise
+
+    def close(self) -> None:
+        if self.is_closed:
+            return
+        self.is_closed = True
+        loop = get_running_loop()
+        loop.remove_reader(self._link.socket)
+        loop.remove_writer(self._link.socket)
+        self._link.close()
+        self._links.closed(self)
+
+    def _write(self) -> bool:
+        """Send what can be sent now; says whether anything is left."""
+        try:
+            sent = self._link.socket.send(self._unsent)
+        except _NOT_YET:
+            return True
+        except OSError as error:
+            self._end(lost(error))
+            return False
+        self._unsent = self._unsent[sent:]
+        return bool(self._unsent)
+
+    def _writable(self) -> None:
+        if not self._write() and not self.is_closed:
+            get_running_loop().remove_writer(self._link.socket)
+
+    def _readable(self) -> None:
+        link = self._link
+        try:
+            link.feed(link.socket.recv(_PIECE) or ended())
+            while self._missing and (answer := link.gets()) is not False:
+                self._answers.append(answer)
+                self._missing -= 1
+        except _NOT_YET:
+            return
+        except OSError as error:
+            self._end(lost(error))
+        except redis.RedisError as error:
+            self._end(error)
+        else:
+            if not self._missing:
+                self._end()
+
+    def _late(self) -> None:
+        self._end(redis.TimeoutError("Timeout reading from socket"))
+
+    def _end(self, error: Exception | None = None) -> None:
+        """All is answered, or something keeps the rest from coming."""
+        waiter, self._waiter = self._waiter, None
+        if error or waiter is None:  # an answer that nobody asked for is an error too
+            self.close()
+        if waiter is None:
+            return
+        assert self._timer
+        self._timer.cancel()
+        self._missing = 0
+        if not waiter.done():
+            waiter.set_result((self._answers, error))
+        else:
+            self._links.give(self)
+
+
+class LoopLinks:
+    """The links of one loop, `most` at a time. Tasks wait for them in the order they came."""
+
+    def __init__(self, connect: Callable[[], Link], most: int) -> None:
+        self._connect = connect
+        self._most = most
+        self._made = 0
+        self._unused: list[LoopLink] = []
+        self._waiting: deque[Future[LoopLink | None]] = deque()
+        self._is_ended = False
+
+    async def take(self, check: Callable[[], None]) -> LoopLink:
+        """A link for one exchange, to be given back after it. `check` raises what makes waiting
+        for one useless."""
+        while True:
+            try:
+                check()
+            except redis.RedisError:
+                self._wake()
+                raise
+            while self._unused:
+                link = self._unused.pop()
+                if not link.is_dead():
+                    return link
+                link.close()
+            if self._made < self._most:
+                return await self._open()
+            waiter: Future[LoopLink | None] = get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                given = await waiter
+            except BaseException:
+                if waiter.done() and not waiter.cancelled():
+                    self._pass_on(waiter.result())
+                raise
+            if given is not None:
+                self._unused.append(given)
+
+    def give(self, link: LoopLink) -> None:
+        """Of a link that is still busy nothing is to be done: it comes back by itself."""
+        if link.is_closed or link.is_busy:
+            return
+        if self._is_ended:
+            link.close()
+        else:
+            self._pass_on(link)
+
+    def end(self) -> None:
+        """Close the links that nobody uses; those in use after that."""
+        self._is_ended = True
+        while self._unused:
+            self._unused.pop().close()
+
+    def closed(self, link: LoopLink) -> None:
+        self._made -= 1
+        with suppress(ValueError):
+            self._unused.remove(link)
+        self._wake()
+
+    def _pass_on(self, link: LoopLink | None) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(link)
+                return
+        if link is not None:
+            self._unused.append(link)
+
+    def _wake(self) -> None:
+        if self._unused or self._made < self._most:
+            self._pass_on(None)
+
+    async def _open(self) -> LoopLink:
+        self._made += 1
+        connecting = get_running_loop().run_in_executor(None, self._connect)
+        try:
+            return LoopLink(await asyncio.shield(connecting), self)
+        except BaseException:
+            connecting.add_done_callback(_close)
+            self._made -= 1
+            self._wake()
+            raise
+
+
+def _close(connecting: Future[Link]) -> None:
+    """Nobody waits any more for this link to be made."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
+
+
+class Loops:
+    """The links of all loops to one Redis."""
+
+    def __init__(self, connect: Callable[[], Link], most: int) -> None:
+        self._connect = connect
+        self._most = most
+        self.forget()
+        _all.add(self)
+
+    def forget(self) -> None:
+        """Begin anew, in a process that was forked: closing them would end its parent's."""
+        self._lock = threading.Lock()
+        self._links: weakref.WeakKeyDictionary[AbstractEventLoop, LoopLinks]
+        self._links = weakref.WeakKeyDictionary()
+
+    def current(self) -> LoopLinks:
+        """Those of the loop that runs."""
+        loop = get_running_loop()
+        links = self._links.get(loop)
+        if links is None:
+            links = LoopLinks(self._connect, self._most)
+            with self._lock:
+                for other in [one for one in self._links if one.is_closed()]:
+                    del self._links[other]
+                self._links[loop] = links
+        return links
+
+    def end(self) -> None:
+        with self._lock:
+            every = list(self._links.items())
+            self._links.clear()
+        for loop, links in every:
+            with suppress(RuntimeError):  # it was closed
+                loop.call_soon_threadsafe(links.end)
+
+
+_all: weakref.WeakSet[Loops] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for loops in list(_all):
+        loops.forget()
+
+
+os.register_at_fork(after_in_child=_forked)
