@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from tests.backdoor.connection import raw
-from writebehind_app.store import delivery, lua
+from writebehind_app.store import lua
 from writebehind_app.store import shard as store
-from writebehind_app.store.client import Client
+from writebehind_app.store.client import Client, Command
+
+_SCRIPTS = sorted(path.stem for path in Path(lua.__file__).parent.glob("scripts/*.lua"))
 
 
 def round_trips(patch: pytest.MonkeyPatch) -> list[int]:
@@ -41,24 +44,26 @@ def intercept(patch: pytest.MonkeyPatch, around: Callable[[str, Callable[[], Any
     """Have `around(name, call)` make each call of this process. The name says what the call does:
     'write', 'append', 'claim', 'ack' and so on. `around` raises `NotSent(error)` or
     `Unanswered(error)` for what goes wrong."""
-    run, exchange = lua.run, delivery._exchange
+    exchange = Client.exchange
 
-    def intercepted(client: redis.Redis, name: str, *args: Any) -> Any:
+    def intercepted(client: Client, commands: Any, *args: Any, **options: Any) -> Any:
+        call = partial(exchange, client, commands, *args, **options)
         try:
-            return around(name, partial(run, client, name, *args))
-        except (NotSent, Unanswered) as outage:
-            raise outage.args[0] from None
-
-    def intercepted_writes(way: Any, calls: Any, *timeout: Any) -> Any:
-        try:
-            return around(calls[0][0], partial(exchange, way, calls, *timeout))
+            return around(_script_of(commands), call)
         except NotSent as outage:
             raise outage.args[0] from None
         except Unanswered as outage:
-            return [None] * len(calls), outage.args[0]
+            return [], outage.args[0]
 
-    patch.setattr(lua, "run", intercepted)
-    patch.setattr(delivery, "_exchange", intercepted_writes)
+    patch.setattr(Client, "exchange", intercepted)
+
+
+def _script_of(commands: Sequence[Command]) -> str:
+    """The script that is called first; '' for none."""
+    for command in commands:
+        if command[0] == "EVALSHA":
+            return next(name for name in _SCRIPTS if lua.digest(name) == command[1])
+    return ""
 
 
 class Replies:
@@ -84,13 +89,13 @@ def forget_scripts_amid(patch: pytest.MonkeyPatch, *, of: int) -> list[int]:
     gets how many these were."""
     exchange, amid = Client.exchange, list[int]()
 
-    def forget(client: Any, commands: Any, **options: Any) -> Any:
+    def forget(client: Any, commands: Any, *args: Any, **options: Any) -> Any:
         if len(commands) != of:
-            return exchange(client, commands, **options)
+            return exchange(client, commands, *args, **options)
         amid.append(len(commands))
         half = len(commands) // 2
         sent = [*commands[:half], ("SCRIPT", "FLUSH"), *commands[half:]]
-        replies, error = exchange(client, sent, **options)
+        replies, error = exchange(client, sent, *args, **options)
         return replies[:half] + replies[half + 1 :], error
 
     patch.setattr(Client, "exchange", forget)

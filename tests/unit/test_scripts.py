@@ -283,10 +283,10 @@ def test_calls_are_sent_again_where_the_script_cache_is_flushed_among_them(one, 
     one.client.script_load(lua.source("write"))
     exchange, sizes = Client.exchange, []
 
-    def flush_amid(client, commands, **options):
+    def flush_amid(client, commands, *options):
         sizes.append(len(commands))
         if len(sizes) > 1:
-            return exchange(client, commands, **options)
+            return exchange(client, commands, *options)
         somebody = ("SCRIPT", "FLUSH")
         replies, error = exchange(client, [*commands[:5], somebody, *commands[5:]])
         return replies[:5] + replies[6:], error

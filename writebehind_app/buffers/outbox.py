@@ -460,7 +460,7 @@ def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
         deliveries = [delivery for sending, _ in sendings for delivery in sending.deliveries]
         reach("write.sending")
         try:
-            outcomes = iter(deliver_all(client(), deliveries, durability=durability))
+            outcomes = iter(deliver_all(client(), deliveries, durability))
         except BufferUnavailable as error:
             outcomes = iter([[error] * len(delivery.calls) for delivery in deliveries])
         except Exception as error:  # noqa: BLE001 - as above

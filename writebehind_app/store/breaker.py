@@ -81,9 +81,10 @@ class Breaker:
         self, replies: Sequence[Any], error: Exception | None = None, *, write: bool = False
     ) -> None:
         """What came of a call: the replies, and what kept the others from coming."""
-        found = error or next(
-            (reply for reply in replies if isinstance(reply, Exception) and is_away(reply)), None
-        )
+        found = error
+        for reply in replies:
+            if isinstance(reply, Exception) and is_away(reply):
+                found = found or reply
         if found is not None:
             self._failed(found, write=write)
         elif self._silent or (write and self._refused):

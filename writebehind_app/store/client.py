@@ -68,7 +68,6 @@ class Client(redis.Redis):
     def exchange(
         self,
         commands: Sequence[Command],
-        *,
         write: bool = False,
         again: bool = False,
         timeout: float | None = None,
@@ -104,7 +103,8 @@ class Client(redis.Redis):
         replies: list[Any] = []
         left = len(commands)
         try:
-            link.be_patient(wait)
+            if link.patience != wait:
+                link.be_patient(wait)
             link.send(packed(commands))
             while left:
                 if patience and left == 1:
@@ -123,7 +123,6 @@ class Client(redis.Redis):
     async def aexchange(
         self,
         commands: Callable[[], Sequence[Command]],
-        *,
         write: bool = False,
         again: bool = False,
         timeout: float | None = None,

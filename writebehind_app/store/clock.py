@@ -21,7 +21,7 @@ def saw(micros: int, asked: int) -> None:
     """Redis said so, when it was asked after so many ticks. The answer may have been on its way for
     long, or nobody there to read it; so the quickest of all answers tells best."""
     global _ahead
-    least, most = micros - ticks(), micros - asked
+    least, most = micros - time.monotonic_ns() // 1000, micros - asked
     if _ahead is None or not least <= _ahead <= most:
         _ahead = least if _ahead is None or _ahead < least else most  # or its clock was put back
 
@@ -33,7 +33,7 @@ def is_known() -> bool:
 def now() -> int:
     """µs since 1970 by Redis' clock, as far as its answers tell: late by the time that the quickest
     was on its way. Before the first answer it is this machine's."""
-    return time.time_ns() // 1000 if _ahead is None else ticks() + _ahead
+    return time.time_ns() // 1000 if _ahead is None else time.monotonic_ns() // 1000 + _ahead
 
 
 def _reset(*, setting: str, **kwargs: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -37,16 +36,10 @@ from writebehind_app.store.calls import (
 )
 from writebehind_app.store.client import Client, Command
 from writebehind_app.store.connection import errors
+from writebehind_app.store.dialogue import Ask, Dialogue, hold
 from writebehind_app.store.failures import is_away, reason
 
 PIPELINE = 1000  # calls in one round trip
-
-
-class _Way(NamedTuple):
-    """How calls get to Redis."""
-
-    client: Client
-    durability: Durability | None
 
 
 class _Job(NamedTuple):
@@ -79,33 +72,102 @@ def deliver(
     out of range. With `once`, a name for a single call, that is not carried out where one of the
     same name was.
     """
+    return hold(client, delivering(client, script, calls, limit, durability, once))
+
+
+def delivering(
+    client: Client,
+    script: str,
+    calls: Sequence[Call],
+    limit: Limit | None = None,
+    durability: Durability | None = None,
+    once: str = "",
+) -> Dialogue[list[Outcome]]:
+    """The same, whoever waits for the answers."""
+    if len(calls) == 1 and durability is None and not once and clock.is_known():
+        outcome = yield from _alone(client.timeout, script, calls[0], limit)
+        if outcome is not None:
+            return [outcome]
     delivery = Delivery(script, calls, limit)
-    [outcomes] = deliver_all(client, [delivery], durability=durability, once=once)
+    [outcomes] = yield from delivering_all(client, [delivery], durability, once)
     return outcomes
 
 
 def deliver_all(
-    client: Client,
-    deliveries: Sequence[Delivery],
-    *,
-    durability: Durability | None = None,
-    once: str = "",
+    client: Client, deliveries: Sequence[Delivery], durability: Durability | None
 ) -> list[list[Outcome]]:
     """The same for calls to several buffers, in the round trips of one: a thousand calls each."""
-    way = _Way(client, durability)
+    return hold(client, delivering_all(client, deliveries, durability))
+
+
+def delivering_all(
+    client: Client,
+    deliveries: Sequence[Delivery],
+    durability: Durability | None = None,
+    once: str = "",
+) -> Dialogue[list[list[Outcome]]]:
     if durability and durability.level == "fsync" and client not in _with_waitaof:
-        _look_for_waitaof(client)
+        yield from _look_for_waitaof(client)
+    way = _Way(client.timeout, durability, once)
     jobs = [
         _Job(script, call, limit, limit.share if limit else None)
         for script, calls, limit in deliveries
         for call in calls
     ]
     assert not once or len(jobs) == 1
-    outcomes = iter(_in_order(way, jobs, once))
+    outcomes = iter((yield from _in_order(way, jobs)))
     return [[next(outcomes) for _ in calls] for _, calls, _ in deliveries]
 
 
-def _in_order(way: _Way, jobs: Sequence[_Job], once: str) -> list[Outcome]:
+def _alone(
+    timeout: float, script: str, call: Call, limit: Limit | None
+) -> Dialogue[Outcome | None]:
+    """What became of a call that is sent alone; None where it was not carried out, for a reason
+    that takes another look."""
+    room = limit and (limit.most // len(limit.keys) or 1)
+    asked = until = 0
+
+    def commands() -> list[Command]:
+        nonlocal asked, until
+        asked, until = clock.ticks(), clock.now() + int(timeout * 1e6)
+        identity = f"{until} {seq:016} 0 {session.id} 0 {room or '-'} -"
+        return [("EVALSHA", lua.digest(script), 1, call[0], identity, *call[1:])]
+
+    try:
+        session = _idle.pop()
+    except IndexError:
+        session = _Session()
+    seq = session.seq = session.seq + 1
+    try:
+        replies, error = yield Ask(commands, True)
+        reply = replies[0] if replies else None
+        match reply:
+            case [now, int()]:
+                clock.saw(int(now), asked)
+                return [reply[1]]
+            case NoScriptError() | [_, "late" | "full"]:
+                return None
+            case Exception():
+                yield from lua.mending(str(call[0]), reply)
+        way, job = _Way(timeout, None, ""), _Job(script, call, limit, room)
+        sent = _Sent(session, seq, asked, until, [reply], error)
+        [outcome] = yield from _repeated(way, [job], sent)
+        return outcome
+    except redis.RedisError as unsent:
+        return unavailable(unsent)
+    finally:
+        _idle.append(session)
+
+
+class _Way(NamedTuple):
+    """How calls are sent."""
+
+    timeout: float  # seconds to wait for an answer
+    durability: Durability | None
+    once: str  # the name of a single call, or ''
+
+
+def _in_order(way: _Way, jobs: Sequence[_Job]) -> Dialogue[list[Outcome]]:
     outcomes: dict[int, Outcome] = {}
     failed: dict[Call, Exception] = {}  # by what the call was about
     outage: Exception | None = None
@@ -113,7 +175,8 @@ def _in_order(way: _Way, jobs: Sequence[_Job], once: str) -> list[Outcome]:
     while left:
         part, left = left[:PIPELINE], left[PIPELINE:]
         sent = [i for i in part if outage is None and jobs[i].about not in failed]
-        delivered = dict(zip(sent, _delivered(way, [jobs[i] for i in sent], once), strict=True))
+        found = yield from _delivered(way, [jobs[i] for i in sent])
+        delivered = dict(zip(sent, found, strict=True))
         again = []
         for i in part:
             about = jobs[i].about
@@ -140,10 +203,10 @@ def _not_sent(earlier: Exception) -> Exception:
 _with_waitaof: WeakSet[Client] = WeakSet()  # the clients whose server has it, and an AOF
 
 
-def _look_for_waitaof(client: Client) -> None:
+def _look_for_waitaof(client: Client) -> Dialogue[None]:
     """Nothing is written where there is no fsync to wait for."""
     with suppress(redis.RedisError):  # of which the call will tell
-        replies, _ = client.exchange([("WAITAOF", 1, 0, 1)])
+        replies, _ = yield Ask(lambda: [("WAITAOF", 1, 0, 1)])
         for reply in replies:
             if isinstance(reply, Exception) and not is_away(reply):
                 raise ImproperlyConfigured(
@@ -155,18 +218,19 @@ def _look_for_waitaof(client: Client) -> None:
                 _with_waitaof.add(client)
 
 
-def _delivered(way: _Way, jobs: Sequence[_Job], once: str = "") -> list[Outcome]:
+def _delivered(way: _Way, jobs: Sequence[_Job]) -> Dialogue[list[Outcome]]:
     """What became of calls that are sent together."""
-    outcomes = _round(way, jobs, once)
+    outcomes = yield from _round(way, jobs)
 
-    def again(indexes: list[int], *, roomy: bool = False) -> None:
+    def again(indexes: list[int], *, roomy: bool = False) -> Dialogue[None]:
         those = [jobs[i]._replace(room=None) if roomy else jobs[i] for i in indexes]
-        for i, outcome in zip(indexes, _round(way, those, once), strict=True):
+        found = yield from _round(way, those)
+        for i, outcome in zip(indexes, found, strict=True):
             outcomes[i] = outcome
 
     if ["late"] in outcomes:
         late = [i for i, outcome in enumerate(outcomes) if outcome == ["late"]]
-        again(late)  # they did not run, and the time is known better now
+        yield from again(late)  # they did not run, and the time is known better now
         for i in late:
             if outcomes[i] == ["late"]:
                 outcomes[i] = BufferUnavailable("Redis: the call came too late, twice.")
@@ -175,19 +239,19 @@ def _delivered(way: _Way, jobs: Sequence[_Job], once: str = "") -> list[Outcome]
         if outcome == ["full"] and (limit := jobs[i].limit):
             full[limit.keys[0]].append(i)
     for indexes in full.values():
-        refusals, free = _refusals(way, [jobs[i].limit for i in indexes])
+        refusals, free = yield from _refusals([jobs[i].limit for i in indexes])
         for i, refusal in zip(indexes, refusals, strict=True):
             outcomes[i] = refusal
-        again(indexes[:free], roomy=True)
+        yield from again(indexes[:free], roomy=True)
     return outcomes
 
 
-def _refusals(way: _Way, limits: Sequence[Any]) -> tuple[list[Exception], int]:
+def _refusals(limits: Sequence[Any]) -> Dialogue[tuple[list[Exception], int]]:
     """What is said of calls to a buffer that has a full shard; and how many of them, from the
     first one on, there is room for in all shards together."""
     most: int = limits[0].most
     try:
-        held = _held(way.client, limits[0].keys)
+        held = yield from _held(limits[0].keys)
     except redis.RedisError as error:
         return [unavailable(error)] * len(limits), 0
     refusal = BufferFull(
@@ -198,9 +262,9 @@ def _refusals(way: _Way, limits: Sequence[Any]) -> tuple[list[Exception], int]:
     return [refusal] * len(limits), sum(held + size <= most for size in sizes)
 
 
-def _held(client: Client, keys: Sequence[str]) -> int:
+def _held(keys: Sequence[str]) -> Dialogue[int]:
     """How many entries there are in all the shards, those in flight included."""
-    counts = lua.run_many(client, "count", [(key,) for key in keys])
+    counts = yield from lua.running_many("count", [(key,) for key in keys])
     return sum(pending + in_flight for pending, in_flight, _ in counts)
 
 
@@ -266,59 +330,100 @@ def memories(shard: str) -> list[str]:
     return [f"{shard}:w:{session.id}" for session in _idle]
 
 
-def _round(way: _Way, jobs: Sequence[_Job], once: str = "") -> list[Outcome]:
+def _round(way: _Way, jobs: Sequence[_Job]) -> Dialogue[list[Outcome]]:
     """Send calls, and once more those whose connection broke."""
     if not jobs:
         return []
-    if once:
-        return _sent(way, jobs, _Once(once))
+    if way.once:
+        return (yield from _sent(way, jobs, _Once(way.once)))
     try:
         session = _idle.pop()
     except IndexError:
         session = _Session()
     try:
-        return _sent(way, jobs, session)
+        return (yield from _sent(way, jobs, session))
     finally:
         _idle.append(session)
 
 
-def _sent(way: _Way, jobs: Sequence[_Job], session: _Session) -> list[Outcome]:
-    started = time.monotonic()
-    names = session.names(jobs)
-    tails = session.tails(jobs, names)
-    timeout = way.client.timeout
-
-    def named(indexes: Iterable[int], head: str) -> list[Call]:
-        return [
-            (script, call[0], f"{head} {names[i]} {tails[i]}", *call[1:])
-            for i in indexes
-            for script, call, *_ in [jobs[i]]
-        ]
-
+def _sent(way: _Way, jobs: Sequence[_Job], session: _Session) -> Dialogue[list[Outcome]]:
     try:
         if not clock.is_known():
             asked = clock.ticks()
-            clock.saw(lua.now(way.client), asked)
-        seq = session.next()
-        until = clock.now() + int(timeout * 1e6)
-        replies, error = _exchange(way, named(range(len(jobs)), f"{until} {seq:016} 0"))
+            clock.saw((yield from lua.asking_time()), asked)
+        first = _Attempt(jobs, session, session.next(), way.timeout)
+        replies, error = yield from _exchange(way, first, range(len(jobs)))
     except redis.RedisError as unsent:
         return [unavailable(unsent)] * len(jobs)
+    sent = _Sent(session, first.seq, first.asked, first.until, replies, error)
+    return (yield from _repeated(way, jobs, sent))
+
+
+class _Sent(NamedTuple):
+    """What came of calls that were sent."""
+
+    session: _Session
+    seq: int
+    asked: int  # ticks, when they were sent
+    until: int  # their deadline
+    replies: list[Any]  # None where none came
+    error: Exception | None  # what kept it from coming
+
+
+def _repeated(way: _Way, jobs: Sequence[_Job], sent: _Sent) -> Dialogue[list[Outcome]]:
+    """What came of calls, once those were sent again whose answer was lost."""
+    session, seq, asked, until, replies, error = sent
     sent_again: list[int] = []
-    left = conf.settings().CONNECT_TIMEOUT + timeout - (time.monotonic() - started)
+    took = (clock.ticks() - asked) / 1e6
+    left = min(conf.settings().CONNECT_TIMEOUT + way.timeout - took, way.timeout)
     lost = [i for i, reply in enumerate(replies) if reply is None]
     if lost and left > 0 and not isinstance(error, redis.TimeoutError):
-        until = clock.now() + int(min(left, timeout) * 1e6)
+        second = _Attempt(jobs, session, seq, left, again="1")
         with suppress(redis.RedisError):  # of which nothing was sent
-            calls = named(lost, f"{until} {seq:016} 1")
-            found, error = _exchange(way, calls, min(left, timeout))
+            found, error = yield from _exchange(way, second, lost)
             sent_again = lost
             for i, reply in zip(lost, found, strict=True):
                 replies[i] = reply
+        until = second.until or until
     return [
         _outcome(reply, error, until, is_certain=i not in sent_again)
         for i, reply in enumerate(replies)
     ]
+
+
+class _Attempt:
+    """Calls of a round as they are sent together, with a deadline."""
+
+    def __init__(
+        self, jobs: Sequence[_Job], session: _Session, seq: int, timeout: float, again: str = "0"
+    ) -> None:
+        self.jobs = jobs
+        self.seq = seq
+        self.timeout = timeout
+        self.asked = 0  # ticks, when it was sent
+        self.until = 0  # the deadline
+        self._again = again
+        self._names = session.names(jobs)
+        self._tails = session.tails(jobs, self._names)
+
+    def commands(self, indexes: Iterable[int]) -> list[Command]:
+        """What is sent for these of the jobs."""
+        if not self.until:
+            self.asked = clock.ticks()
+            self.until = clock.now() + int(self.timeout * 1e6)
+        head = f"{self.until} {self.seq:016} {self._again}"
+        return [
+            (
+                "EVALSHA",
+                lua.digest(script),
+                1,
+                call[0],
+                f"{head} {self._names[i]} {self._tails[i]}",
+                *call[1:],
+            )
+            for i in indexes
+            for script, call, *_ in [self.jobs[i]]
+        ]
 
 
 def _outcome(reply: Any, error: Exception | None, until: int, *, is_certain: bool) -> Outcome:
@@ -332,30 +437,28 @@ def _outcome(reply: Any, error: Exception | None, until: int, *, is_certain: boo
     return uncertain(reply or error, until)
 
 
-# By call what Redis answered, None where no answer came; and what kept it from coming.
+# By job what Redis answered, None where no answer came; and what kept it from coming.
 _Replies = tuple[list[Any], Exception | None]
 
 
-def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) -> _Replies:
-    """Calls are the name of a script and what it takes. Raises what kept all of it from being
-    sent."""
-    client, durability = way
+def _exchange(way: _Way, attempt: _Attempt, indexes: Sequence[int]) -> Dialogue[_Replies]:
+    """Raises what kept all of it from being sent."""
+    durability, jobs = way.durability, attempt.jobs
     wait = [durability.command] if durability else []
-    replies: list[Any] = [None] * len(calls)
-    left: Sequence[int] = range(len(calls))
+    patience = durability.timeout if durability else 0
+    replies: dict[int, Any] = dict.fromkeys(indexes)
+    left = indexes
     load: list[Command] = []
     error: Exception | None = None
-    asked = clock.ticks()
-    short: dict[int, str] = {}  # by call what its durability leaves to be desired
-    evals: list[Command] = [("EVALSHA", lua.digest(s), 1, *args) for s, *args in calls]
+    short: dict[int, str] = {}  # by job what its durability leaves to be desired
     while left and error is None:
-        commands = [*load, *(evals[i] for i in left), *wait]
+
+        def commands() -> list[Command]:
+            return [*load, *attempt.commands(left), *wait]  # noqa: B023 - it is called at once
+
         try:
-            found, error = client.exchange(
-                commands,
-                write=True,
-                timeout=timeout,
-                patience=durability.timeout if durability else 0,
+            found, error = yield Ask(
+                commands, write=True, timeout=attempt.timeout, patience=patience
             )
         except redis.RedisError:
             if not load:
@@ -364,22 +467,22 @@ def _exchange(way: _Way, calls: Sequence[Call], timeout: float | None = None) ->
         for i, reply in zip(left, found[len(load) :], strict=False):
             replies[i] = reply
         if durability:
-            waited = found[-1] if len(found) == len(commands) else error
+            waited = found[-1] if len(found) == len(load) + len(left) + 1 else error
             if missing := durability.missing(waited):
                 short |= dict.fromkeys(left, missing)
         if any(isinstance(reply, Exception) for reply in found[: len(load)]):
             break  # the script is not let in
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
-        load = [("SCRIPT", "LOAD", lua.source(s)) for s in {str(calls[i][0]): 0 for i in left}]
-    for reply in reversed(replies):
+        load = [("SCRIPT", "LOAD", lua.source(s)) for s in {jobs[i].script: 0 for i in left}]
+    for reply in reversed(replies.values()):
         if isinstance(reply, list):
-            clock.saw(int(reply[0]), asked)
+            clock.saw(int(reply[0]), attempt.asked)
             break
-    for call, reply in zip(calls, replies, strict=True):
+    for i, reply in replies.items():
         if isinstance(reply, Exception):
-            lua.mend(client, str(call[1]), reply)
+            yield from lua.mending(str(jobs[i].call[0]), reply)
     for i, why in short.items():
         match replies[i]:
             case [_, int(outcome)] if outcome:  # it was carried out
                 replies[i] = Fleeting([outcome], why)
-    return replies, error
+    return [replies[i] for i in indexes], error

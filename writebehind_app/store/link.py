@@ -34,7 +34,7 @@ _PIECE = 65536  # bytes that are received at a time
 
 def packed(commands: Sequence[tuple[str | int, ...]]) -> bytes:
     """The commands as they are sent."""
-    return b"".join([hiredis.pack_command(command) for command in commands])  # type: ignore[arg-type]
+    return b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
 
 
 class Link:
@@ -44,12 +44,12 @@ class Link:
         "__weakref__",
         "_connection",
         "_is_plain",
-        "_patience",
         "_poll",
         "_receive",
         "_send",
         "feed",
         "gets",
+        "patience",
         "socket",
     )
 
@@ -57,7 +57,7 @@ class Link:
         """Raises what redis-py does where it cannot connect. `patience` is how many seconds an
         exchange may take at each step."""
         self._connection = connection
-        self._patience = 0.0
+        self.patience = 0.0
         connection.connect()
         found: socket.socket = connection._sock
         self.socket = found
@@ -83,9 +83,7 @@ class Link:
 
     def be_patient(self, seconds: float) -> None:
         """Wait so long for each step from here on."""
-        if seconds == self._patience:
-            return
-        self._patience = seconds
+        self.patience = seconds
         if not self._is_plain:
             self.socket.settimeout(seconds)
             return
@@ -109,14 +107,8 @@ class Link:
             return False
         finally:
             with suppress(OSError):
-                self.socket.settimeout(self._patience)
+                self.socket.settimeout(self.patience)
         return False
-
-    def ask(self, request: bytes) -> Any:
-        """The answer to one command; an error of Redis is returned. Raises what kept the answer
-        from coming."""
-        self.send(request)
-        return self.answer()
 
     def send(self, request: bytes) -> None:
         try:

@@ -13,6 +13,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 from writebehind_app.store.client import Client, Command
+from writebehind_app.store.dialogue import Ask, Dialogue, hold
 
 _DELIVERED = ("write", "append")  # these begin with delivery.lua
 _READ_ONLY = ("count", "locate", "page", "pending", "read", "window")  # they may run twice
@@ -30,42 +31,43 @@ def digest(name: str) -> str:
 
 
 def run(client: Client, name: str, key: str, *args: str | int) -> Any:
-    """Run a script on one shard; Redis is sent its text only where it does not know it yet."""
-    again = name in _READ_ONLY
-    try:
-        try:
-            return call(client, "EVALSHA", digest(name), 1, key, *args, again=again)
-        except NoScriptError:
-            return call(client, "EVAL", source(name), 1, key, *args, again=again)
-    except redis.ResponseError as error:
-        mend(client, key, error)
-        raise
+    """Run a script on one shard."""
+    return hold(client, running(name, key, *args))
 
 
 def run_many(client: Client, name: str, calls: Sequence[Command]) -> list[Any]:
-    """Run a script for each `(key, *args)`, all in one round trip.
+    """Run a script for each `(key, *args)`, all in one round trip."""
+    return hold(client, running_many(name, calls))
+
+
+def running(name: str, key: str, *args: str | int) -> Dialogue[Any]:
+    [reply] = yield from running_many(name, [(key, *args)])
+    return reply
+
+
+def running_many(name: str, calls: Sequence[Command]) -> Dialogue[list[Any]]:
+    """Redis is sent the text of the script only where it does not know it yet.
 
     Calls that found it missing did not run and are sent again, after the others and a SCRIPT LOAD:
     they must not depend on each other's order. The first error is raised, after all were sent.
     """
+    again, sha = name in _READ_ONLY, digest(name)
     load: list[Command] = []
     replies: dict[int, Any] = {}
-    left = list(range(len(calls)))
+    left: Sequence[int] = range(len(calls))
     while left:
-        commands = [*load, *(("EVALSHA", digest(name), 1, *calls[i]) for i in left)]
-        results, error = client.exchange(commands, again=name in _READ_ONLY)
+        commands: list[Command] = [*load, *(("EVALSHA", sha, 1, *calls[i]) for i in left)]
+        results, error = yield Ask(lambda commands=commands: commands, again=again)  # type: ignore[misc]
         if error:
             raise error
-        if load and isinstance(
-            results[0], redis.ResponseError
-        ):  # it never comes to know the script
-            raise results[0]
+        if load and isinstance(results[0], redis.ResponseError):
+            raise results[0]  # it never comes to know the script
         replies.update(zip(left, results[len(load) :], strict=True))
         left = [i for i in left if isinstance(replies[i], NoScriptError)]
         load = [("SCRIPT", "LOAD", source(name))]
     for i, call in enumerate(calls):
         if isinstance(replies[i], Exception):
-            mend(client, str(call[0]), replies[i])
+            yield from mending(str(call[0]), replies[i])
             raise replies[i]
     return [replies[i] for i in range(len(calls))]
 
@@ -79,25 +81,32 @@ def run_commands(client: Client, commands: Sequence[Command], *, write: bool = F
     return replies
 
 
-def mend(client: Client, key: str, error: Exception) -> None:
+def mending(key: str, error: Exception) -> Dialogue[None]:
     """After a script failed at what it found: somebody else has written to the shard, and the
     next call shall not fail for the same reason."""
     if type(error) is redis.ResponseError and "user_script" in str(error):
         with suppress(redis.RedisError):
-            call(client, "EVAL", source("mend"), 1, key)
+            yield Ask(lambda: [("EVAL", source("mend"), 1, key)])
 
 
 def now(client: Client) -> int:
     """The time by the clock of Redis, in µs since 1970."""
-    seconds, micros = call(client, "TIME", again=True)
+    return hold(client, asking_time())
+
+
+def asking_time() -> Dialogue[int]:
+    seconds, micros = yield from calling("TIME", again=True)
     return int(seconds) * 1_000_000 + int(micros)
 
 
 def call(client: Client, *args: str | int, again: bool = False) -> Any:
     """The reply to one command, which is raised if it is an error; `again` as in `exchange()`."""
-    replies, error = client.exchange([args], again=again)
-    if error:
-        raise error
-    if isinstance(replies[0], Exception):
-        raise replies[0]
+    return hold(client, calling(*args, again=again))
+
+
+def calling(*args: str | int, again: bool = False) -> Dialogue[Any]:
+    replies, error = yield Ask(lambda: [args], again=again)
+    for problem in (error, *replies):
+        if isinstance(problem, Exception):
+            raise problem
     return replies[0]
