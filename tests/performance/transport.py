@@ -8,6 +8,7 @@ The ratios are medians over the rounds. CPU is that of this process.
 
 from __future__ import annotations
 
+import asyncio
 import cProfile
 import os
 import statistics
@@ -20,6 +21,7 @@ import redis
 
 import writebehind_app
 from tests.models import Item
+from writebehind_app.store import delivery
 from writebehind_app.store.connection import client
 
 CALLS = int(os.environ.get("WRITEBEHIND_CALLS", 1000))
@@ -28,9 +30,13 @@ FIELDS = {"a": 1, "b": "some text", "c": "more"}
 TASKS = 10_000  # that call at the same time
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.parametrize("database", ["sqlite"], indirect=True),
+    pytest.mark.parametrize("redis_server", ["valkey"], indirect=True),
+]
+
+
 def test_calls(database, redis_server, configure):
     configure(MAX_PENDING=10_000_000, MAX_AGE=3600)
     plainly = redis.Redis.from_url(redis_server.url, decode_responses=True)
@@ -61,6 +67,33 @@ def test_calls(database, redis_server, configure):
         ]
         functions = functions_of(ways[name])
         print(f"{name:20}{wall:7.1f}{cpu:8.1f}{ratios[0]:14.2f}{ratios[1]:12.2f}{functions:11}")
+
+
+def test_tasks(database, redis_server, configure):
+    """So many calls at a time of one event loop, next to as many in turn of a thread."""
+    configure(MAX_PENDING=10_000_000, MAX_AGE=3600)
+    Item.buffered.set(number=1, **FIELDS)
+    call = Item.buffered._delivery([Item.buffered._checked({"number": 1, **FIELDS})])
+
+    async def together() -> None:
+        ours = client()
+        await asyncio.gather(*(delivery.adeliver(ours, *call) for _ in range(TASKS)))
+
+    def in_turn() -> None:
+        ours = client()
+        for _ in range(TASKS):
+            delivery.deliver(ours, *call)
+
+    took: list[tuple[float, float]] = []
+    for _ in range(5):
+        started = time.perf_counter()
+        in_turn()
+        between = time.perf_counter()
+        asyncio.run(together())
+        took.append((between - started, time.perf_counter() - between))
+    thread, loop = (TASKS / statistics.median(x) for x in zip(*took, strict=True))
+    ratio = statistics.median(a / b for a, b in took)
+    print(f"\ncalls per second: {thread:.0f} of a thread, {loop:.0f} of a loop; ratio {ratio:.2f}")
 
 
 def functions_of(call: Callable[[], object]) -> int:

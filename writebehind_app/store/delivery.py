@@ -36,7 +36,7 @@ from writebehind_app.store.calls import (
 )
 from writebehind_app.store.client import Client, Command
 from writebehind_app.store.connection import errors
-from writebehind_app.store.dialogue import Ask, Dialogue, hold
+from writebehind_app.store.dialogue import Ask, Dialogue, ahold, hold
 from writebehind_app.store.failures import is_away, reason
 
 PIPELINE = 1000  # calls in one round trip
@@ -73,6 +73,19 @@ def deliver(
     same name was.
     """
     return hold(client, delivering(client, script, calls, limit, durability, once))
+
+
+async def adeliver(
+    client: Client,
+    script: str,
+    calls: Sequence[Call],
+    limit: Limit | None = None,
+    *,
+    durability: Durability | None = None,
+) -> list[Outcome]:
+    """The twin of `deliver()`, for an event loop. A task that is cancelled meanwhile does not know
+    what became of its calls: each is carried out once, or not at all."""
+    return await ahold(client, delivering(client, script, calls, limit, durability))
 
 
 def delivering(

@@ -13,7 +13,7 @@ import threading
 import weakref
 from asyncio import AbstractEventLoop, Future, TimerHandle, get_running_loop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -67,6 +67,11 @@ class LoopLink:
             waiter.cancel()  # so that the link goes back by itself
             raise
 
+    def abandon(self) -> None:
+        """Close it where its loop is closed already."""
+        self.is_closed = True
+        self._link.close()
+
     def close(self) -> None:
         if self.is_closed:
             return
@@ -116,16 +121,17 @@ class LoopLink:
     def _end(self, error: Exception | None = None) -> None:
         """All is answered, or something keeps the rest from coming."""
         waiter, self._waiter = self._waiter, None
+        is_awaited = waiter is not None and not waiter.done()
+        if waiter is not None:
+            assert self._timer
+            self._timer.cancel()
+            self._timer = None  # which would keep the loop alive
+            self._missing = 0
+            if is_awaited:
+                waiter.set_result((self._answers, error))  # before others hear of it
         if error or waiter is None:  # an answer that nobody asked for is an error too
             self.close()
-        if waiter is None:
-            return
-        assert self._timer
-        self._timer.cancel()
-        self._missing = 0
-        if not waiter.done():
-            waiter.set_result((self._answers, error))
-        else:
+        elif not is_awaited:
             self._links.give(self)
 
 
@@ -139,6 +145,7 @@ class LoopLinks:
         self._unused: list[LoopLink] = []
         self._waiting: deque[Future[LoopLink | None]] = deque()
         self._is_ended = False
+        self._until_end: AsyncGenerator[None] | None = None
 
     async def take(self, check: Callable[[], None]) -> LoopLink:
         """A link for one exchange, to be given back after it. `check` raises what makes waiting
@@ -182,6 +189,11 @@ class LoopLinks:
         while self._unused:
             self._unused.pop().close()
 
+    def abandon(self) -> None:
+        """Close the links of a loop that is closed."""
+        while self._unused:
+            self._unused.pop().abandon()
+
     def closed(self, link: LoopLink) -> None:
         self._made -= 1
         with suppress(ValueError):
@@ -202,6 +214,9 @@ class LoopLinks:
             self._pass_on(None)
 
     async def _open(self) -> LoopLink:
+        if self._until_end is None:
+            self._until_end = _until_end(self)
+            await anext(self._until_end)
         self._made += 1
         connecting = get_running_loop().run_in_executor(None, self._connect)
         try:
@@ -211,6 +226,15 @@ class LoopLinks:
             self._made -= 1
             self._wake()
             raise
+
+
+async def _until_end(links: LoopLinks) -> AsyncGenerator[None]:
+    """Close the links when the loop ends its asynchronous generators, as `asyncio.run()` does: it
+    tells nobody else."""
+    try:
+        yield
+    finally:
+        links.end()
 
 
 def _close(connecting: Future[Link]) -> None:
@@ -242,7 +266,7 @@ class Loops:
             links = LoopLinks(self._connect, self._most)
             with self._lock:
                 for other in [one for one in self._links if one.is_closed()]:
-                    del self._links[other]
+                    self._links.pop(other).abandon()
                 self._links[loop] = links
         return links
 
@@ -251,8 +275,10 @@ class Loops:
             every = list(self._links.items())
             self._links.clear()
         for loop, links in every:
-            with suppress(RuntimeError):  # it was closed
+            try:
                 loop.call_soon_threadsafe(links.end)
+            except RuntimeError:  # it is closed
+                links.abandon()
 
 
 _all: weakref.WeakSet[Loops] = weakref.WeakSet()

@@ -1,0 +1,383 @@
+"""Connections to Redis: kept, bounded, and never used again once something went wrong on them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+
+from tests.models import Counter, Item
+from tests.outages import wait_for, wait_for_redis
+from tests.servers import RedisServer
+from writebehind_app import Add
+from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
+from writebehind_app.store import breaker, connection, delivery, lua
+from writebehind_app.store.client import Client
+from writebehind_app.store.dialogue import ahold
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+KEY = "{wb:test:transport:0}"
+
+
+def connections(server: RedisServer) -> int:
+    """How many there are, but for the one that asks."""
+    with server.client() as client:
+        return len(client.client_list()) - 1
+
+
+def kill_all(server: RedisServer) -> None:
+    with server.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+
+
+def count_up(client: Client) -> Any:
+    """Whether it was counted, or nobody knows."""
+    replies, error = client.exchange([("HINCRBY", KEY, "n", 1)], write=True)
+    return error or replies[0]
+
+
+async def acount_up(client: Client) -> Any:
+    replies, error = await client.aexchange(lambda: [("HINCRBY", KEY, "n", 1)], write=True)
+    return error or replies[0]
+
+
+def counted(client: Client) -> int:
+    return int(lua.call(client, "HGET", KEY, "n", again=True) or 0)
+
+
+def in_threads(count: int, act: Callable[[], object]) -> list[Any]:
+    """What each thread came to; all are there at the same time."""
+    together = threading.Barrier(count)
+
+    def run(_: int) -> object:
+        together.wait()
+        try:
+            return act()
+        finally:
+            together.wait()
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+@pytest.fixture
+def client(redis_server) -> Client:
+    return connection.client()
+
+
+class TestThreads:
+    def test_a_thread_keeps_its_connection(self, redis_server, client):
+        for n in range(100):
+            assert count_up(client) == n + 1
+        assert connections(redis_server) == 1
+
+    def test_each_thread_has_its_own_until_it_ends(self, redis_server, client):
+        found = in_threads(50, lambda: [count_up(client), connections(redis_server)])
+        assert sorted(n for n, _ in found) == list(range(1, 51))
+        wait_for(lambda: connections(redis_server) == 0)
+
+    def test_there_are_so_many_at_a_time(self, redis_server, configure):
+        configure(REDIS=f"{redis_server.url}?max_connections=5")
+        client = connection.client()
+        most = []
+
+        def act() -> None:
+            for _ in range(20):
+                assert count_up(client)
+                most.append(connections(redis_server))
+
+        in_threads(20, act)
+        assert counted(client) == 400
+        assert max(most) <= 5 + 20  # and those of the threads that look
+
+    def test_one_that_is_needed_is_waited_for(self, redis_server, configure):
+        configure(REDIS=f"{redis_server.url}?max_connections=1", SOCKET_TIMEOUT=0.2)
+        client = connection.client()
+        link = client.links.take()
+        with ThreadPoolExecutor(1) as pool:
+            refused = pool.submit(count_up, client).exception()
+            assert isinstance(refused, redis.ConnectionError)
+            assert "all 1 connections are in use" in str(refused)
+            waiting = pool.submit(count_up, client)
+            time.sleep(0.1)
+            client.links.give(link)
+            assert waiting.result() == 1
+
+    def test_of_those_before_a_fork_none_is_used_after_it(self, redis_server, client):
+        """SCENARIOS 42: the answers of two processes would come over one connection."""
+        assert in_threads(5, lambda: count_up(client))
+        assert count_up(client) == 6
+        with client.links._lock:  # by another thread, for all that the child knows
+            pid = os.fork()
+        if pid == 0:
+            done = 1
+            signal.alarm(30)
+            try:
+                for _ in range(200):
+                    count_up(client)
+                done = 0
+            finally:
+                os._exit(done)
+        for _ in range(200):
+            assert isinstance(count_up(client), int)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert counted(client) == 406
+        assert connections(redis_server) == 1
+
+    def test_settings_that_change_close_them(self, redis_server, client, configure):
+        count_up(client)
+        asyncio.run(acount_up(client))
+        configure(MAX_AGE=7)
+        wait_for(lambda: connections(redis_server) == 0, seconds=5)
+
+    def test_a_server_that_was_restarted_makes_no_call_uncertain(self, redis_server, client):
+        """SCENARIOS 54."""
+        threads = 20
+        restarted = threading.Barrier(threads + 1)
+
+        def act(_: int) -> list[Any]:
+            before = count_up(client)
+            restarted.wait()
+            restarted.wait()
+            return [before, count_up(client)]
+
+        with ThreadPoolExecutor(threads) as pool:
+            found = pool.map(act, range(threads))
+            restarted.wait()
+            redis_server.restart()
+            restarted.wait()
+            assert all(isinstance(n, int) for pair in found for n in pair)
+        assert counted(client) == 2 * threads
+
+    def test_an_answer_that_nobody_asked_for_is_none_of_the_next_call(self, redis_server, client):
+        count_up(client)
+        link = client.links.take()
+        link.send(b"*1\r\n$4\r\nPING\r\n")
+        wait_for(link.is_dead)
+        client.links.give(link)
+        assert count_up(client) == 2
+
+    def test_an_exception_amid_a_call_leaves_no_answer_behind(self, redis_server, client):
+        """As that of a timeout that the project has set by a signal."""
+
+        class Interrupted(BaseException):
+            pass
+
+        def interrupt(*args: Any) -> None:
+            raise Interrupted
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Interrupted):
+                client.exchange([("BLPOP", "nothing", 30)])
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert count_up(client) == 1
+
+    def test_an_answer_takes_its_time(self, redis_server, client, configure):
+        configure(SOCKET_TIMEOUT=0.2)
+        client = connection.client()
+        wait = ("BLPOP", "nothing", 0.4)
+        started = time.monotonic()
+        _, error = client.exchange([wait])
+        assert isinstance(error, redis.TimeoutError)
+        assert time.monotonic() - started < 0.35
+        wait_for_redis()
+        assert client.exchange([("ECHO", "a"), wait], patience=1) == (["a", None], None)
+        assert client.exchange([wait], timeout=1) == ([None], None)
+        _, error = client.exchange([wait])
+        assert isinstance(error, redis.TimeoutError)
+
+    def test_megabytes(self, redis_server, client):
+        text = "ä" * 3_000_000
+        assert client.exchange([("ECHO", text)] * 3) == ([text] * 3, None)
+
+
+class TestLoops:
+    def test_ten_thousand_at_a_time(self, redis_server, client):
+        async def act() -> int:
+            found = await asyncio.gather(*(acount_up(client) for _ in range(10_000)))
+            assert sorted(found) == list(range(1, 10_001))
+            return await asyncio.to_thread(connections, redis_server)
+
+        assert asyncio.run(act()) <= 100
+        wait_for(lambda: connections(redis_server) == 0, seconds=5)
+
+    def test_several_loops(self, redis_server, client):
+        async def act() -> list[Any]:
+            return await asyncio.gather(*(acount_up(client) for _ in range(500)))
+
+        found = in_threads(4, lambda: asyncio.run(act()))
+        assert sorted(n for one in found for n in one) == list(range(1, 2001))
+
+    def test_one_loop_after_the_other(self, redis_server, client):
+        for n in range(20):
+            assert asyncio.run(acount_up(client)) == n + 1
+            wait_for(lambda: connections(redis_server) == 0, seconds=5)
+
+    def test_a_loop_that_is_only_closed(self, redis_server, client):
+        for n in range(20):
+            loop = asyncio.new_event_loop()
+            assert loop.run_until_complete(acount_up(client)) == n + 1
+            loop.close()
+            assert connections(redis_server) == 1
+        client.end()
+        wait_for(lambda: connections(redis_server) == 0, seconds=5)
+
+    def test_cancelled_tasks_leave_no_answers_behind(self, redis_server, configure):
+        """Each is carried out once, or not at all."""
+        configure(REDIS=f"{redis_server.url}?max_connections=3")
+        client = connection.client()
+
+        async def act() -> list[Any]:
+            tasks = [asyncio.create_task(acount_up(client)) for _ in range(300)]
+            for n, task in enumerate(tasks):
+                if n % 3 == 0:
+                    await asyncio.sleep(0)
+                    task.cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            assert await asyncio.to_thread(connections, redis_server) <= 3
+            return found
+
+        found = asyncio.run(act())
+        numbers = [n for n in found if isinstance(n, int)]
+        cancelled = [n for n in found if isinstance(n, asyncio.CancelledError)]
+        assert len(numbers) >= 200
+        assert len(set(numbers)) == len(numbers)
+        assert len(numbers) + len(cancelled) == 300
+        assert len(numbers) <= counted(client) <= 300
+
+    def test_a_cancelled_task_whose_answer_does_not_come(self, proxy, configure):
+        configure(REDIS=f"{proxy.url}?max_connections=1", SOCKET_TIMEOUT=0.3)
+        client = connection.client()
+
+        async def act() -> int:
+            assert await acount_up(client) == 1
+            proxy.freeze()
+            task = asyncio.create_task(acount_up(client))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            asyncio.get_running_loop().call_later(0.45, proxy.thaw)
+            started = time.monotonic()
+            number = await acount_up(client)  # waits for the connection, until that is given up
+            assert time.monotonic() - started > 0.2
+            return number
+
+        assert asyncio.run(act()) == 3
+
+    def test_those_who_wait_hear_of_an_outage(self, proxy, configure):
+        configure(REDIS=f"{proxy.url}?max_connections=2", SOCKET_TIMEOUT=0.3)
+        client = connection.client()
+
+        async def act() -> list[Any]:
+            await acount_up(client)
+            proxy.freeze()
+            return await asyncio.gather(
+                *(acount_up(client) for _ in range(50)), return_exceptions=True
+            )
+
+        started = time.monotonic()
+        found = asyncio.run(act())
+        assert time.monotonic() - started < 2
+        assert sum(isinstance(one, redis.TimeoutError) for one in found) == 2
+        assert sum(isinstance(one, breaker.HeldBack) for one in found) == 48
+        proxy.thaw()
+        wait_for_redis()
+        assert asyncio.run(acount_up(client))
+
+    def test_a_server_that_was_restarted_makes_no_call_uncertain(self, redis_server, client):
+        async def act() -> None:
+            await asyncio.gather(*(acount_up(client) for _ in range(20)))
+            redis_server.restart()  # the loop does not see how its connections end
+            found = await asyncio.gather(*(acount_up(client) for _ in range(20)))
+            assert sorted(found) == list(range(21, 41))
+
+        asyncio.run(act())
+
+    def test_a_connection_that_cannot_be_made(self, redis_server, client):
+        redis_server.stop()
+
+        async def act() -> list[Any]:
+            calls = (acount_up(client) for _ in range(10))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        assert all(isinstance(one, redis.ConnectionError) for one in asyncio.run(act()))
+        redis_server.start()
+        wait_for_redis()
+        assert asyncio.run(acount_up(client)) == 1
+
+    def test_megabytes(self, redis_server, client):
+        text = "ä" * 3_000_000
+        found = asyncio.run(client.aexchange(lambda: [("ECHO", text)] * 3))
+        assert found == ([text] * 3, None)
+
+    def test_a_script_that_is_not_there_is_sent(self, redis_server, client):
+        async def act() -> Any:
+            return await ahold(client, lua.running("count", KEY))
+
+        assert asyncio.run(act())[:2] == [0, 0]
+
+
+@on_sqlite
+def test_connections_are_killed_all_the_time(database, redis_server, monkeypatch):
+    """Each write is carried out once, or its caller knows that nobody knows."""
+    monkeypatch.setattr(breaker, "_TOLERATED", 10**9)
+    Counter.buffered.set(name="n", big=Add(0))
+    end = threading.Event()
+
+    def kill() -> None:
+        while not end.wait(0.005):
+            kill_all(redis_server)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    told = {"taken": 0, "uncertain": 0, "not sent": 0}
+
+    def write() -> None:
+        for _ in range(100):
+            try:
+                Counter.buffered.set(name="n", big=Add(1))
+            except WriteUncertain:
+                told["uncertain"] += 1
+            except BufferUnavailable:
+                told["not sent"] += 1
+            else:
+                told["taken"] += 1
+
+    try:
+        in_threads(8, write)
+    finally:
+        end.set()
+        killer.join()
+    most = told["taken"] + told["uncertain"]
+    assert told["taken"] <= Counter.buffered.get(name="n").big <= most
+    assert told["taken"] > 600
+
+
+@on_sqlite
+def test_ten_thousand_writes_of_one_loop(database, redis_server, configure):
+    configure(REDIS=f"{redis_server.url}?max_connections=10")
+    Item.buffered.set(number=0)
+    layout = Item.buffered.layout()
+    call = Item.buffered._delivery([Item.buffered._checked({"number": 1, "a": Add(1)})])
+
+    async def act() -> list[Any]:
+        client = connection.client()
+        return await asyncio.gather(*(delivery.adeliver(client, *call) for _ in range(10_000)))
+
+    outcomes = asyncio.run(act())
+    assert layout
+    assert all(outcome == outcomes[0] and isinstance(outcome[0][0], int) for outcome in outcomes)
+    assert Item.buffered.get(number=1).a == 10_000
+    assert connections(redis_server) <= 10 + 1
