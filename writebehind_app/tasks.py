@@ -23,7 +23,7 @@ from writebehind_app.flush import engine, pruning
 from writebehind_app.flush.engine import FlushResult
 from writebehind_app.store import places
 from writebehind_app.store import shard as store
-from writebehind_app.store.connection import client
+from writebehind_app.store.connection import client, is_told
 from writebehind_app.store.keys import place_key
 
 logger = logging.getLogger("writebehind")
@@ -118,7 +118,8 @@ def _go_on(buffers: Sequence[Declaration], seconds: float, total: FlushResult) -
         except BufferUnavailable as error:
             if not seconds:
                 raise
-            logger.error("Nothing can be flushed: %s", error)
+            if not is_told(error):
+                logger.error("Nothing can be flushed: %s", error)
         if time.monotonic() >= deadline:
             break
         close_old_connections()
@@ -162,7 +163,8 @@ def _tick(buffers: Sequence[Declaration], seconds: float, total: FlushResult) ->
             for buffer in _hand_out(_due(buffers), handed_out):
                 total.add(_flush(buffer, last))
         except BufferUnavailable as error:
-            logger.error("Nothing can be flushed: %s", error)
+            if not is_told(error):
+                logger.error("Nothing can be flushed: %s", error)
         now = time.monotonic()
         if now >= last or (not has_place and now >= started + _ALIVE + 1):
             if is_over or not has_place or not _hand_on(place, token, seconds) or not overlap:

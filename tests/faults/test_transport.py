@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import redis
+from django.db import connections as django_connections
 
 from tests.models import Counter, Item
 from tests.outages import wait_for, wait_for_redis
 from tests.servers import RedisServer
 from writebehind_app import Add
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
+from writebehind_app.flush.engine import flush
 from writebehind_app.store import breaker, connection, delivery, lua
 from writebehind_app.store.client import Client
 from writebehind_app.store.dialogue import ahold
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+KILLING = float(os.environ.get("WRITEBEHIND_TEST_KILLING", 12))  # seconds
 KEY = "{wb:test:transport:0}"
 
 
@@ -274,7 +280,8 @@ class TestLoops:
             assert time.monotonic() - started > 0.2
             return number
 
-        assert asyncio.run(act()) == 3
+        assert asyncio.run(act()) in (2, 3)
+        wait_for(lambda: counted(client) == 3)
 
     def test_those_who_wait_hear_of_an_outage(self, proxy, configure):
         configure(REDIS=f"{proxy.url}?max_connections=2", SOCKET_TIMEOUT=0.3)
@@ -365,11 +372,70 @@ def test_connections_are_killed_all_the_time(database, redis_server, monkeypatch
     assert told["taken"] > 600
 
 
+def _write(me: int) -> None:
+    """Adds one under a name, until Redis takes it, and goes on like this until it is told to
+    end."""
+    ending = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), ending.set()), daemon=True).start()
+    print("begun")
+    calls, longest = 0, 0.0
+    while not ending.is_set():
+        calls += 1
+        started = time.monotonic()
+        while True:
+            try:
+                Counter.buffered.set(name="n", big=Add(1), once=f"{me} {calls}")
+            except (BufferUnavailable, WriteUncertain):
+                time.sleep(0.02)
+            else:
+                break
+        longest = max(longest, time.monotonic() - started)
+    print(json.dumps([calls, longest]))
+
+
+def _flush() -> None:
+    """Flushes until it is told to end; Redis is away for a part of the time."""
+    ending = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), ending.set()), daemon=True).start()
+    print("begun")
+    while not ending.wait(0.1):
+        with suppress(BufferUnavailable):
+            flush(Counter.buffered, due_only=False)
+    django_connections.close_all()
+
+
+@on_sqlite
+def test_redis_is_killed_again_and_again(database, redis_server, configure, start_child):
+    """SCENARIOS 32: whoever repeats a call under its name gets it through soon after Redis is
+    back, however often it goes, and none of them is carried out twice."""
+    configure(WHEN_DOWN="raise", LEASE=2)
+    children = [start_child(_write, me) for me in range(3)]
+    children.append(start_child(_flush))
+    for child in children:
+        assert child.stdout.readline() == "begun\n"
+    end = time.monotonic() + KILLING
+    while time.monotonic() < end:
+        time.sleep(3.5)
+        redis_server.kill()
+        time.sleep(0.5)
+        redis_server.start()
+    for child in children:
+        child.stdin.write("\n")
+        child.stdin.flush()
+    told = [json.loads(child.communicate(timeout=120)[0]) for child in children[:-1]]
+    children[-1].wait(timeout=60)
+    wait_for_redis()
+    Counter.buffered.flush()
+    calls, longest = (list(found) for found in zip(*told, strict=True))
+    print(f"{sum(calls)} calls, of which one took {max(longest):.1f} s")
+    assert Counter.objects.get(name="n").big == sum(calls)
+    assert max(longest) < 0.5 + 2 + 3  # away, found to be back, and a busy machine
+
+
 @on_sqlite
 def test_ten_thousand_writes_of_one_loop(database, redis_server, configure):
     configure(REDIS=f"{redis_server.url}?max_connections=10")
     Item.buffered.set(number=0)
-    layout = Item.buffered.layout()
     call = Item.buffered._delivery([Item.buffered._checked({"number": 1, "a": Add(1)})])
 
     async def act() -> list[Any]:
@@ -377,7 +443,6 @@ def test_ten_thousand_writes_of_one_loop(database, redis_server, configure):
         return await asyncio.gather(*(delivery.adeliver(client, *call) for _ in range(10_000)))
 
     outcomes = asyncio.run(act())
-    assert layout
     assert all(outcome == outcomes[0] and isinstance(outcome[0][0], int) for outcome in outcomes)
     assert Item.buffered.get(number=1).a == 10_000
     assert connections(redis_server) <= 10 + 1

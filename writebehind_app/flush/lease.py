@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.store.connection import is_told
 from writebehind_app.store.shard import Shard
 
 logger = logging.getLogger("writebehind")
@@ -27,7 +28,8 @@ def renewed(shard: Shard, token: str, lease: float) -> Iterator[None]:
             try:
                 shard.renew(token, lease=lease)
             except BufferUnavailable as error:
-                logger.warning("The lease of a batch could not be renewed: %s", error)
+                if not is_told(error):
+                    logger.warning("The lease of a batch could not be renewed: %s", error)
 
     thread = threading.Thread(target=renew, name="writebehind-lease", daemon=True)
     thread.start()

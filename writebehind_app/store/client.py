@@ -48,15 +48,22 @@ def options_of(pool: redis.ConnectionPool) -> dict[str, Any]:
 class Client(redis.Redis):
     """Calls scripts over links, one round trip each. What is rare, redis-py does.
 
-    A `breaker` holds calls back while Redis is away.
+    A `breaker` hears of every outage. Where the client `is_held_back`, it makes no calls while the
+    breaker is open.
     """
 
     def __init__(
-        self, pool: redis.ConnectionPool, *, timeout: float, breaker: Breaker | None = None
+        self,
+        pool: redis.ConnectionPool,
+        *,
+        timeout: float,
+        breaker: Breaker | None = None,
+        is_held_back: bool = True,
     ) -> None:
         super().__init__(connection_pool=pool)
         self.timeout = timeout  # seconds to wait for each answer
         self.breaker = breaker
+        self.is_held_back = is_held_back
         most = pool.max_connections if pool.max_connections < _UNLIMITED else _MOST
         self.links = Links(self._connect, most, timeout)
         self.loops = Loops(self._connect, most)
@@ -82,7 +89,7 @@ class Client(redis.Redis):
         than the others.
         """
         breaker = self.breaker
-        if breaker is not None and not breaker.is_calm:
+        if breaker is not None and not breaker.is_calm and self.is_held_back:
             breaker.check(write=write)
         wait = self.timeout if timeout is None else timeout
         replies, error = self._exchange(commands, wait, patience, write)
@@ -141,7 +148,7 @@ class Client(redis.Redis):
         self, commands: Callable[[], Sequence[Command]], wait: float, write: bool
     ) -> Exchanged:
         def check() -> None:
-            if self.breaker is not None:
+            if self.breaker is not None and self.is_held_back:
                 self.breaker.check(write=write)
 
         links = self.loops.current()

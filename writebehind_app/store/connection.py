@@ -18,7 +18,7 @@ from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.store import lua, server
 from writebehind_app.store.breaker import Breaker
 from writebehind_app.store.client import Client, options_of
-from writebehind_app.store.failures import reason
+from writebehind_app.store.failures import is_away, reason
 from writebehind_app.store.keys import shard_key
 
 SCHEMES = ("redis", "rediss", "unix")
@@ -33,13 +33,14 @@ def client(*, patient: bool = False) -> Client:
     """The client for the configured Redis.
 
     A `patient` one waits for an answer as long as a lease lasts, for flushers, whose batches may
-    be large. The other gives up after SOCKET_TIMEOUT, because a request waits for it, and a breaker
-    watches it.
+    be large, and asks also while the breaker holds others back. The other gives up after
+    SOCKET_TIMEOUT, because a request waits for it.
     """
-    if patient not in _clients:
+    global _clients
+    if not _clients:
         with _lock:
-            if patient not in _clients:
-                _clients[patient] = _client(conf.settings(), patient)
+            if not _clients:
+                _clients = _made(conf.settings())
     return _clients[patient]
 
 
@@ -54,18 +55,20 @@ _clients: dict[bool, Client] = {}
 _lock = threading.Lock()
 
 
-def _client(settings: conf.Settings, patient: bool) -> Client:
+def _made(settings: conf.Settings) -> dict[bool, Client]:
+    """The clients, by whether they are patient."""
     pool_class, options = _pool(settings.REDIS)
     options.setdefault("socket_connect_timeout", settings.CONNECT_TIMEOUT)
-    timeout = settings.LEASE if patient else options.get("socket_timeout")
-    options["socket_timeout"] = timeout = timeout or settings.SOCKET_TIMEOUT
-    pool = pool_class(**options)
-    if patient:
-        return Client(pool, timeout=timeout)
+    timeout = options.get("socket_timeout") or settings.SOCKET_TIMEOUT
+    pool = pool_class(**{**options, "socket_timeout": timeout})
+    patient_pool = pool_class(**{**options, "socket_timeout": settings.LEASE})
     probing = Client(pool, timeout=timeout)
     key = shard_key(conf.prefix(), "probe", 0)
     breaker = Breaker(server.address(probing), lambda: lua.run(probing, "knock", key))
-    return Client(pool, timeout=timeout, breaker=breaker)
+    return {
+        False: Client(pool, timeout=timeout, breaker=breaker),
+        True: Client(patient_pool, timeout=settings.LEASE, breaker=breaker, is_held_back=False),
+    }
 
 
 def _pool(where: str) -> tuple[type[redis.ConnectionPool], dict[str, Any]]:
@@ -121,6 +124,12 @@ def _wrong(url: str, error: ValueError) -> str:
     return str(error).rstrip(".")
 
 
+def is_told(error: BufferUnavailable) -> bool:
+    """Whether the breaker tells of it, once for the whole outage."""
+    cause = error.__cause__
+    return isinstance(cause, redis.RedisError) and is_away(cause)
+
+
 class Errors:
     """Turns what Redis and the socket raise into BufferUnavailable, in a `with`."""
 
@@ -136,10 +145,11 @@ errors = Errors()
 
 
 def _reset(*, setting: str, **kwargs: Any) -> None:
+    global _clients
     if setting in (conf.NAME, "CACHES"):
         for client in _clients.values():
             client.end()
-        _clients.clear()
+        _clients = {}
 
 
 setting_changed.connect(_reset, dispatch_uid="writebehind.connection")

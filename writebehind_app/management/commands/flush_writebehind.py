@@ -29,7 +29,7 @@ from writebehind_app.management.arguments import (
     stop_on_signal,
 )
 from writebehind_app.store import shard as store
-from writebehind_app.store.connection import client
+from writebehind_app.store.connection import client, is_told
 
 REPORT = ("rows", "batches", "dead_letters", "remaining", "seconds")
 
@@ -123,7 +123,8 @@ class Command(BaseCommand):
                     except BufferUnavailable as error:
                         if not options["loop"]:
                             raise
-                        logger.error("%s: nothing can be flushed: %s", buffer, error)
+                        if not is_told(error):
+                            logger.error("%s: nothing can be flushed: %s", buffer, error)
                         result = FlushResult(errors=1)
                     except TransactionManagementError:  # no pass of the loop could flush it
                         raise
