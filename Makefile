@@ -44,7 +44,7 @@ mutants: $(STAMP)
 	@exec $(BIN)/python tests/mutation/run.py $(ARGS)
 
 bench: $(STAMP)
-	@exec $(BIN)/python -m pytest -q -s -k valkey tests/performance/measure.py $(ARGS)
+	@exec $(BIN)/python -m pytest -q -s -k valkey tests/performance/measure.py tests/performance/transport.py $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

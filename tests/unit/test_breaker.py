@@ -147,6 +147,16 @@ class TestClosing:
         wait_for(lambda: not breaker.is_open)
         assert time.monotonic() - started >= 0.08
 
+    def test_it_is_asked_within_two_seconds_however_often_it_goes(self, made, monkeypatch):
+        monkeypatch.undo()
+        breaker = made()
+        breaker.answers = True
+        for _ in range(4):
+            breaker.note([], redis.TimeoutError())
+            started = time.monotonic()
+            wait_for(lambda: not breaker.is_open)
+            assert time.monotonic() - started < 2
+
     def test_after_a_calm_time_it_is_asked_soon_again(self, made, monkeypatch):
         monkeypatch.setattr(module, "_CALM", 0)
         monkeypatch.setattr(module, "_LONGEST", 30)

@@ -25,7 +25,7 @@ from writebehind_app.store.failures import is_answer, is_away, reason
 logger = logging.getLogger("writebehind")
 
 _TOLERATED = 3  # the call that fails as the third in a row is the last one
-_FIRST, _LONGEST = 0.5, 1.5  # seconds until the next probe: doubled each time
+_FIRST, _LONGEST = 0.5, 1.0  # seconds until the next probe: doubled each time
 _CALM = 30.0  # seconds: one who was back for less goes on with the interval it had
 
 _lock = threading.Lock()  # of all breakers
