@@ -30,19 +30,28 @@ from writebehind_app.fields.limits import (
     refuse_expression,
     refuse_null,
     shown,
-    text_check,
+    text_encoder,
 )
 
 Encode = Callable[[Any], str]
 Decode = Callable[[str], Any]
-Codec = tuple[Encode, Decode] | tuple[Encode, Decode, Decode]
 NULL = "null"
 INT64 = (-(2**63), 2**63 - 1)
 
 
+class Codec(NamedTuple):
+    """How values that are not None travel."""
+
+    encode: Encode  # of every value that the field takes
+    decode: Decode
+    prepare: Decode | None = None  # for the database, where `decode` does not do
+    # Nearly all values are of one type. `text` encodes those of exactly this type, and no others.
+    plain: type | None = None
+    text: Encode = str
+
+
 def codec(field: models.Field[Any, Any], using: str) -> Codec | None:
-    """For values that are not None: encode, decode, and what prepares them for the database where
-    decode does not. None for a field that is none of Django's."""
+    """The codec of a field; None for a field that is none of Django's."""
     for kinds, make in _MAKERS:
         if isinstance(field, kinds):
             return make(field, using)
@@ -52,16 +61,13 @@ def codec(field: models.Field[Any, Any], using: str) -> Codec | None:
 # Text
 
 
-def _string(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
-    check = text_check(field, using)
+def _string(field: models.Field[Any, Any], using: str) -> Codec:
+    text = text_encoder(field, using)
 
     def encode(value: Any) -> str:
-        if type(value) is not str:
-            value = str.__str__(str(field.to_python(value)))
-        check(value)
-        return json_string(value)
+        return text(value if type(value) is str else str.__str__(str(field.to_python(value))))
 
-    return encode, _text
+    return Codec(encode, _text, plain=str, text=text)
 
 
 def _text(text: str) -> str:
@@ -74,7 +80,7 @@ def _text(text: str) -> str:
     return value
 
 
-def _ip(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _ip(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
         value = field.to_python(value)
         if not value:  # as in the ORM
@@ -83,13 +89,13 @@ def _ip(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
             validate(value)
         return json_string(value)
 
-    return encode, json.loads
+    return Codec(encode, json.loads)
 
 
-def _file(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
-    encode, decode = _string(field, using)
+def _file(field: models.Field[Any, Any], using: str) -> Codec:
+    names = _string(field, using)
 
-    def encode_name(value: Any) -> str:
+    def encode(value: Any) -> str:
         if isinstance(value, FieldFile):
             if value and not getattr(value, "_committed", True):
                 raise ValidationError(
@@ -102,9 +108,9 @@ def _file(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
             raise ValidationError(
                 f"{shown(value)} is not the name of a file in the storage.", code="invalid"
             )
-        return encode(value)
+        return names.encode(value)
 
-    return encode_name, decode
+    return names._replace(encode=encode)
 
 
 def _within(text: str, ends: str = '""') -> str:
@@ -126,7 +132,7 @@ def refuse_immense(value: Any) -> None:
 MOST_DIGITS = 2000
 
 
-def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _integer(field: models.Field[Any, Any], using: str) -> Codec:
     least, most = INT64
     with suppress(KeyError):  # a type of the project's own
         low, high = connections[using].ops.integer_field_range(field.get_internal_type())
@@ -140,6 +146,9 @@ def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
             if whole != value and isinstance(value, Number):
                 raise ValidationError(f"{value} is not a whole number.", code="invalid")
             value = whole
+        return text(value)
+
+    def text(value: int) -> str:
         if not least <= value <= most:
             raise ValidationError(
                 f"Ensure this value is between {least} and {most} (it is {shown(value, str)}).",
@@ -149,23 +158,27 @@ def _integer(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
             connections[using].ops.validate_autopk_value(value)  # MariaDB's take none
         return str(value)
 
-    return encode, int
+    return Codec(encode, int, plain=int, text=text)
 
 
-def _boolean(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+_BOOLEANS = {"true": True, "false": False}
+
+
+def _boolean(field: models.Field[Any, Any], using: str) -> Codec:
+    text = {value: text for text, value in _BOOLEANS.items()}.__getitem__
+
     def encode(value: Any) -> str:
-        if type(value) is not bool:
-            value = field.to_python(value)
-            if value is None:
-                return NULL
-        return "true" if value else "false"
+        value = field.to_python(value)
+        return NULL if value is None else text(value)
 
-    return encode, {"true": True, "false": False}.__getitem__
+    return Codec(encode, _BOOLEANS.__getitem__, plain=bool, text=text)
 
 
-def _float(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _float(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
-        value = float(field.to_python(value))
+        return text(float(field.to_python(value)))
+
+    def text(value: float) -> str:
         if not math.isfinite(value):
             raise ValidationError(f"{value} is not a number a database keeps.", code="invalid")
         return repr(value)
@@ -173,10 +186,10 @@ def _float(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
     def decode(text: str) -> float:
         return finite_float(float(text))
 
-    return encode, decode
+    return Codec(encode, decode, plain=float, text=text)
 
 
-def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _decimal(field: models.Field[Any, Any], using: str) -> Codec:
     assert isinstance(field, models.DecimalField)
     digits, places = field.max_digits, field.decimal_places
 
@@ -184,7 +197,7 @@ def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
         return _finite_decimal(_within(text))
 
     if digits is None or places is None:  # as many as the value has; from Django 6.1 on
-        return lambda value: f'"{field.to_python(value)}"', decode
+        return Codec(lambda value: f'"{field.to_python(value)}"', decode)
 
     whole = digits - places
     step = decimal.Decimal(1).scaleb(-places)
@@ -214,16 +227,17 @@ def _decimal(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]
             )
         return f'"{rounded if rounded else abs(rounded):f}"'  # -0 is 0, in a key too
 
-    return encode, decode
+    return Codec(encode, decode)
 
 
 # Times
 
 
-def _datetime(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _datetime(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
-        if type(value) is not datetime.datetime:
-            value = field.to_python(value)
+        return text(value if type(value) is datetime.datetime else field.to_python(value))
+
+    def text(value: datetime.datetime) -> str:
         if settings.USE_TZ:
             if timezone.is_naive(value):
                 # It gets the time zone as it would in the ORM, warning included.
@@ -234,63 +248,66 @@ def _datetime(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
         # Always as long, so that texts are in the order of the times.
         return f'"{value.isoformat(timespec="microseconds")}"'
 
-    return encode, lambda text: datetime.datetime.fromisoformat(_within(text))
+    def decode(text: str) -> datetime.datetime:
+        return datetime.datetime.fromisoformat(_within(text))
+
+    return Codec(encode, decode, plain=datetime.datetime, text=text)
 
 
-def _date(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
-    return (
+def _date(field: models.Field[Any, Any], using: str) -> Codec:
+    return Codec(
         lambda value: f'"{field.to_python(value).isoformat()}"',
         lambda text: datetime.date.fromisoformat(_within(text)),
     )
 
 
-def _time(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _time(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
         value = field.to_python(value)
         if timezone.is_aware(value):
             raise ValidationError(f"{value} has a time zone; the field has none.", code="aware")
         return f'"{value.isoformat(timespec="microseconds")}"'
 
-    return encode, lambda text: datetime.time.fromisoformat(_within(text))
+    return Codec(encode, lambda text: datetime.time.fromisoformat(_within(text)))
 
 
 MICROSECOND = datetime.timedelta(microseconds=1)
 
 
-def _duration(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _duration(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
         micros = field.to_python(value) // MICROSECOND
         if not INT64[0] <= micros <= INT64[1]:
             raise ValidationError(f"{value} is longer than a database keeps.", code="range")
         return str(micros)
 
-    return encode, lambda text: datetime.timedelta(microseconds=int(text))
+    return Codec(encode, lambda text: datetime.timedelta(microseconds=int(text)))
 
 
 # The rest
 
 
-def _uuid(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
-    return (
+def _uuid(field: models.Field[Any, Any], using: str) -> Codec:
+    return Codec(
         lambda value: f'"{field.to_python(value)}"',
         lambda text: uuid.UUID(_within(text)),
     )
 
 
-def _binary(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
+def _binary(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
         if not isinstance(value, BYTES):
             raise ValidationError(f"{shown(value)} is not bytes.", code="invalid")
         return f'"{base64.b64encode(value).decode()}"'
 
-    return encode, lambda text: base64.b64decode(_within(text), validate=True)
+    return Codec(encode, lambda text: base64.b64decode(_within(text), validate=True))
 
 
 BYTES = (bytes, bytearray, memoryview)
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def _json(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode, Decode]:
+def _json(field: models.Field[Any, Any], using: str) -> Codec:
     """`[value]` for a value, so that it can be JSON's null, which is not SQL's NULL."""
     assert isinstance(field, models.JSONField)
     json_null = models.Value(None, models.JSONField())
@@ -301,6 +318,9 @@ def _json(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode, De
             value = value.value
         else:
             refuse_expression(value)
+        return of_json(value)
+
+    def of_json(value: Any) -> str:
         try:
             text = json.dumps(
                 value,
@@ -326,7 +346,7 @@ def _json(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode, De
     def prepare(text: str) -> Any:
         return json_null if text == "[null]" else decode(text)
 
-    return encode, decode, prepare
+    return Codec(encode, decode, prepare, plain=dict, text=of_json)
 
 
 _Make = Callable[["models.Field[Any, Any]", str], Codec]

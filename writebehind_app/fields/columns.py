@@ -14,7 +14,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from writebehind_app.fields.codecs import NULL, Decode, Encode, Loader, codec, loader
+from writebehind_app.fields.codecs import NULL, Codec, Decode, Encode, Loader, codec, loader
 from writebehind_app.fields.custom import own_codec, own_methods
 from writebehind_app.fields.limits import refuse_expression, refuse_null, shown
 from writebehind_app.fields.operations import Kind, kind_of, range_of
@@ -35,6 +35,8 @@ class Column:
     name: str
     attname: str
     encode: Encode  # value → text; raises for what is not a value of the field
+    plain: type | None  # the type of nearly all values
+    text: Encode  # the same as `encode`, of values of exactly this type
     decode: Decode  # text → value, as an instance holds it
     prepare: Decode  # text → value, as it is handed to the database
     exact: bool  # what is read and written back is what was stored
@@ -57,8 +59,8 @@ def column(field: models.Field[Any, Any], using: str) -> Column:
             raise Unsupported(f"the model {model!r} that it points to is not installed")
         target = target.target_field
     django_codec = None if own_methods(target) else codec(target, using)
-    encode, decode, *other = django_codec or own_codec(target, using)
-    prepare = other[0] if other else decode
+    encode, decode, prepare, plain, text = django_codec or Codec(*own_codec(target, using))
+    prepare = prepare or decode
     if target is not field:
         encode = _related(field, encode)
     if django_codec or target is not field:
@@ -70,6 +72,8 @@ def column(field: models.Field[Any, Any], using: str) -> Column:
         field.name,
         field.attname,
         encode,
+        plain,
+        text,
         decode,
         prepare,
         exact,

@@ -14,7 +14,7 @@ from django.core.exceptions import ValidationError
 from django.db import connections, models
 
 from writebehind_app.fields.codecs import BYTES, MICROSECOND, NULL, Decode, Encode
-from writebehind_app.fields.limits import refuse_expression, refuse_null, shown, text_check
+from writebehind_app.fields.limits import refuse_expression, refuse_null, shown, text_encoder
 
 
 def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
@@ -23,7 +23,7 @@ def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
     connection = connections[using]
     by_backend = not own_methods(field).isdisjoint(("get_db_prep_value", "get_db_prep_save"))
     from_db_value = getattr(field, "from_db_value", None)
-    check_text = text_check(field, using)
+    encode_text = text_encoder(field, using)
 
     def encode(value: Any) -> str:
         refuse_expression(value)
@@ -45,7 +45,7 @@ def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
                 code="invalid",
             ) from None
         if isinstance(prepared, str):
-            check_text(prepared)
+            encode_text(prepared)  # refuses what the database would
         return text
 
     def decode(text: str) -> Any:

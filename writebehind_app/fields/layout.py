@@ -50,15 +50,21 @@ class Layout:
         texts: dict[str, str] = {}
         for alias, value in values.items():
             column = aliases.get(alias) or self.column(alias)
-            if column.name in texts:
+            name = column.name
+            if name in texts:
                 raise FieldError(self._twice(column))
-            if isinstance(value, Operation):
+            if type(value) is column.plain:
+                try:
+                    texts[name] = column.text(value)
+                except REFUSALS as error:
+                    raise refused(column, value, error) from error
+            elif isinstance(value, Operation):
                 texts.update(self._operation(column, value))
             else:
-                texts[column.name] = encoded(column, value)
+                texts[name] = encoded(column, value)
         refuse_oversized(texts, _field_named)
         try:
-            return ",".join([texts.pop(name) for name in self._key_names]), texts
+            return ",".join(map(texts.pop, self._key_names)), texts
         except KeyError as missing:
             raise FieldError(self._missing(missing.args[0], values)) from None
 
@@ -68,7 +74,7 @@ class Layout:
         try:
             return operation_texts(column, operation)
         except REFUSALS as error:
-            raise ValidationError({column.name: refusal(column.field, operation, error)}) from None
+            raise refused(column, operation, error) from None
 
     def expected(self, values: Mapping[str, Any]) -> dict[str, str]:
         """The text of each value that a row is expected to have, by name."""
@@ -373,7 +379,12 @@ def encoded(column: Column, value: Any) -> str:
     try:
         return column.encode(value)
     except REFUSALS as error:
-        raise ValidationError({column.name: refusal(column.field, value, error)}) from error
+        raise refused(column, value, error) from error
+
+
+def refused(column: Column, value: Any, error: Exception) -> ValidationError:
+    """The ValidationError of a field that refuses a value, or an operation."""
+    return ValidationError({column.name: refusal(column.field, value, error)})
 
 
 def parts_of(id: str) -> Iterator[str]:

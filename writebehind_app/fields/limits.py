@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from json.encoder import encode_basestring as json_string
 from typing import Any, NoReturn
 
 from django.core.exceptions import ValidationError
@@ -61,13 +62,13 @@ def refuse_expression(value: Any) -> None:
         )
 
 
-def text_check(field: models.Field[Any, Any], using: str) -> Callable[[str], None]:
-    """Refuses text that the database would."""
+def text_encoder(field: models.Field[Any, Any], using: str) -> Callable[[str], str]:
+    """Makes JSON of text, and refuses what the database would."""
     # The length of a TextField is for forms.
     limit = None if isinstance(field, models.TextField) else field.max_length
     refuse_nul = connections[using].vendor == "postgresql"
 
-    def check(value: str) -> None:
+    def encode(value: str) -> str:
         if limit is not None and len(value) > limit:
             raise ValidationError(
                 f"Ensure this value has at most {limit} characters (it has {len(value)}).",
@@ -80,14 +81,19 @@ def text_check(field: models.Field[Any, Any], using: str) -> Callable[[str], Non
                 value.encode()
             except UnicodeEncodeError as error:
                 raise ValidationError(f"This text is not valid Unicode: {error}.") from None
+        return json_string(value)
 
-    return check
+    return encode
 
 
 def refuse_oversized(texts: Mapping[str, str], named: Callable[[str], str]) -> None:
     """Refuses a write of too many texts, or too long ones; `named` says of a name in Redis what
     the caller calls that."""
     settings = conf.settings()
+    # Mostly a glance is enough: no character has more than four bytes.
+    most = min(settings.MAX_VALUE_BYTES, settings.MAX_ENTRY_BYTES)
+    if len(texts) <= settings.MAX_KEYS and sum(map(len, texts.values())) * 4 <= most:
+        return
     if len(texts) > settings.MAX_KEYS:
         keys = sum(name[:1] != "@" for name in texts)  # without the times of meta keys
         if keys > settings.MAX_KEYS:
