@@ -48,7 +48,7 @@ def forget_outages() -> None:
 
 def forget_calls_past_redis() -> None:
     """Calls that went past Redis in another test are not to be counted in this one."""
-    fallback._around.clear()
+    fallback.around.clear()
 
 
 def forget_what_was_logged() -> None:

@@ -13,7 +13,8 @@ import redis
 from tests.backdoor.connection import raw
 from writebehind_app.store import lua
 from writebehind_app.store import shard as store
-from writebehind_app.store.client import Client, Command
+from writebehind_app.store.client import Client
+from writebehind_app.store.link import Command, Link
 
 _SCRIPTS = sorted(path.stem for path in Path(lua.__file__).parent.glob("scripts/*.lua"))
 
@@ -21,13 +22,13 @@ _SCRIPTS = sorted(path.stem for path in Path(lua.__file__).parent.glob("scripts/
 def round_trips(patch: pytest.MonkeyPatch) -> list[int]:
     """A list that gets, for each round trip, how many commands go in it."""
     found: list[int] = []
-    exchange = Client._exchange
+    ask = Link.ask
 
-    def counted(client: Any, commands: Any, *args: Any) -> Any:
+    def counted(link: Link, commands: Sequence[Command], *args: Any) -> Any:
         found.append(len(commands))
-        return exchange(client, commands, *args)
+        return ask(link, commands, *args)
 
-    patch.setattr(Client, "_exchange", counted)
+    patch.setattr(Link, "ask", counted)
     return found
 
 

@@ -28,7 +28,8 @@ def redeclare(
         patch.setattr(buffer, "__class__", kind)
     for name, value in options.items():
         patch.setattr(buffer, name, value)
-    patch.setattr(buffer, "_layouts", {})  # which were worked out of the earlier ones
+    patch.setattr(buffer, "_layouts", {})  # which were worked out of the earlier ones, as these
+    patch.setattr(buffer, "_plans", {})
 
 
 def kind_of(buffer: Buffer) -> Any:

@@ -170,8 +170,10 @@ class TestRaise:
 
     def test_an_option_of_the_buffer_comes_first(self, refusing, monkeypatch):
         Owner.objects.create(pk=1)
-        monkeypatch.setitem(Item.buffered.options, "MAX_PENDING", 2)
-        monkeypatch.setitem(Item.buffered.options, "WHEN_FULL", "direct")
+        monkeypatch.setattr(Item.buffered, "options", {**Item.buffered.options, "MAX_PENDING": 2})
+        monkeypatch.setattr(
+            Item.buffered, "options", {**Item.buffered.options, "WHEN_FULL": "direct"}
+        )
         assert [Item.buffered.set(number=n).direct for n in range(3)] == [False, False, True]
 
     def test_many_at_once(self, refusing):

@@ -109,7 +109,9 @@ class TestFsync:
 
     def test_an_option_of_the_buffer_comes_first(self, server, monkeypatch):
         server.config_set("appendonly", "no")
-        monkeypatch.setitem(Item.buffered.options, "DURABILITY", "fsync")
+        monkeypatch.setattr(
+            Item.buffered, "options", {**Item.buffered.options, "DURABILITY": "fsync"}
+        )
         with pytest.raises(ImproperlyConfigured):
             Item.buffered.set(number=1)
         Line.buffered.append(text="x")

@@ -279,7 +279,9 @@ class TestPolicy:
     def test_an_option_of_the_buffer_comes_first(self, plain, configure, monkeypatch):
         configure(WHEN_DOWN="raise")
         plain.stop()
-        monkeypatch.setitem(Item.buffered.options, "WHEN_DOWN", "direct")
+        monkeypatch.setattr(
+            Item.buffered, "options", {**Item.buffered.options, "WHEN_DOWN": "direct"}
+        )
         assert Item.buffered.set(number=1, a=1).direct
 
 

@@ -309,7 +309,7 @@ def record_of(row: Visit) -> tuple[Any, ...]:
 @pytest.fixture
 def one_shard(monkeypatch, configure):
     """In which rows get their keys in the order of the records."""
-    monkeypatch.setitem(Visit.buffered.options, "SHARDS", 1)
+    monkeypatch.setattr(Visit.buffered, "options", {**Visit.buffered.options, "SHARDS": 1})
     configure()  # with other settings, a buffer works out its shards anew
 
 

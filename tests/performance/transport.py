@@ -21,7 +21,6 @@ import redis
 
 import writebehind_app
 from tests.models import Item
-from writebehind_app.store import delivery
 from writebehind_app.store.connection import client
 
 CALLS = int(os.environ.get("WRITEBEHIND_CALLS", 1000))
@@ -72,17 +71,13 @@ def test_calls(database, redis_server, configure):
 def test_tasks(database, redis_server, configure):
     """So many calls at a time of one event loop, next to as many in turn of a thread."""
     configure(MAX_PENDING=10_000_000, MAX_AGE=3600)
-    Item.buffered.set(number=1, **FIELDS)
-    call = Item.buffered._delivery([Item.buffered._checked({"number": 1, **FIELDS})])
 
     async def together() -> None:
-        ours = client()
-        await asyncio.gather(*(delivery.adeliver(ours, *call) for _ in range(TASKS)))
+        await asyncio.gather(*(Item.buffered.aset(number=1, **FIELDS) for _ in range(TASKS)))
 
     def in_turn() -> None:
-        ours = client()
         for _ in range(TASKS):
-            delivery.deliver(ours, *call)
+            Item.buffered.set(number=1, **FIELDS)
 
     took: list[tuple[float, float]] = []
     for _ in range(5):

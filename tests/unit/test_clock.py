@@ -13,12 +13,12 @@ SECOND = 1_000_000
 
 @pytest.fixture(autouse=True)
 def unknown(monkeypatch):
-    monkeypatch.setattr(clock, "_ahead", None)
+    monkeypatch.setattr(clock, "ahead", None)
 
 
 def test_before_the_first_answer_it_is_that_of_the_machine():
     assert abs(clock.now() - time.time() * SECOND) < SECOND
-    assert not clock.is_known()
+    assert clock.ahead is None
 
 
 def test_an_answer_that_nobody_was_there_to_read_says_little():

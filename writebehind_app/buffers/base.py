@@ -10,11 +10,14 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import models, router
 
 from writebehind_app import conf
-from writebehind_app.buffers import outbox
-from writebehind_app.buffers.fallback import if_there
+from writebehind_app.buffers import fallback, outbox
+from writebehind_app.buffers.fallback import if_there, is_cautious
 from writebehind_app.buffers.outbox import Sending
+from writebehind_app.buffers.plan import Plan, plan
 from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import NotDurable
 from writebehind_app.fields.entry import Entry
@@ -22,10 +25,12 @@ from writebehind_app.fields.layout import moment
 from writebehind_app.fields.limits import REFUSALS, as_dict, shown
 from writebehind_app.flush import engine, giving_up
 from writebehind_app.flush.engine import FlushResult
+from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
-from writebehind_app.store.calls import Durability, Limit
 from writebehind_app.store.codec import understood
 from writebehind_app.store.connection import client
+from writebehind_app.store.delivery import delivering
+from writebehind_app.store.dialogue import ahold
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.receipt import Receipt
@@ -55,12 +60,18 @@ class Raw(dict[str, Any]):
 
 def asynchronous(
     verb: Callable[Concatenate[_Self, _Params], _Result],
+    on_loop: Callable[..., Coroutine[Any, Any, _Result]] | None = None,
 ) -> Callable[Concatenate[_Self, _Params], Coroutine[Any, Any, _Result]]:
-    """The twin of a verb that does not block the event loop."""
+    """The twin of a verb that does not block the event loop: `on_loop` where that asks Redis alone,
+    which the loop can do by itself; else the verb, in a thread."""
 
     @wraps(verb)
     async def twin(self: _Self, /, *args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
-        method = getattr(self, verb.__name__)  # of the subclass, where it has its own
+        method: Any = getattr(self, verb.__name__)  # of the subclass, where it has its own
+        if on_loop is not None and kwargs.get("once") is None:
+            subject: Any = self
+            if getattr(method, "__func__", None) is verb and subject.asks_redis_alone():
+                return await on_loop(self, *args, **kwargs)
         result: _Result = await sync_to_async(method)(*args, **kwargs)
         return result
 
@@ -72,15 +83,52 @@ class Buffer(Declaration):
 
     # Writing
 
-    def limit(self, size: int = 1) -> Limit:
-        """How many entries there may be, for a call that makes so many. One that adds to a pending
-        entry makes none, and is taken however many there are."""
-        return Limit(self.shard_keys(), self.option("MAX_PENDING"), size)
+    flush_when: Callable[[Any], bool] | None = None  # of rows
 
-    def durability(self) -> Durability | None:
-        """What a write waits for, once Redis has it."""
-        level = self.option("DURABILITY")
-        return None if level == "memory" else Durability(level, conf.settings().DURABILITY_TIMEOUT)
+    def contribute_to_class(self, model: type[models.Model], name: str) -> None:
+        self._plans: dict[str, Plan] = {}  # by the database
+        super().contribute_to_class(model, name)
+
+    def plan(self) -> Plan:
+        """What holds for all writes now."""
+        using = router.db_for_write(self.model)
+        found = self._plans.get(using)
+        if (
+            found is None
+            or found.settings is not conf.settings()
+            or found.options is not self.options
+        ):
+            found = self._plans[using] = plan(self, using)
+        return found
+
+    def asks_redis_alone(self) -> bool:
+        """Whether a plain write of an event loop needs nothing but Redis, as far as is known before
+        it: no database, no code of the project, no transaction to wait for."""
+        try:
+            plan = self.plan()
+        except SynchronousOnlyOperation:  # the router asks the database
+            return False
+        return (
+            plan.is_plain
+            and self.flush_when is None
+            and not self._has_clean()
+            and not is_cautious()
+            and not outbox.may_hold_tasks()
+        )
+
+    async def _asend(self, parts: Sequence[Any]) -> list[Receipt]:
+        """Send plain writes, or records, that were checked, from an event loop."""
+        sending, redis = self.sending(parts), client()
+        reach("write.sending")
+        outcomes = await ahold(redis, delivering(redis, sending.deliveries))
+        reach("write.accepted")
+        receipts: dict[int, Receipt] = {}
+        settle = partial(sending.settle, outcomes, receipts, {})
+        if fallback.around or not all(type(o) is list for each in outcomes for o in each):
+            await sync_to_async(settle)()
+        else:
+            settle()
+        return [receipts[i] for i in range(len(parts))]
 
     # Held back, see outbox.py
 
@@ -101,10 +149,16 @@ class Buffer(Declaration):
     # Verbs
 
     def _cleaned(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        if type(values) is dict and not self._has_clean():
+            return values
         found: Any = self.clean(as_dict(values))
         if not isinstance(found, dict):
             raise TypeError(f"{self}: clean() must return a dict of values, not {shown(found)}.")
         return found
+
+    def _has_clean(self) -> bool:
+        """Whether the project checks, or changes, the values."""
+        return getattr(self.clean, "__func__", None) is not Declaration.clean
 
     def durable(self, receipts: list[Receipt], missing: str) -> list[Receipt]:
         """The receipts of writes that were taken; `NotDurable` for what is missing."""

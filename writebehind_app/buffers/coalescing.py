@@ -6,7 +6,10 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from writebehind_app.buffers import outbox, reading
+from asgiref.sync import sync_to_async
+
+from writebehind_app import steps
+from writebehind_app.buffers import fallback, outbox, reading
 from writebehind_app.buffers.base import Buffer, PendingEntry, asynchronous
 from writebehind_app.buffers.fallback import (
     goes_around,
@@ -16,6 +19,7 @@ from writebehind_app.buffers.fallback import (
     report,
 )
 from writebehind_app.buffers.outbox import Held, HeldWrite, Outcomes, Sending
+from writebehind_app.buffers.plan import Plan
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct, fences
@@ -30,14 +34,13 @@ from writebehind_app.exceptions import (
     WriteUncertain,
 )
 from writebehind_app.fields.limits import out_of_range, shown
-from writebehind_app.fields.writes import Write, script_texts
+from writebehind_app.fields.writes import Write
 from writebehind_app.flush.engine import FlushResult
 from writebehind_app.steps import reach
 from writebehind_app.store import shard as store
-from writebehind_app.store.calls import Delivery, Fleeting, Outcome
-from writebehind_app.store.codec import ONCE
+from writebehind_app.store.calls import Call, Delivery, Fleeting, Outcome
 from writebehind_app.store.connection import client
-from writebehind_app.store.delivery import deliver
+from writebehind_app.store.delivery import adeliver_one, deliver, deliver_one
 
 
 class CoalescingBuffer(Buffer, KeyedDeclaration):
@@ -69,9 +72,40 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
     def took(self, writes: Sequence[Write]) -> None:
         """Called with writes that Redis took."""
 
+    def _write_one(self, plan: Plan, write: Write, once: str | None = None) -> Receipt:
+        """Write what was checked: mostly that is one call of Redis, and no more."""
+        if not plan.is_plain or once is not None or is_cautious() or outbox.holds(plan):
+            return self._write([write], once)[0]
+        call = plan.call(write)
+        if steps.hook:
+            reach("write.sending")
+        outcome = deliver_one(client(), "write", call, plan.limit)
+        if steps.hook:
+            reach("write.accepted")
+        return self._receipt(plan, write, call, outcome)
+
+    async def _awrite_one(self, plan: Plan, write: Write) -> Receipt:
+        """The same from an event loop, where `asks_redis_alone()` says so."""
+        call = plan.call(write)
+        reach("write.sending")
+        outcome = await adeliver_one(client(), "write", call, plan.limit)
+        reach("write.accepted")
+        if type(outcome) is list and not fallback.around:
+            return self._receipt(plan, write, call, outcome)
+        return await sync_to_async(self._receipt)(plan, write, call, outcome)
+
+    def _receipt(self, plan: Plan, write: Write, call: Call, outcome: Outcome) -> Receipt:
+        """The receipt of what was sent alone."""
+        is_all = self.flush_when is None and not fallback.around
+        if is_all and type(outcome) is list and outcome[0]:
+            rows = self.rows_of(write) if plan.names.is_entity else ()
+            return Receipt(str(call[0]), write.id, outcome[0], rows)
+        [receipt] = self._accepted([write], [outcome], around=True)
+        return receipt
+
     def _write(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
         """Write what was checked, through Redis or around it, or hold it back."""
-        if not outbox.holds(self):
+        if not outbox.holds(self.plan()):
             return self._write_now(writes, once)
         return outbox.hold(
             self,
@@ -142,10 +176,18 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         reach("write.sending")
         try:
             named = once.digest if once else ""
-            outcomes = deliver(client(), *delivery, durability=self.durability(), once=named)
+            durability = self.plan().durability
+            outcomes = deliver(client(), *delivery, durability=durability, once=named)
         except BufferUnavailable as error:
             outcomes = [error] * len(writes)
         reach("write.accepted")
+        return self._accepted(writes, outcomes, around)
+
+    def _accepted(
+        self, writes: Sequence[Write], outcomes: Sequence[Outcome], around: bool
+    ) -> list[Receipt]:
+        """The receipts of writes that were sent; what was not taken goes `around` Redis, if it may,
+        or is raised."""
         receipts, failures, left, missing = self._settled(writes, outcomes, around)
         if left:
             receipts |= zip(left, self._directly([writes[i] for i in left]), strict=True)
@@ -204,19 +246,16 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         self, writes: Sequence[Write], max_age: float | None = None, once: Once | None = None
     ) -> Delivery:
         """The outcome of each is the number of the entry that took it, or 0."""
-        max_age = self.option("MAX_AGE") if max_age is None else max_age
-        age, quiet = round(max_age * 1e6), round(self.option("QUIET") * 1e6)
+        plan = self.plan()
+        age = None if max_age is None else round(max_age * 1e6)
         # What was written directly before an operation is told to Redis, which does not know of it.
         void = fences.told(self, writes) if is_cautious() else [{}] * len(writes)
-        names, calls = self.names(), []
-        for (id, texts, delete, guard), numbers in zip(writes, void, strict=True):
-            in_script = script_texts(names, texts, numbers)
-            fields = [part for pair in in_script.items() for part in pair]
-            if once:
-                fields += [ONCE + once.digest, ""]
-            shard = self.shard_key_of(id)
-            calls.append((shard, id, age, quiet, delete, guard, self.version, *fields))
-        return Delivery("write", calls, self.limit())
+        named = once.digest if once else ""
+        calls = [
+            plan.call(write, numbers, max_age=age, once=named)
+            for write, numbers in zip(writes, void, strict=True)
+        ]
+        return Delivery("write", calls, plan.limit)
 
     def _taken(
         self, receipts: Mapping[int, Receipt], failed: Mapping[int, Exception], count: int
@@ -252,7 +291,7 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         One that is held back is made for what is there now, and once more when it is sent: then
         the `answer` that the caller made of it has to be the same, or `overtaken` is raised.
         """
-        if not outbox.holds(self):
+        if not outbox.holds(self.plan()):
             return self._write_if_now(id, write_for, whole=whole, once=once)
         if once is not None and (earlier := outbox.named(self, once)):
             return Receipt("", id, 0, (), HeldWrite(earlier, 0))

@@ -23,7 +23,7 @@ _CAUTIOUS = 60  # seconds: by then, what was pending before Redis was away is fl
 _away_at = -float("inf")  # on the clock of time.monotonic(), as are the next
 _told: dict[str, float] = {}  # by the buffer, when it was last said that it is full
 _SILENCE = 60  # seconds until that is said again
-_around: Counter[str] = Counter()  # by the buffer, calls that Redis does not know of yet
+around: Counter[str] = Counter()  # by the buffer, calls that Redis does not know of yet
 
 
 def goes_around(buffer: Declaration, error: Exception, *, again: bool = False) -> bool:
@@ -36,18 +36,18 @@ def goes_around(buffer: Declaration, error: Exception, *, again: bool = False) -
         _tell(buffer, error)
     if (is_full or is_down) and buffer.option("WHEN_FULL" if is_full else "WHEN_DOWN") == "direct":
         _away_at = time.monotonic()
-        _around[buffer.label] += 1
+        around[buffer.label] += 1
         return True
     return False
 
 
 def report(buffer: Declaration) -> None:
     """Count in Redis the calls that went around it, now that it is back."""
-    if calls := _around.pop(buffer.label, 0):
+    if calls := around.pop(buffer.label, 0):
         try:
             store.count_up(client(), buffer.shard_keys()[0], "fallbacks", calls)
         except BufferUnavailable:
-            _around[buffer.label] += calls
+            around[buffer.label] += calls
 
 
 def _tell(buffer: Declaration, error: Exception) -> None:

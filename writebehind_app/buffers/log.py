@@ -136,7 +136,7 @@ class LogBuffer(Buffer):
                 message = f"A record is new: there is no value for {shown(value)} to change."
                 raise ValidationError({name: message})
         if given.get(self.time, "") is None:
-            del given[self.time]
+            given = {name: value for name, value in given.items() if name != self.time}
         texts = layout.split(given)[1]
         unique = self.unique_columns()
         for c in (*unique, *_travelling(layout)):
@@ -163,7 +163,7 @@ class LogBuffer(Buffer):
         not look as it did before that any more.
         """
         self._refuse_repeated(records)
-        if not outbox.holds(self):
+        if not outbox.holds(self.plan()):
             return self.append_now(records, once)
         # What is unique, or has a name, is looked at now, and once more when it is sent.
         return outbox.hold(
@@ -194,7 +194,8 @@ class LogBuffer(Buffer):
                 unique=0,
                 version=self.version,
             )
-            deliveries.append(Delivery("append", [call], self.limit(len(indexes))))
+            limit = self.plan().limit._replace(size=len(indexes))
+            deliveries.append(Delivery("append", [call], limit))
 
         def settle(
             outcomes: Outcomes, receipts: dict[int, Receipt], failures: dict[int, Exception]
@@ -304,8 +305,8 @@ class LogBuffer(Buffer):
                     max_age=self.option("MAX_AGE"),
                     quiet=self.option("QUIET"),
                     unique=len(self.unique),
-                    limit=self.limit(len(records)),
-                    durability=self.durability(),
+                    limit=self.plan().limit._replace(size=len(records)),
+                    durability=self.plan().durability,
                     once=once.digest if once else "",
                     version=self.version,
                 )
@@ -418,7 +419,15 @@ class LogBuffer(Buffer):
             )
         return self._discard([",".join([texts[c.name] for c in columns])])
 
-    aappend = asynchronous(append)
+    def asks_redis_alone(self) -> bool:
+        # What is unique may be stored; a default of the project's own may ask the database, too.
+        return super().asks_redis_alone() and not (self.unique or _travelling(self.layout()))
+
+    async def _aappend(self, /, *, once: None = None, **values: Any) -> Receipt:
+        [receipt] = await self._asend([self._checked(values)])
+        return receipt
+
+    aappend = asynchronous(append, _aappend)
     aextend = asynchronous(extend)
     awindow = asynchronous(window)
     acount = asynchronous(count)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import (
     Callable,
+    Coroutine,
     ItemsView,
     Iterable,
     Iterator,
@@ -292,7 +293,7 @@ class Metadata(MutableMapping[str, Any]):
         self._write(Write(self._id, {}, delete="1"), once)
 
     def _write(self, write: Write, once: str | None = None) -> Receipt:
-        return self._buffer._write([write], once)[0]
+        return self._buffer._write_one(self._buffer.plan(), write, once)
 
     # Acting
 
@@ -308,9 +309,17 @@ class Metadata(MutableMapping[str, Any]):
         """Throw away what is pending, unless a flusher is at it; says how many entries went."""
         return self._buffer._discard([self._id])
 
-    aget = asynchronous(MutableMapping.get)
+    def asks_redis_alone(self) -> bool:
+        return self._buffer.asks_redis_alone()
+
+    async def _aupdate(self, values: Any = (), /, *, once: None = None, **more: Any) -> Receipt:
+        buffer = self._buffer
+        write = buffer._checked(self._id, {**as_dict(values), **more})
+        return await buffer._awrite_one(buffer.plan(), write)
+
+    aget: Callable[..., Coroutine[Any, Any, Any]] = asynchronous(MutableMapping.get)
     aitems = asynchronous(items)
-    aupdate = asynchronous(update)
+    aupdate = asynchronous(update, _aupdate)
     apop = asynchronous(pop)
     asetdefault = asynchronous(setdefault)
     aclear = asynchronous(clear)

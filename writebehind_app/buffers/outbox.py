@@ -14,6 +14,7 @@ buffers. One that was decided by what was there is decided once more when it is 
 from __future__ import annotations
 
 import sys
+from asyncio import get_running_loop
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -22,13 +23,11 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import AsyncToSync, sync_to_async
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from writebehind_app import conf
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.conf import is_direct
 from writebehind_app.database.once import Once
 from writebehind_app.database.transactions import check_commit_is_told, check_outside_transaction
 from writebehind_app.exceptions import (
@@ -46,6 +45,7 @@ from writebehind_app.store.delivery import deliver_all
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer
+    from writebehind_app.buffers.plan import Plan
     from writebehind_app.declaration import Declaration, KeyedDeclaration
     from writebehind_app.fields.entry import Entry
     from writebehind_app.store.shard import Where
@@ -253,10 +253,24 @@ def fail() -> None:
 # Holding
 
 
-def holds(buffer: Buffer) -> bool:
-    """Whether what is written to the buffer now is held back. What goes straight to the database is
-    part of its transaction anyway."""
-    return not is_direct() and (_transaction(buffer) is not None or _current() is not None)
+def holds(plan: Plan) -> bool:
+    """Whether what is written now is held back. What goes straight to the database is part of its
+    transaction anyway."""
+    if plan.is_direct:
+        return False
+    if _block.get() is not None and _current() is not None:
+        return True
+    return plan.settings.ON_COMMIT and connections[plan.using].in_atomic_block
+
+
+def may_hold_tasks() -> bool:
+    """Whether what a task writes now may have to wait for a `batch()`, or for the transaction of a
+    thread that waits for the task: of one that called `async_to_sync()`, as tests do."""
+    return (
+        _current() is not None
+        or getattr(AsyncToSync.executors, "current", None) is not None
+        or get_running_loop() in AsyncToSync.loop_thread_executors
+    )
 
 
 def hold(
@@ -298,7 +312,7 @@ def add(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt
     if held.buffer.option("WHEN_DOWN") == "raise":
         with errors:
             breaker().check(write=True)
-    if (connection := _transaction(held.buffer)) is not None:
+    if (connection := _transaction(held.buffer.plan())) is not None:
         held.connection = connection
         connection.on_commit(held)
     if not _add(_current(), [held]) and connection is None:
@@ -322,12 +336,10 @@ def is_known(buffer: Buffer, once: str, part: int, shard: str) -> bool:
     return False
 
 
-def _transaction(buffer: Buffer) -> BaseDatabaseWrapper | None:
-    """The connection whose transaction the writes of the buffer wait for."""
-    if not conf.settings().ON_COMMIT:
-        return None
-    connection = connections[buffer.layout().using]
-    if not connection.in_atomic_block:
+def _transaction(plan: Plan) -> BaseDatabaseWrapper | None:
+    """The connection whose transaction the writes wait for."""
+    connection = connections[plan.using]
+    if not (plan.settings.ON_COMMIT and connection.in_atomic_block):
         return None
     check_commit_is_told(connection.alias)
     return connection
@@ -455,7 +467,7 @@ def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
         except Exception as error:  # noqa: BLE001 - the others are sent all the same
             errors.append(error)
         else:
-            by_durability.setdefault(buffer.durability(), []).append((sending, places))
+            by_durability.setdefault(buffer.plan().durability, []).append((sending, places))
     for durability, sendings in by_durability.items():
         deliveries = [delivery for sending, _ in sendings for delivery in sending.deliveries]
         reach("write.sending")

@@ -54,8 +54,10 @@ class Receipt(NamedTuple):
         if self.direct:
             return "gone"
         where = Shard(client(), self.shard).locate(self.id, self.no)
-        if where != "gone":
-            return where
+        return self._after_redis() if where == "gone" else where
+
+    def _after_redis(self) -> Literal["gone", "dead", "discarded"]:
+        """Where it is that Redis does not have any more."""
         if self.dead is not None:
             return "dead"
         return "discarded" if self._discarded() else "gone"
@@ -94,7 +96,10 @@ class Receipt(NamedTuple):
         return where == "gone"
 
     async def awhere(self) -> Where | Literal["dead", "held"]:
-        return await sync_to_async(lambda: self.where)()
+        if self.held or self.direct:
+            return await sync_to_async(lambda: self.where)()
+        where = await Shard(client(), self.shard).alocate(self.id, self.no)
+        return await sync_to_async(self._after_redis)() if where == "gone" else where
 
     async def adead(self) -> str | None:
         return await sync_to_async(lambda: self.dead)()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.db import models, router
 from django.utils import timezone
 
@@ -80,7 +81,9 @@ class RowBuffer(CoalescingBuffer):
     def set(self, /, *, once: str | None = None, **values: Any) -> Receipt:
         """Write fields of the row that the key fields name: values, or operations on what is
         there, as `Add(1)`."""
-        return self._write([self._checked(values)], once)[0]
+        plan = self.plan()
+        write = Write(*plan.layout.split(self._cleaned(values)))
+        return self._write_one(plan, write, once)
 
     def set_many(
         self, rows: Iterable[Mapping[str, Any] | models.Model], *, once: str | None = None
@@ -89,14 +92,7 @@ class RowBuffer(CoalescingBuffer):
 
         All are checked before the first is sent.
         """
-        layout = self.layout()
-        return self._write(
-            [
-                self._checked(layout.values_of(row) if isinstance(row, models.Model) else row)
-                for row in rows
-            ],
-            once,
-        )
+        return self._write(self._checked_many(rows), once)
 
     def create(self, /, *, once: str | None = None, **values: Any) -> Receipt:
         """Write a new row; `AlreadyExists` where there is one, pending or stored. For buffers that
@@ -150,11 +146,17 @@ class RowBuffer(CoalescingBuffer):
 
     def delete(self, /, *, once: str | None = None, **key: Any) -> Receipt:
         """Delete the row, with what its deletion cascades to, when it is flushed."""
-        return self._write([Write(self._id(key), {}, delete="1")], once)[0]
+        return self._write_one(self.plan(), Write(self._id(key), {}, delete="1"), once)
 
     def took(self, writes: Sequence[Write]) -> None:
         if self.flush_when is not None:
             urgency.hasten(self, writes)
+
+    def _checked_many(self, rows: Iterable[Mapping[str, Any] | models.Model]) -> list[Write]:
+        values_of = self.layout().values_of
+        return [
+            self._checked(values_of(row) if isinstance(row, models.Model) else row) for row in rows
+        ]
 
     def _checked(self, values: Mapping[str, Any]) -> Write:
         return Write(*self.layout().split(self._cleaned(values)))
@@ -252,10 +254,21 @@ class RowBuffer(CoalescingBuffer):
         removed = [direct.write_if(self, id, partial(removal, id), whole=False) for id in ids]
         return sum(write is not None for write in removed)
 
-    aset = asynchronous(set)
+    async def _aset(self, /, *, once: None = None, **values: Any) -> Receipt:
+        plan = self.plan()
+        return await self._awrite_one(plan, Write(*plan.layout.split(self._cleaned(values))))
+
+    async def _aset_many(
+        self, rows: Iterable[Mapping[str, Any] | models.Model], *, once: None = None
+    ) -> list[Receipt]:
+        if not isinstance(rows, list | tuple):  # to go through it may be to ask the database
+            return await sync_to_async(self.set_many)(rows)
+        return await self._asend(self._checked_many(rows))
+
+    aset = asynchronous(set, _aset)
     acreate = asynchronous(create)
     aset_if = asynchronous(set_if)
-    aset_many = asynchronous(set_many)
+    aset_many = asynchronous(set_many, _aset_many)
     adelete = asynchronous(delete)
     aget = asynchronous(get)
     aget_many = asynchronous(get_many)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
-from writebehind_app.store.client import Command
 from writebehind_app.store.failures import reason
+from writebehind_app.store.link import Command
 
 # The shard, what the call is about within it, and the rest that the script takes.
 Call = tuple[str | int, ...]

@@ -10,14 +10,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from writebehind_app.store.breaker import Breaker, HeldBack
-from writebehind_app.store.link import Link, packed
+from writebehind_app.store.link import Answers, Command, Link, packed
 from writebehind_app.store.links import Links
 from writebehind_app.store.loops import Loops
-
-Command = tuple[str | int, ...]
-
-# What was answered, errors of Redis among it; and what kept the rest from coming.
-Exchanged = tuple[list[Any], Exception | None]
 
 _MOST = 100  # connections at a time, where the settings of redis-py do not say
 _UNLIMITED = 2**31  # what redis-py 6 and 7 say for that
@@ -79,7 +74,7 @@ class Client(redis.Redis):
         again: bool = False,
         timeout: float | None = None,
         patience: float = 0,
-    ) -> Exchanged:
+    ) -> Answers:
         """The answers to commands that are sent together, and what kept the rest from coming.
         Raises what kept all from being sent.
 
@@ -92,40 +87,33 @@ class Client(redis.Redis):
         if breaker is not None and not breaker.is_calm and self.is_held_back:
             breaker.check(write=write)
         wait = self.timeout if timeout is None else timeout
-        replies, error = self._exchange(commands, wait, patience, write)
-        if again and isinstance(error, redis.ConnectionError):
-            replies, error = self._exchange(commands, wait, patience, write)
+        while True:
+            try:
+                link = self.links.take()
+            except redis.RedisError as unsent:
+                self._note([], unsent, write)
+                raise
+            try:
+                replies, error = link.ask(commands, wait, patience)
+            except BaseException:
+                self.links.end(link)  # an answer may be on its way still
+                raise
+            if error is None:
+                link.home.append(link)
+                break
+            self.links.end(link)
+            if not (again and isinstance(error, redis.ConnectionError)):
+                break
+            again = False
         if breaker is not None:
-            breaker.note(replies, error, write=write)
-        return replies, error
-
-    def _exchange(
-        self, commands: Sequence[Command], wait: float, patience: float, write: bool
-    ) -> Exchanged:
-        try:
-            link = self.links.take()
-        except redis.RedisError as error:
-            self._note([], error, write)
-            raise
-        replies: list[Any] = []
-        left = len(commands)
-        try:
-            if link.patience != wait:
-                link.be_patient(wait)
-            link.send(packed(commands))
-            while left:
-                if patience and left == 1:
-                    link.be_patient(wait + patience)
-                replies.append(link.answer())
-                left -= 1
-        except redis.RedisError as error:
-            return replies, error
-        finally:
-            if left:  # an answer may be on its way still
-                self.links.end(link)
+            if error is not None or not breaker.is_calm:
+                breaker.note(replies, error, write=write)
             else:
-                self.links.give(link)
-        return replies, None
+                for reply in replies:
+                    if isinstance(reply, Exception):
+                        breaker.note(replies, write=write)
+                        break
+        return replies, error
 
     async def aexchange(
         self,
@@ -134,7 +122,7 @@ class Client(redis.Redis):
         again: bool = False,
         timeout: float | None = None,
         patience: float = 0,
-    ) -> Exchanged:
+    ) -> Answers:
         """The twin of `exchange()`. The commands are asked for once there is a link for them: they
         may have a deadline."""
         wait = (self.timeout if timeout is None else timeout) + patience
@@ -146,7 +134,7 @@ class Client(redis.Redis):
 
     async def _aexchange(
         self, commands: Callable[[], Sequence[Command]], wait: float, write: bool
-    ) -> Exchanged:
+    ) -> Answers:
         def check() -> None:
             if self.breaker is not None and self.is_held_back:
                 self.breaker.check(write=write)

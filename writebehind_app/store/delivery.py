@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -34,12 +35,14 @@ from writebehind_app.store.calls import (
     unavailable,
     uncertain,
 )
-from writebehind_app.store.client import Client, Command
+from writebehind_app.store.client import Client
 from writebehind_app.store.connection import errors
 from writebehind_app.store.dialogue import Ask, Dialogue, ahold, hold
 from writebehind_app.store.failures import is_away, reason
+from writebehind_app.store.link import Command
 
 PIPELINE = 1000  # calls in one round trip
+_QUICK = 10_000  # µs: an answer that is on its way for less tells nothing new of the clock
 
 
 class _Job(NamedTuple):
@@ -72,53 +75,106 @@ def deliver(
     out of range. With `once`, a name for a single call, that is not carried out where one of the
     same name was.
     """
-    return hold(client, delivering(client, script, calls, limit, durability, once))
-
-
-async def adeliver(
-    client: Client,
-    script: str,
-    calls: Sequence[Call],
-    limit: Limit | None = None,
-    *,
-    durability: Durability | None = None,
-) -> list[Outcome]:
-    """The twin of `deliver()`, for an event loop. A task that is cancelled meanwhile does not know
-    what became of its calls: each is carried out once, or not at all."""
-    return await ahold(client, delivering(client, script, calls, limit, durability))
-
-
-def delivering(
-    client: Client,
-    script: str,
-    calls: Sequence[Call],
-    limit: Limit | None = None,
-    durability: Durability | None = None,
-    once: str = "",
-) -> Dialogue[list[Outcome]]:
-    """The same, whoever waits for the answers."""
-    if len(calls) == 1 and durability is None and not once and clock.is_known():
-        outcome = yield from _alone(client.timeout, script, calls[0], limit)
-        if outcome is not None:
-            return [outcome]
     delivery = Delivery(script, calls, limit)
-    [outcomes] = yield from delivering_all(client, [delivery], durability, once)
+    [outcomes] = hold(client, delivering(client, [delivery], durability, once))
     return outcomes
+
+
+def deliver_one(client: Client, script: str, call: Call, limit: Limit | None) -> Outcome:
+    """The same for a call that is sent alone, need not be durable, and has no name: mostly one
+    command and its answer."""
+    alone = _Alone(client, script, call, limit)
+    try:
+        replies, error = client.exchange(alone.commands(), True)
+        if taken := alone.taken(replies):
+            return taken
+        return hold(client, alone.otherwise(replies, error))
+    except redis.RedisError as unsent:
+        return unavailable(unsent)
+    finally:
+        _idle.append(alone.session)
+
+
+async def adeliver_one(client: Client, script: str, call: Call, limit: Limit | None) -> Outcome:
+    """The twin of `deliver_one()`. A task that is cancelled meanwhile does not know what became of
+    its call: it is carried out once, or not at all."""
+    alone = _Alone(client, script, call, limit)
+    try:
+        replies, error = await client.aexchange(alone.commands, True)
+        if taken := alone.taken(replies):
+            return taken
+        return await ahold(client, alone.otherwise(replies, error))
+    except redis.RedisError as unsent:
+        return unavailable(unsent)
+    finally:
+        _idle.append(alone.session)
+
+
+class _Alone:
+    """A call that is sent alone."""
+
+    __slots__ = ("asked", "call", "client", "limit", "room", "script", "session", "until")
+
+    def __init__(self, client: Client, script: str, call: Call, limit: Limit | None) -> None:
+        self.client, self.script, self.call, self.limit = client, script, call, limit
+        self.room = limit and (limit.most // len(limit.keys) or 1)
+        self.asked = self.until = 0
+        try:
+            session = _idle.pop()
+        except IndexError:
+            session = _Session()
+        session.seq += 1
+        self.session = session
+
+    def commands(self) -> list[Command]:
+        self.asked = asked = time.monotonic_ns() // 1000
+        # Before the first answer nobody knows the time of Redis: it says that this is late.
+        self.until = asked + (clock.ahead or 0) + int(self.client.timeout * 1e6)
+        session, call = self.session, self.call
+        identity = f"{self.until:016} {session.seq:016} 0 {session.id} 0 {self.room or '-'} -"
+        return [("EVALSHA", lua.digest(self.script), 1, call[0], identity, *call[1:])]
+
+    def taken(self, replies: Sequence[Any]) -> list[Any] | None:
+        """What it came to, if it was carried out; None for everything else."""
+        if not replies or type(reply := replies[0]) is not list or type(reply[1]) is not int:
+            return None
+        now = int(reply[0])
+        if not 0 <= now - self.asked - (clock.ahead or 0) < _QUICK:
+            clock.saw(now, self.asked)
+        outcome: list[Any] = reply[1:]
+        return outcome
+
+    def otherwise(self, replies: Sequence[Any], error: Exception | None) -> Dialogue[Outcome]:
+        """What it came to after any other answer, or none."""
+        match replies:
+            case [NoScriptError()] | [[_, "late" | "full"]]:  # it was not carried out
+                delivery = Delivery(self.script, [self.call], self.limit)
+                [[outcome]] = yield from delivering(self.client, [delivery])
+                return outcome
+            case [Exception() as refused]:
+                yield from lua.mending(str(self.call[0]), refused)
+        way = _Way(self.client.timeout, None, "")
+        job = _Job(self.script, self.call, self.limit, self.room)
+        reply = replies[0] if replies else None
+        sent = _Sent(self.session, self.session.seq, self.asked, self.until, [reply], error)
+        [outcome] = yield from _repeated(way, [job], sent)
+        return outcome
 
 
 def deliver_all(
     client: Client, deliveries: Sequence[Delivery], durability: Durability | None
 ) -> list[list[Outcome]]:
     """The same for calls to several buffers, in the round trips of one: a thousand calls each."""
-    return hold(client, delivering_all(client, deliveries, durability))
+    return hold(client, delivering(client, deliveries, durability))
 
 
-def delivering_all(
+def delivering(
     client: Client,
     deliveries: Sequence[Delivery],
     durability: Durability | None = None,
     once: str = "",
 ) -> Dialogue[list[list[Outcome]]]:
+    """The same, whoever waits for the answers."""
     if durability and durability.level == "fsync" and client not in _with_waitaof:
         yield from _look_for_waitaof(client)
     way = _Way(client.timeout, durability, once)
@@ -130,46 +186,6 @@ def delivering_all(
     assert not once or len(jobs) == 1
     outcomes = iter((yield from _in_order(way, jobs)))
     return [[next(outcomes) for _ in calls] for _, calls, _ in deliveries]
-
-
-def _alone(
-    timeout: float, script: str, call: Call, limit: Limit | None
-) -> Dialogue[Outcome | None]:
-    """What became of a call that is sent alone; None where it was not carried out, for a reason
-    that takes another look."""
-    room = limit and (limit.most // len(limit.keys) or 1)
-    asked = until = 0
-
-    def commands() -> list[Command]:
-        nonlocal asked, until
-        asked, until = clock.ticks(), clock.now() + int(timeout * 1e6)
-        identity = f"{until} {seq:016} 0 {session.id} 0 {room or '-'} -"
-        return [("EVALSHA", lua.digest(script), 1, call[0], identity, *call[1:])]
-
-    try:
-        session = _idle.pop()
-    except IndexError:
-        session = _Session()
-    seq = session.seq = session.seq + 1
-    try:
-        replies, error = yield Ask(commands, True)
-        reply = replies[0] if replies else None
-        match reply:
-            case [now, int()]:
-                clock.saw(int(now), asked)
-                return [reply[1]]
-            case NoScriptError() | [_, "late" | "full"]:
-                return None
-            case Exception():
-                yield from lua.mending(str(call[0]), reply)
-        way, job = _Way(timeout, None, ""), _Job(script, call, limit, room)
-        sent = _Sent(session, seq, asked, until, [reply], error)
-        [outcome] = yield from _repeated(way, [job], sent)
-        return outcome
-    except redis.RedisError as unsent:
-        return unavailable(unsent)
-    finally:
-        _idle.append(session)
 
 
 class _Way(NamedTuple):
@@ -361,7 +377,7 @@ def _round(way: _Way, jobs: Sequence[_Job]) -> Dialogue[list[Outcome]]:
 
 def _sent(way: _Way, jobs: Sequence[_Job], session: _Session) -> Dialogue[list[Outcome]]:
     try:
-        if not clock.is_known():
+        if clock.ahead is None:
             asked = clock.ticks()
             clock.saw((yield from lua.asking_time()), asked)
         first = _Attempt(jobs, session, session.next(), way.timeout)

@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeVar
 
 import redis
 
-from writebehind_app.store.client import Client, Command, Exchanged
+from writebehind_app.store.client import Client
+from writebehind_app.store.link import Answers, Command
 
 Result = TypeVar("Result")
 
@@ -31,7 +32,7 @@ class Ask(NamedTuple):
 
 
 # Is given what was answered to each `Ask`; what kept all of it from being sent is raised in it.
-Dialogue = Generator[Ask, Exchanged, Result]
+Dialogue = Generator[Ask, Answers, Result]
 
 
 def hold(client: Client, dialogue: Dialogue[Result]) -> Result:

@@ -32,7 +32,13 @@ from redis.connection import DefaultParser
 _PIECE = 65536  # bytes that are received at a time
 
 
-def packed(commands: Sequence[tuple[str | int, ...]]) -> bytes:
+Command = tuple[str | int, ...]
+
+# What was answered, errors of Redis among it; and what kept the rest from coming.
+Answers = tuple[list[Any], Exception | None]
+
+
+def packed(commands: Sequence[Command]) -> bytes:
     """The commands as they are sent."""
     return b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]
 
@@ -44,12 +50,13 @@ class Link:
         "__weakref__",
         "_connection",
         "_is_plain",
-        "_poll",
         "_receive",
         "_send",
         "feed",
         "gets",
+        "home",
         "patience",
+        "poll",
         "socket",
     )
 
@@ -57,6 +64,7 @@ class Link:
         """Raises what redis-py does where it cannot connect. `patience` is how many seconds an
         exchange may take at each step."""
         self._connection = connection
+        self.home: list[Link] = []  # where it is kept while nobody uses it
         self.patience = 0.0
         connection.connect()
         found: socket.socket = connection._sock
@@ -79,7 +87,7 @@ class Link:
         self._send, self._receive = found.sendall, found.recv
         poll = select.poll()
         poll.register(found, select.POLLIN)
-        self._poll = poll.poll
+        self.poll = poll.poll  # says of most links that nothing came
 
     def be_patient(self, seconds: float) -> None:
         """Wait so long for each step from here on."""
@@ -94,7 +102,7 @@ class Link:
 
     def is_dead(self) -> bool:
         """Whether it was cut while nobody used it, or has an answer that nobody asked for."""
-        return bool(self._poll(0)) and (self._is_plain or not self._is_quiet())
+        return bool(self.poll(0)) and (self._is_plain or not self._is_quiet())
 
     def _is_quiet(self) -> bool:
         """Whether what came belongs to the TLS session, and is no end and no answer."""
@@ -110,21 +118,27 @@ class Link:
                 self.socket.settimeout(self.patience)
         return False
 
-    def send(self, request: bytes) -> None:
+    def ask(self, commands: Sequence[Command], patience: float, extra: float = 0) -> Answers:
+        """The answers to commands that are sent together. The last may take so much `extra` longer
+        than the others."""
+        answers: list[Any] = []
+        gets, missing = self.gets, len(commands)
         try:
-            self._send(request)
+            if self.patience != patience:
+                self.be_patient(patience)
+            self._send(b"".join(map(hiredis.pack_command, commands)))  # type: ignore[arg-type]
+            while missing:
+                if extra and missing == 1:
+                    self.be_patient(patience + extra)
+                while (answer := gets()) is False:
+                    self.feed(self._receive(_PIECE) or ended())
+                answers.append(answer)
+                missing -= 1
         except OSError as error:
-            raise lost(error) from error
-
-    def answer(self) -> Any:
-        """The next answer to what was sent."""
-        gets = self.gets
-        try:
-            while (reply := gets()) is False:
-                self.feed(self._receive(_PIECE) or ended())
-        except OSError as error:
-            raise lost(error) from error
-        return reply
+            return answers, lost(error)
+        except redis.RedisError as error:
+            return answers, error
+        return answers, None
 
     def close(self) -> None:
         self._connection.disconnect()

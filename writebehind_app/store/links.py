@@ -37,18 +37,16 @@ class Links:
         self._opening = 0
 
     def take(self) -> Link:
-        """A link for one exchange. Give it back if that was complete; else `end()` it."""
+        """A link for one exchange. If that is complete it goes back to its `home`; else `end()`
+        it."""
         try:
             link: Link = self._own.kept.links.pop()
         except (AttributeError, IndexError):
             return self._another()
-        if link.is_dead():
+        if link.poll(0) and link.is_dead():
             self.end(link)
             return self._another()
         return link
-
-    def give(self, link: Link) -> None:
-        self._own.kept.links.append(link)
 
     def end(self, link: Link) -> None:
         """Close a link that was taken."""
@@ -66,6 +64,11 @@ class Links:
             kept = self._own.kept = _Kept()
             with self._lock:
                 self._kept.add(kept)
+        link = self._made_or_found()
+        link.home = self._own.kept.links
+        return link
+
+    def _made_or_found(self) -> Link:
         deadline = time.monotonic() + self._patience
         while not self._may_open():
             if link := self._unused():

@@ -19,13 +19,10 @@ from typing import Any
 
 import redis
 
-from writebehind_app.store.link import Link, ended, lost
+from writebehind_app.store.link import Answers, Link, ended, lost
 
 _PIECE = 65536  # bytes that are received at a time
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-# What was answered; and what kept the rest from coming.
-Answers = tuple[list[Any], Exception | None]
 
 
 class LoopLink:

@@ -12,8 +12,9 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
-from writebehind_app.store.client import Client, Command
+from writebehind_app.store.client import Client
 from writebehind_app.store.dialogue import Ask, Dialogue, hold
+from writebehind_app.store.link import Command
 
 _DELIVERED = ("write", "append")  # these begin with delivery.lua
 _READ_ONLY = ("count", "locate", "page", "pending", "read", "window")  # they may run twice

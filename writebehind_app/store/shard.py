@@ -12,9 +12,11 @@ from writebehind_app.exceptions import WriteUncertain
 from writebehind_app.fields.entry import Entry
 from writebehind_app.store import codec, delivery, lua
 from writebehind_app.store.calls import Call, Durability, Limit, Outcome
-from writebehind_app.store.client import Client, Command
+from writebehind_app.store.client import Client
 from writebehind_app.store.connection import errors
+from writebehind_app.store.dialogue import ahold
 from writebehind_app.store.keys import taken_place
+from writebehind_app.store.link import Command
 
 _TOKEN = re.compile("[0-9A-Za-z]{1,32}")  # as in claim.lua
 _TIME = re.compile("[0-9]{1,16}")
@@ -169,6 +171,12 @@ class Shard:
         """Where the entry of that number is; the id of a record is ''."""
         with errors:
             where: Where = lua.run(self.client, "locate", self.key, id, no)
+        return where
+
+    async def alocate(self, id: str, no: int) -> Where:
+        with errors:
+            dialogue = lua.running("locate", self.key, id, no)
+            where: Where = await ahold(self.client, dialogue)
         return where
 
 
