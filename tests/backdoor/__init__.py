@@ -15,6 +15,7 @@ directory and no other test. tests/unit/test_backdoor.py sees to it.
 | keyspace | which keys there are, and which of them expire |
 | hostile | leave in Redis what nobody but an attacker would write |
 | calls | count round trips; lose replies; have Redis forget the scripts |
+| links | call over the connections that a process keeps; have one in use |
 | breaker, clock | what a process knows of Redis |
 | reads | act between two looks of a read |
 | flushes | have the database refuse, or the package break a promise |

@@ -40,6 +40,7 @@ def ping() -> bool:
 def hang_up() -> None:
     """Close the connections of this process; the next call makes new ones."""
     connection.client().connection_pool.disconnect()
+    connection.client().links.close()
 
 
 def shown() -> list[str]:

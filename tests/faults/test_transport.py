@@ -18,19 +18,17 @@ import pytest
 import redis
 from django.db import connections as django_connections
 
+from tests.backdoor import links
+from tests.backdoor.links import acount_up, count_up, counted
 from tests.models import Counter, Item
 from tests.outages import wait_for, wait_for_redis
 from tests.servers import RedisServer
 from writebehind_app import Add
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
 from writebehind_app.flush.engine import flush
-from writebehind_app.store import breaker, connection, lua
-from writebehind_app.store.client import Client
-from writebehind_app.store.dialogue import ahold
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 KILLING = float(os.environ.get("WRITEBEHIND_TEST_KILLING", 12))  # seconds
-KEY = "{wb:test:transport:0}"
 
 
 def connections(server: RedisServer) -> int:
@@ -42,21 +40,6 @@ def connections(server: RedisServer) -> int:
 def kill_all(server: RedisServer) -> None:
     with server.client() as client:
         client.client_kill_filter(_type="normal", skipme=True)
-
-
-def count_up(client: Client) -> Any:
-    """Whether it was counted, or nobody knows."""
-    replies, error = client.exchange([("HINCRBY", KEY, "n", 1)], write=True)
-    return error or replies[0]
-
-
-async def acount_up(client: Client) -> Any:
-    replies, error = await client.aexchange(lambda: [("HINCRBY", KEY, "n", 1)], write=True)
-    return error or replies[0]
-
-
-def counted(client: Client) -> int:
-    return int(lua.call(client, "HGET", KEY, "n", again=True) or 0)
 
 
 def in_threads(count: int, act: Callable[[], object]) -> list[Any]:
@@ -75,8 +58,8 @@ def in_threads(count: int, act: Callable[[], object]) -> list[Any]:
 
 
 @pytest.fixture
-def client(redis_server) -> Client:
-    return connection.client()
+def client(redis_server) -> Any:
+    return links.client()
 
 
 class TestThreads:
@@ -92,7 +75,7 @@ class TestThreads:
 
     def test_there_are_so_many_at_a_time(self, redis_server, configure):
         configure(REDIS=f"{redis_server.url}?max_connections=5")
-        client = connection.client()
+        client = links.client()
         most = []
 
         def act() -> None:
@@ -106,22 +89,21 @@ class TestThreads:
 
     def test_one_that_is_needed_is_waited_for(self, redis_server, configure):
         configure(REDIS=f"{redis_server.url}?max_connections=1", SOCKET_TIMEOUT=0.2)
-        client = connection.client()
-        link = client.links.take()
+        client = links.client()
         with ThreadPoolExecutor(1) as pool:
-            refused = pool.submit(count_up, client).exception()
-            assert isinstance(refused, redis.ConnectionError)
-            assert "all 1 connections are in use" in str(refused)
-            waiting = pool.submit(count_up, client)
-            time.sleep(0.1)
-            client.links.give(link)
+            with links.in_use(client):
+                refused = pool.submit(count_up, client).exception()
+                assert isinstance(refused, redis.ConnectionError)
+                assert "all 1 connections are in use" in str(refused)
+                waiting = pool.submit(count_up, client)
+                time.sleep(0.1)
             assert waiting.result() == 1
 
     def test_of_those_before_a_fork_none_is_used_after_it(self, redis_server, client):
         """SCENARIOS 42: the answers of two processes would come over one connection."""
         assert in_threads(5, lambda: count_up(client))
         assert count_up(client) == 6
-        with client.links._lock:  # by another thread, for all that the child knows
+        with links.held(client):
             pid = os.fork()
         if pid == 0:
             done = 1
@@ -165,10 +147,7 @@ class TestThreads:
 
     def test_an_answer_that_nobody_asked_for_is_none_of_the_next_call(self, redis_server, client):
         count_up(client)
-        link = client.links.take()
-        link.send(b"*1\r\n$4\r\nPING\r\n")
-        wait_for(link.is_dead)
-        client.links.give(link)
+        links.leave_an_answer_behind(client)
         assert count_up(client) == 2
 
     def test_an_exception_amid_a_call_leaves_no_answer_behind(self, redis_server, client):
@@ -191,7 +170,7 @@ class TestThreads:
 
     def test_an_answer_takes_its_time(self, redis_server, client, configure):
         configure(SOCKET_TIMEOUT=0.2)
-        client = connection.client()
+        client = links.client()
         wait = ("BLPOP", "nothing", 0.4)
         started = time.monotonic()
         _, error = client.exchange([wait])
@@ -242,7 +221,7 @@ class TestLoops:
     def test_cancelled_tasks_leave_no_answers_behind(self, redis_server, configure):
         """Each is carried out once, or not at all."""
         configure(REDIS=f"{redis_server.url}?max_connections=3")
-        client = connection.client()
+        client = links.client()
 
         async def act() -> list[Any]:
             tasks = [asyncio.create_task(acount_up(client)) for _ in range(300)]
@@ -264,7 +243,7 @@ class TestLoops:
 
     def test_a_cancelled_task_whose_answer_does_not_come(self, proxy, configure):
         configure(REDIS=f"{proxy.url}?max_connections=1", SOCKET_TIMEOUT=0.3)
-        client = connection.client()
+        client = links.client()
 
         async def act() -> int:
             assert await acount_up(client) == 1
@@ -285,7 +264,7 @@ class TestLoops:
 
     def test_those_who_wait_hear_of_an_outage(self, proxy, configure):
         configure(REDIS=f"{proxy.url}?max_connections=2", SOCKET_TIMEOUT=0.3)
-        client = connection.client()
+        client = links.client()
 
         async def act() -> list[Any]:
             await acount_up(client)
@@ -298,7 +277,7 @@ class TestLoops:
         found = asyncio.run(act())
         assert time.monotonic() - started < 2
         assert sum(isinstance(one, redis.TimeoutError) for one in found) == 2
-        assert sum(isinstance(one, breaker.HeldBack) for one in found) == 48
+        assert sum(isinstance(one, links.HeldBack) for one in found) == 48
         proxy.thaw()
         wait_for_redis()
         assert asyncio.run(acount_up(client))
@@ -330,16 +309,13 @@ class TestLoops:
         assert found == ([text] * 3, None)
 
     def test_a_script_that_is_not_there_is_sent(self, redis_server, client):
-        async def act() -> Any:
-            return await ahold(client, lua.running("count", KEY))
-
-        assert asyncio.run(act())[:2] == [0, 0]
+        assert asyncio.run(links.arun_script(client))[:2] == [0, 0]
 
 
 @on_sqlite
 def test_connections_are_killed_all_the_time(database, redis_server, monkeypatch):
     """Each write is carried out once, or its caller knows that nobody knows."""
-    monkeypatch.setattr(breaker, "_TOLERATED", 10**9)
+    links.never_stop_asking(monkeypatch)
     Counter.buffered.set(name="n", big=Add(0))
     end = threading.Event()
 

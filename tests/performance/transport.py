@@ -20,8 +20,8 @@ import pytest
 import redis
 
 import writebehind_app
+from tests.backdoor.links import KEY, client
 from tests.models import Item
-from writebehind_app.store.connection import client
 
 CALLS = int(os.environ.get("WRITEBEHIND_CALLS", 1000))
 ROUNDS = 11
@@ -41,10 +41,9 @@ def test_calls(database, redis_server, configure):
     plainly = redis.Redis.from_url(redis_server.url, decode_responses=True)
     ours = client()
     flat = [part for pair in FIELDS.items() for part in pair]
-    key = "{wb:test:bench:0}"
     ways: dict[str, Callable[[], object]] = {
-        "redis-py hset": lambda: plainly.hset(key, mapping=FIELDS),
-        "hset over a link": lambda: ours.exchange([("HSET", key, *flat)], write=True),
+        "redis-py hset": lambda: plainly.hset(KEY, mapping=FIELDS),
+        "hset over a link": lambda: ours.exchange([("HSET", KEY, *flat)], write=True),
         "set": lambda: Item.buffered.set(number=1, **FIELDS),
     }
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}

@@ -60,10 +60,10 @@ class Client(redis.Redis):
         self.breaker = breaker
         self.is_held_back = is_held_back
         most = pool.max_connections if pool.max_connections < _UNLIMITED else _MOST
-        self.links = Links(self._connect, most, timeout)
-        self.loops = Loops(self._connect, most)
+        self.links = Links(self._new_link, most, timeout)
+        self.loops = Loops(self._new_link, most)
 
-    def _connect(self) -> Link:
+    def _new_link(self) -> Link:
         pool = self.connection_pool
         return Link(pool.connection_class(**pool.connection_kwargs), self.timeout)
 

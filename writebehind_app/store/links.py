@@ -22,8 +22,8 @@ class Links:
     not use at the moment.
     """
 
-    def __init__(self, connect: Callable[[], Link], most: int, patience: float) -> None:
-        self._connect = connect
+    def __init__(self, make: Callable[[], Link], most: int, patience: float) -> None:
+        self._make = make
         self._most = most
         self._patience = patience  # seconds to wait for one
         self._begin()
@@ -77,7 +77,7 @@ class Links:
                 raise redis.ConnectionError(f"all {self._most} connections are in use")
             time.sleep(_PAUSE)
         try:
-            link = self._connect()
+            link = self._make()
             self._open.add(link)
         finally:
             with self._lock:

@@ -135,8 +135,8 @@ class LoopLink:
 class LoopLinks:
     """The links of one loop, `most` at a time. Tasks wait for them in the order they came."""
 
-    def __init__(self, connect: Callable[[], Link], most: int) -> None:
-        self._connect = connect
+    def __init__(self, make: Callable[[], Link], most: int) -> None:
+        self._make = make
         self._most = most
         self._made = 0
         self._unused: list[LoopLink] = []
@@ -215,7 +215,7 @@ class LoopLinks:
             self._until_end = _until_end(self)
             await anext(self._until_end)
         self._made += 1
-        connecting = get_running_loop().run_in_executor(None, self._connect)
+        connecting = get_running_loop().run_in_executor(None, self._make)
         try:
             return LoopLink(await asyncio.shield(connecting), self)
         except BaseException:
@@ -243,8 +243,8 @@ def _close(connecting: Future[Link]) -> None:
 class Loops:
     """The links of all loops to one Redis."""
 
-    def __init__(self, connect: Callable[[], Link], most: int) -> None:
-        self._connect = connect
+    def __init__(self, make: Callable[[], Link], most: int) -> None:
+        self._make = make
         self._most = most
         self.forget()
         _all.add(self)
@@ -260,7 +260,7 @@ class Loops:
         loop = get_running_loop()
         links = self._links.get(loop)
         if links is None:
-            links = LoopLinks(self._connect, self._most)
+            links = LoopLinks(self._make, self._most)
             with self._lock:
                 for other in [one for one in self._links if one.is_closed()]:
                     self._links.pop(other).abandon()
