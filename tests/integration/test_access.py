@@ -252,11 +252,10 @@ class TestSecrets:
 
     def test_of_a_cache(self, limited, configure, settings, caplog, capsys):
         with_user(limited, *RIGHTS())
-        backend = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": limited.url}
-        settings.CACHES = {
-            **settings.CACHES,
-            "secret": {**backend, "OPTIONS": {"PASSWORD": SECRET, "USERNAME": "app"}},
-        }
+        backend = {"BACKEND": "django_redis.cache.RedisCache", "OPTIONS": {"PASSWORD": SECRET}}
+        # Older releases of django-redis have no option for the user.
+        location = limited.url.replace("redis://", "redis://app@")
+        settings.CACHES = {**settings.CACHES, "secret": {**backend, "LOCATION": location}}
         configure(REDIS="secret")
         Item.buffered.set(number=1, a=1)
         limited.stop()

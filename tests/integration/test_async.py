@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 import time
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.core.exceptions import ValidationError
+from django.db import transaction
 
-from tests.models import Item, Owner, Pair
-from writebehind_app import RowBuffer, steps
+from tests.models import Item, Line, Owner, Pair, Setting
+from writebehind_app import Add, RowBuffer, batch, steps
+from writebehind_app.exceptions import BufferFull, BufferUnavailable
 
 VERBS = (
     "set",
@@ -142,6 +146,113 @@ def test_two_on_one_loop_and_the_loop_goes_on(plain, monkeypatch):
         1: {"a": 1},
         2: {"a": 2},
     }
+
+
+@pytest.fixture
+def sent_by(monkeypatch) -> list[int]:
+    """The threads that sent writes to Redis."""
+    found: list[int] = []
+
+    def note(step: str) -> None:
+        if step == "write.sending":
+            found.append(threading.get_ident())
+
+    monkeypatch.setattr(steps, "hook", note)
+    return found
+
+
+def test_plain_writes_are_sent_by_the_loop_itself(plain, sent_by):
+    async def write() -> list[str]:
+        receipts = [
+            await Item.buffered.aset(number=1, a=Add(1), b="ä"),
+            *await Item.buffered.aset_many([{"number": 2, "a": 2}, Item(number=3, a=3)]),
+            await Line.buffered.aappend(text="a"),
+            await Setting.buffered.of(site=1).aupdate({"color": 7}, size=Add(2)),
+        ]
+        return [await receipt.awhere() for receipt in receipts]
+
+    assert asyncio.run(write()) == ["pending"] * 5
+    assert sent_by == [threading.get_ident()] * 4
+    rows = Item.buffered.get_many([1, 2, 3])
+    assert {n: (row.a, row.b) for n, row in rows.items()} == {1: (1, "ä"), 2: (2, ""), 3: (3, "")}
+    assert [line.text for line in Line.buffered.window()] == ["a"]
+    assert dict(Setting.buffered.of(site=1)) == {"color": 7, "size": 7}
+
+
+def test_what_the_loop_writes_is_checked(plain):
+    for write in (
+        Item.buffered.aset(number=1, a="x"),
+        Item.buffered.aset_many([{"number": 1, "a": "x"}]),
+    ):
+        with pytest.raises(ValidationError, match="'a'"):
+            asyncio.run(write)
+
+
+def test_a_redis_that_is_away(plain, configure):
+    plain.stop()
+    configure(WHEN_DOWN="direct")
+    assert asyncio.run(Item.buffered.aset(number=1, a=1)).direct
+    assert [r.direct for r in asyncio.run(Item.buffered.aset_many([{"number": 2, "a": 2}]))]
+    assert {row.number: row.a for row in Item.objects.all()} == {1: 1, 2: 2}
+    configure(WHEN_DOWN="raise")
+    for write in (
+        Item.buffered.aset(number=1, a=3),
+        Item.buffered.aset_many([{"number": 1, "a": 3}]),
+        Line.buffered.aappend(text="a"),
+    ):
+        with pytest.raises(BufferUnavailable):
+            asyncio.run(write)
+
+
+def test_a_buffer_that_is_full(plain, configure):
+    configure(MAX_PENDING=1, SHARDS=1, WHEN_FULL="raise")
+
+    async def write() -> None:
+        await Item.buffered.aset(number=1)
+        with pytest.raises(BufferFull):
+            await Item.buffered.aset(number=2)
+        assert (await Item.buffered.aset(number=1, a=1)).id == "1"
+
+    asyncio.run(write())
+
+
+def test_a_batch_holds_what_a_loop_writes(plain, sent_by):
+    async def write() -> None:
+        async with batch():
+            receipt = await Item.buffered.aset(number=1, a=1)
+            assert await receipt.awhere() == "held"
+            assert not sent_by
+        assert await receipt.awhere() == "pending"
+
+    asyncio.run(write())
+
+
+def test_the_transaction_of_who_waits_for_the_loop_holds_its_writes(plain, sent_by):
+    with transaction.atomic():
+        receipt = async_to_sync(Item.buffered.aset)(number=1, a=1)
+        assert receipt.where == "held"
+        assert not sent_by
+    assert receipt.where == "pending"
+
+
+def test_code_of_the_project_runs_in_a_thread(plain, monkeypatch):
+    ran_in = []
+
+    def clean(values: dict[str, Any]) -> dict[str, Any]:
+        ran_in.append(threading.get_ident())
+        return values | {"a": Owner.objects.count()}
+
+    monkeypatch.setattr(Item.buffered, "clean", clean)
+    asyncio.run(Item.buffered.aset(number=1))
+    asyncio.run(Item.buffered.aset_many([{"number": 2}]))
+    assert len(ran_in) == 2
+    assert threading.get_ident() not in ran_in
+
+
+def test_rows_that_come_from_the_database_are_read_in_a_thread(plain):
+    Item.objects.create(number=1, a=1)
+    receipts = asyncio.run(Item.buffered.aset_many(Item.objects.all()))
+    assert [receipt.id for receipt in receipts] == ["1"]
 
 
 def test_many_on_one_loop(plain):

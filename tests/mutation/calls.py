@@ -120,7 +120,7 @@ MUTANTS = [
     ),
     mutant(
         "the client tries a connection several times",
-        "_client",
+        "options_of",
         "Retry(NoBackoff(), 0)",
         "Retry(NoBackoff(), 3)",
         f"{SAFEGUARDS}test_a_connection_is_tried_once",

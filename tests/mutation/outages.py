@@ -8,6 +8,8 @@ from tests.mutation.mutant import SCRIPTS, mutant
 _BREAKER = "tests/faults/test_breaker.py::"
 _OPENS = "tests/unit/test_breaker.py::"
 _DELIVERY = "tests/faults/test_delivery.py::"
+_LINKS = "tests/faults/test_transport.py::"
+_TWINS = "tests/integration/test_async.py::"
 _CEILING = "tests/integration/test_ceiling.py::"
 _DURABILITY = "tests/integration/test_durability.py::"
 
@@ -22,7 +24,7 @@ MUTANTS = [
     ),
     mutant(
         "a read whose connection broke is not sent again",
-        "_exchanged",
+        "Client.exchange",
         "again and isinstance(error, redis.ConnectionError)",
         "False",
         f"{_DELIVERY}test_a_connection_breaks_that_reads",
@@ -43,9 +45,9 @@ MUTANTS = [
     ),
     mutant(
         "Redis is asked although it is away",
-        "exchange",
-        "client.breaker.check(write=write)",
-        "",
+        "Client.exchange",
+        "breaker.check(write=write)",
+        "pass",
         f"{_BREAKER}TestServers::test_a_redis_that_is_frozen_costs_one_timeout",
     ),
     mutant(
@@ -57,9 +59,9 @@ MUTANTS = [
     ),
     mutant(
         "a forked process has the lock of its parent",
-        "<module>",
-        "os.register_at_fork(after_in_child=_forked)",
-        "",
+        "_forked",
+        "_lock = threading.Lock()  # another thread of the parent may have held it",
+        "pass",
         f"{_BREAKER}TestServers::test_a_forked_process_waits_for_itself",
     ),
     mutant(
@@ -107,9 +109,9 @@ MUTANTS = [
     ),
     mutant(
         "a flusher is held back",
-        "_client",
-        "if patient:\n    return plain",
-        "",
+        "Client.exchange",
+        "self.is_held_back",
+        "True",
         f"{_BREAKER}TestServers::test_a_flusher_is_not_held_back",
     ),
     mutant(
@@ -121,10 +123,89 @@ MUTANTS = [
     ),
     mutant(
         "probes go on when nobody asks any more",
-        "_reset",
-        "client.breaker.end()",
-        "",
+        "Client.end",
+        "self.breaker.end()",
+        "pass",
         f"{_OPENS}TestClosing::test_the_thread_ends_with_its_settings",
+    ),
+    mutant(
+        "Redis is probed less and less often for ever",
+        "<module>",
+        "_FIRST, _LONGEST = 0.5, 1.0",
+        "_FIRST, _LONGEST = 0.5, 30.0",
+        f"{_OPENS}TestClosing::test_it_is_asked_within_two_seconds_however_often_it_goes",
+    ),
+    # Connections
+    mutant(
+        "a connection is used that has ended meanwhile",
+        "Links.take",
+        "link.poll(0) and link.is_dead()",
+        "False",
+        f"{_LINKS}TestThreads::test_a_server_that_was_restarted_makes_no_call_uncertain",
+    ),
+    mutant(
+        "an event loop uses a connection that has ended meanwhile",
+        "LoopLinks.take",
+        "not link.is_dead()",
+        "True",
+        f"{_LINKS}TestLoops::test_a_server_that_was_restarted_makes_no_call_uncertain",
+    ),
+    mutant(
+        "a connection goes on being used after an exception amid a call",
+        "Client.exchange",
+        "self.links.end(link)\nraise",
+        "link.home.append(link)\nraise",
+        f"{_LINKS}TestThreads::test_an_exception_amid_a_call_leaves_no_answer_behind",
+    ),
+    mutant(
+        "a connection is used by the next task while an answer is on its way",
+        "LoopLinks.give",
+        "link.is_closed or link.is_busy",
+        "link.is_closed",
+        f"{_LINKS}TestLoops::test_cancelled_tasks_leave_no_answers_behind",
+    ),
+    mutant(
+        "a forked process goes on with the connections of its parent",
+        "Links.forget",
+        "self._begin()",
+        "pass",
+        f"{_LINKS}TestThreads::test_of_those_before_a_fork_none_is_used_after_it",
+    ),
+    mutant(
+        "there are as many connections as there are threads",
+        "Links._may_open",
+        "len(self._open) + self._opening >= self._most",
+        "False",
+        f"{_LINKS}TestThreads::test_one_that_is_needed_is_waited_for",
+    ),
+    # Event loops
+    mutant(
+        "a task writes amid the transaction of the thread that waits for it",
+        "may_hold_tasks",
+        'getattr(AsyncToSync.executors, "current", None) is not None',
+        "False",
+        f"{_TWINS}test_the_transaction_of_who_waits_for_the_loop_holds_its_writes",
+        also=(
+            (
+                "may_hold_tasks",
+                "get_running_loop() in AsyncToSync.loop_thread_executors",
+                "False",
+            ),
+        ),
+    ),
+    mutant(
+        "a task writes past its batch",
+        "may_hold_tasks",
+        "_current() is not None",
+        "False",
+        f"{_TWINS}test_a_batch_holds_what_a_loop_writes",
+    ),
+    mutant(
+        "what the project checks is checked on the loop",
+        "Buffer.asks_redis_alone",
+        "not self._has_clean()",
+        "True",
+        f"{_TWINS}test_code_of_the_project_runs_in_a_thread",
     ),
     # Which call it is
     mutant(
@@ -187,7 +268,7 @@ MUTANTS = [
     mutant(
         "a shard has a ceiling of its own",
         "_delivered",
-        "again(indexes[:free], roomy=True)",
+        "yield from again(indexes[:free], roomy=True)",
         "",
         f"{_CEILING}TestDirect::test_all_in_one_shard",
     ),
@@ -215,8 +296,8 @@ MUTANTS = [
     ),
     mutant(
         "a write is sent although there is no fsync to wait for",
-        "deliver_all",
-        "_look_for_waitaof(client)",
+        "delivering",
+        "yield from _look_for_waitaof(client)",
         "",
         f"{_DURABILITY}TestWithoutWaitaof::test_nothing_is_written",
     ),
