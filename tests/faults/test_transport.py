@@ -405,7 +405,7 @@ def test_redis_is_killed_again_and_again(database, redis_server, configure, star
     calls, longest = (list(found) for found in zip(*told, strict=True))
     print(f"{sum(calls)} calls, of which one took {max(longest):.1f} s")
     assert Counter.objects.get(name="n").big == sum(calls)
-    assert max(longest) < 10  # away for 0.5, found to be back within 2, on a busy machine
+    assert max(longest) < 4  # away for 0.5, used again within 2, and the machine may be busy
 
 
 @on_sqlite
