@@ -38,6 +38,17 @@ def counted(client: Client) -> int:
     return int(lua.call(client, "HGET", KEY, "n", again=True) or 0)
 
 
+def echo(client: Client, text: str) -> Any:
+    """The text, or whatever else came."""
+    replies, error = client.exchange([("ECHO", text)])
+    return error or replies[0]
+
+
+async def aecho(client: Client, text: str) -> Any:
+    replies, error = await client.aexchange(lambda: [("ECHO", text)])
+    return error or replies[0]
+
+
 async def arun_script(client: Client) -> Any:
     """Run a script of the package from an event loop."""
     return await ahold(client, lua.running("count", KEY))
