@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.next_store import KEY, Store, ids_of
+from tests.backdoor.next_store import KEY, Store, ids_of
 from writebehind_app.store.next import shard
 from writebehind_app.store.next.calls import Row
 from writebehind_app.store.next.shard import Wait

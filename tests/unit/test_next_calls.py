@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.next_store import KEY, Store
+from tests.backdoor.next_store import KEY, Store
 from writebehind_app.fields.entry import Segment
 from writebehind_app.store.next.calls import FOREVER, ROWS, Call, Row, Sender, Taken, cut
 from writebehind_app.store.next.scripts import digest

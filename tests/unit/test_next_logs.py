@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.next_store import KEY, Store, ids_of
+from tests.backdoor.next_store import KEY, Store, ids_of
 from writebehind_app.store.next import log, shard
 from writebehind_app.store.next.calls import FOREVER, Row, Sender, Taken
 from writebehind_app.store.next.log import Append, Record

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.next_store import Store
+from tests.backdoor.next_store import Store
 from tests.pending import entry_of_write, new_row, row_after
 from tests.unit.test_entry import ENTITIES
 from tests.unit.test_fold import COUNTERS, OPERATIONS, PLAIN

@@ -3,7 +3,7 @@
 CPU time of the server, which only Linux tells, for a call that comes in a pipeline; next to HSET
 alone and to the scripts that are in use.
 
-python -m pytest tests/performance/scripts.py -s
+python -m pytest tests/unit/measure_scripts.py -s
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.next_store import KEY, Store
+from tests.backdoor.next_store import KEY, Store
 from writebehind_app.store import lua
 from writebehind_app.store.next.calls import FOREVER, ROWS, Command, Row, Taken
 
