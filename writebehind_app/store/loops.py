@@ -37,6 +37,7 @@ class LoopLink:
         self._waiter: Future[Answers] | None = None
         self._timer: TimerHandle | None = None
         self.is_closed = False
+        self.is_lent = True  # to a task, which has to give it back
         link.socket.settimeout(0)
         get_running_loop().add_reader(link.socket, self._readable)
 
@@ -156,6 +157,7 @@ class LoopLinks:
             while self._unused:
                 link = self._unused.pop()
                 if not link.is_dead():
+                    link.is_lent = True
                     return link
                 link.close()
             if self._made < self._most:
@@ -172,9 +174,12 @@ class LoopLinks:
                 self._unused.append(given)
 
     def give(self, link: LoopLink) -> None:
-        """Of a link that is still busy nothing is to be done: it comes back by itself."""
-        if link.is_closed or link.is_busy:
+        """Of a link that is still busy nothing is to be done: it comes back by itself. One whose
+        answer came just as its task was cancelled comes back twice: the second time counts for
+        nothing, as somebody else may have it by then."""
+        if link.is_closed or link.is_busy or not link.is_lent:
             return
+        link.is_lent = False
         if self._is_ended:
             link.close()
         else:
