@@ -83,6 +83,8 @@ def deliver(
 def deliver_one(client: Client, script: str, call: Call, limit: Limit | None) -> Outcome:
     """The same for a call that is sent alone, need not be durable, and has no name: mostly one
     command and its answer."""
+    if clock.ahead is None:  # the first call of a process: it has no deadline yet
+        return deliver(client, script, [call], limit)[0]
     alone = _Alone(client, script, call, limit)
     try:
         replies, error = client.exchange(alone.commands(), True)
@@ -98,6 +100,10 @@ def deliver_one(client: Client, script: str, call: Call, limit: Limit | None) ->
 async def adeliver_one(client: Client, script: str, call: Call, limit: Limit | None) -> Outcome:
     """The twin of `deliver_one()`. A task that is cancelled meanwhile does not know what became of
     its call: it is carried out once, or not at all."""
+    if clock.ahead is None:
+        delivery = Delivery(script, [call], limit)
+        [[outcome]] = await ahold(client, delivering(client, [delivery]))
+        return outcome
     alone = _Alone(client, script, call, limit)
     try:
         replies, error = await client.aexchange(alone.commands, True)
@@ -128,7 +134,7 @@ class _Alone:
 
     def commands(self) -> list[Command]:
         self.asked = asked = time.monotonic_ns() // 1000
-        # Before the first answer nobody knows the time of Redis: it says that this is late.
+        # Where the settings changed a moment ago, Redis says that this is late.
         self.until = asked + (clock.ahead or 0) + int(self.client.timeout * 1e6)
         session, call = self.session, self.call
         identity = f"{self.until:016} {session.seq:016} 0 {session.id} 0 {self.room or '-'} -"
