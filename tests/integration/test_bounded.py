@@ -14,10 +14,15 @@ from writebehind_app.models import AppliedBatch
 LOOKING_FOR_WORK = {"keys", "scan", "hscan", "zscan", "sscan", "randomkey"}
 
 
+CONNECTING = {"client|setinfo", "hello", "auth", "select", "ping"}
+
+
 def calls(client) -> dict[str, int]:
+    """How often each command was sent, but for those that make a connection."""
     return {
-        name.removeprefix("cmdstat_"): stats["calls"]
+        command: stats["calls"]
         for name, stats in client.info("commandstats").items()
+        if (command := name.removeprefix("cmdstat_")) not in CONNECTING
     }
 
 
