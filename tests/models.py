@@ -335,3 +335,45 @@ class Place(models.Model):
     venue = models.ForeignKey(Venue, models.CASCADE)
 
     buffered = RowBuffer(key="number")
+
+
+class Counted(models.IntegerField):
+    """Counts how often its row was saved with it."""
+
+    def pre_save(self, row: models.Model, add: bool) -> int:
+        value: int = getattr(row, self.attname) + 1
+        setattr(row, self.attname, value)
+        return value
+
+
+class Article(models.Model):
+    """A counter next to long columns, and what a row must not be without."""
+
+    number = models.BigIntegerField(unique=True)
+    slug = models.CharField(max_length=50, unique=True)
+    body = models.TextField()
+    views = models.IntegerField(default=0)
+    likes = models.IntegerField(default=0)
+    low = models.IntegerField(default=0)
+    high = models.IntegerField(null=True)
+    span = models.GeneratedField(
+        expression=100 / models.F("low"), output_field=models.IntegerField(), db_persist=True
+    )
+    data = models.JSONField(default=dict)
+    price = models.DecimalField(max_digits=8, decimal_places=2, default=0)
+    raw = models.BinaryField(default=b"")
+    owner = models.ForeignKey(Owner, models.CASCADE)
+    point = PointField(default=Point(0, 0))
+    saved = Counted(default=0)
+    stamp = models.CharField(max_length=20, db_default="db")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    buffered = RowBuffer(key="number", shards=1)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(high__gte=models.F("low")), name="article_range"
+            ),
+            models.CheckConstraint(condition=models.Q(low__gt=5), name="article_low"),
+        ]

@@ -240,7 +240,8 @@ class TestCost:
         )
         result = Note.buffered.flush()
         assert result.rows == 600
-        assert result.statements <= 6 * result.batches
+        # One more asks MariaDB what a statement may hold.
+        assert result.statements <= 6 * result.batches + 1
 
 
 class TestPending:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.mutation.mutant import (
-    EXHAUSTIVE,
     HARD_TIMES,
     POISON,
     ROWS,
@@ -217,9 +216,9 @@ MUTANTS = [
     ),
     mutant(
         "rows are not locked",
-        "make_plan",
-        "rows_by_id(layout, ids, lock=True)",
-        "rows_by_id(layout, ids)",
+        "locked_by_id",
+        "_query(layout, chunk, lock=True)",
+        "_query(layout, chunk, lock=False)",
         f"{SAFEGUARDS}test_rows_are_locked_in_one_order",
         databases=("postgresql",),
     ),
@@ -338,13 +337,6 @@ MUTANTS = [
         "[deletion] if deletion else []",
         "[]",
         f"{POISON}TestDeadLetters::test_an_entity_that_was_cleared_since_stays_clear",
-    ),
-    mutant(
-        "operations of a part that was refused are carried out again",
-        "make_plan",
-        "copy(stored[id])",
-        "stored[id]",
-        f"{EXHAUSTIVE}test_a_flush_of_what_the_database_refuses[sqlite-flush.acked-dies-valkey]",
     ),
     mutant(
         "a part that was refused is not rolled back",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from writebehind_app.database.failures import kind
 from writebehind_app.database.fences import Fences
-from writebehind_app.database.keyed import rows_by_id
 from writebehind_app.database.parents import without_parent
-from writebehind_app.database.rows import write
+from writebehind_app.database.planner import Stored, locked, write
 from writebehind_app.declaration import Declaration
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fold import described
@@ -79,7 +78,7 @@ def _others(entries: Sequence[Entry], refused: Sequence[Refused]) -> list[Entry]
     return [entry for entry in entries if id(entry) not in found]
 
 
-def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> dict[str, Any] | None:
+def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> Stored | None:
     """The stored rows, locked; None where the database takes offence at one of the keys. For the
     records of a log there are none."""
     if not layout.key:
@@ -87,7 +86,7 @@ def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> dict[str, Any] | N
     connection = connections[layout.using]
     savepoint = _savepoint(connection)
     try:
-        return rows_by_id(layout, [entry.id for entry in entries], lock=True)
+        return locked(layout, entries)
     except Exception as error:
         if kind(error) != "row":
             raise

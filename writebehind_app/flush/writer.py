@@ -19,7 +19,7 @@ from writebehind_app.database import deadletters, once, retained
 from writebehind_app.database.failures import storable
 from writebehind_app.database.fences import Fences, of_rows
 from writebehind_app.database.isolation import Refused, write_isolating
-from writebehind_app.database.rows import write
+from writebehind_app.database.planner import write
 from writebehind_app.declaration import Declaration, KeyedDeclaration
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.layout import Layout, moment

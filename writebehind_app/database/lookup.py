@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Col, Expression
 from django.db.models.sql.compiler import SQLCompiler
 
+from writebehind_app.database.statements import parts, size_of
 from writebehind_app.fields.columns import Column
-from writebehind_app.fields.layout import Layout
+from writebehind_app.fields.layout import Layout, encoded
 
-_CHUNK = 2000  # keys in one statement: below what any of the databases refuses
+_Row = TypeVar("_Row")
 
 
 def rows_by_id(layout: Layout, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
     """The stored rows of those ids. `lock` holds them until the end of the transaction."""
-    found: dict[str, Any] = {}
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
-        rows = _rows(layout, chunk, lock=lock)
+
+    def fetch(chunk: Sequence[str]) -> list[tuple[str, Any]]:
+        return [(layout.id_of(row), row) for row in _rows(layout, chunk, lock=lock)]
+
+    return _by_id(layout, ids, fetch)
+
+
+def locked_by_id(
+    layout: Layout, ids: Sequence[str], fields: Iterable[models.Field[Any, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Of the stored rows of those ids the primary key, the key and those fields, by attname. The
+    rows stay locked until the end of the transaction."""
+    pk = layout.model._meta.pk
+    assert pk is not None
+    wanted = {pk, *(c.field for c in layout.key), *fields}
+    names = [f.attname for f in layout.model._meta.concrete_fields if f in wanted]
+    key = [(c, names.index(c.attname)) for c in layout.key]
+
+    def fetch(chunk: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+        return [
+            (
+                ",".join([encoded(c, row[at]) for c, at in key]),
+                dict(zip(names, row)),  # noqa: B905 - as many as were asked for
+            )
+            for row in _query(layout, chunk, lock=True).values_list(*names)
+        ]
+
+    return _by_id(layout, ids, fetch)
+
+
+def _by_id(
+    layout: Layout, ids: Sequence[str], fetch: Callable[[Sequence[str]], list[tuple[str, _Row]]]
+) -> dict[str, _Row]:
+    found: dict[str, _Row] = {}
+    for chunk in _chunks(layout, ids):
+        rows = fetch(chunk)
         wanted = set(chunk)
-        matched = {id: row for row in rows if (id := layout.id_of(row)) in wanted}
+        matched = {id: row for id, row in rows if id in wanted}
         # The database may take keys for equal that are not the same text, as MariaDB does with
         # upper and lower case. Only it can say which of the ids it means.
-        alike = {layout.id_of(row).casefold() for row in rows}
+        alike = {id.casefold() for id, _ in rows}
         for id in chunk:
             ask = len(matched) < len(rows) or id.casefold() in alike
-            if ask and id not in matched and (row := _query(layout, [id], lock=lock).first()):
-                matched[id] = next((r for r in rows if r.pk == row.pk), row)
+            if ask and id not in matched and (again := fetch([id])):
+                own, row = again[0]
+                matched[id] = next((row for other, row in rows if other == own), row)
         found.update(matched)
     return found
 
@@ -41,13 +75,16 @@ def rows_by_entity(
 ) -> dict[str, list[Any]]:
     """The stored rows of the entities of those ids; the layout's key names an entity."""
     found: dict[str, list[Any]] = {}
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
+    for chunk in _chunks(layout, ids):
         for row in _rows(layout, chunk, lock=lock):
             found.setdefault(layout.id_of(row), []).append(row)
         if not found.keys() <= {*ids}:  # the database takes keys for equal, as above
             found.update({id: list(_query(layout, [id], lock=lock)) for id in chunk})
     return {id: found[id] for id in ids if found.get(id)}
+
+
+def _chunks(layout: Layout, ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return parts(connections[layout.using], ids, size_of)
 
 
 def stored_values(
@@ -57,11 +94,12 @@ def stored_values(
     row has. All by attname."""
     names = [column.attname for column in columns]
     found: Iterable[Sequence[Any]]
-    for start in range(0, len(keys), _CHUNK):
+    connection = connections[layout.using]
+    for chunk in parts(connection, keys, lambda key: sum(map(size_of, key.values()))):
         if len(keys) == 1:
             found = _found(layout, _value(layout, tuple(columns)), columns, keys[0])
         else:
-            found = _values(layout, columns, keys[start : start + _CHUNK])
+            found = _values(layout, columns, chunk)
         for row in found:
             return dict(zip(names, row, strict=True))
     return None

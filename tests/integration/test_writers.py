@@ -1,0 +1,180 @@
+"""A flush reads and writes what was written, by each of the writers, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
+
+from tests.models import Article, Counter, Item, Owner, Point
+from writebehind_app import Add, Max, Merge
+from writebehind_app.database import upsert
+
+pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+
+LONG = "text " * 20_000
+FIELDS = ["slug", "body", "views", "likes", "low", "high", "data", "price", "raw", "point"]
+FIELDS += ["saved", "stamp"]
+
+
+by_each_writer = pytest.mark.parametrize(
+    ("database", "writer"),
+    [
+        ("sqlite", "chosen"),
+        ("mariadb", "chosen"),
+        ("postgresql", "chosen"),
+        ("postgresql", "upsert"),
+    ],
+    indirect=True,
+)
+
+
+@pytest.fixture
+def writer(request, monkeypatch, database):
+    """The one that is chosen by itself, and on PostgreSQL the other one as well."""
+    if request.param == "upsert":
+        monkeypatch.setattr(upsert, "_takes_arrays", lambda layout: False)
+    return request.param
+
+
+def article(number: int, owner: Owner, **values: Any) -> Article:
+    values = {"slug": f"s{number}", "body": "b", "low": 10, "high": 90, **values}
+    return Article(number=number, owner=owner, **values)
+
+
+def received_and_sent(alias: str) -> int:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SHOW SESSION STATUS WHERE Variable_name IN ('Bytes_received','Bytes_sent')")
+        return sum(int(value) for _, value in cursor.fetchall())
+
+
+@by_each_writer
+def test_a_counter_does_not_move_the_text_next_to_it(database, redis_server, writer):
+    owner = Owner.objects.create(name="o")
+    Article.objects.bulk_create([article(n, owner, body=LONG) for n in range(1000)], batch_size=100)
+    Article.buffered.set_many({"number": n, "views": Add(n)} for n in range(1000))
+    vendor = connections[database].vendor
+    before = received_and_sent(database) if vendor == "mysql" else 0
+    with CaptureQueriesContext(connections[database]) as queries:
+        Article.buffered.flush()
+    if vendor == "mysql":
+        assert received_and_sent(database) - before <= 1_000_000
+    statements = [query["sql"] for query in queries]
+    assert sum(map(len, statements)) <= 1_000_000
+    reads = [sql for sql in statements if sql.startswith("SELECT")]
+    assert not [sql for sql in reads if "body" in sql or "data" in sql or "raw" in sql]
+    found = Article.objects.order_by("number").values_list("views", "body")
+    assert [*found] == [(n, LONG) for n in range(1000)]
+
+
+def change(choose: random.Random, number: int) -> dict[str, Any]:
+    """Some fields, and what they are to be."""
+    values = {
+        "slug": f"new {number}",
+        "body": choose.choice(["", "long " * 300, "ü\\'\"\n"]),
+        "views": choose.choice([7, Add(3)]),
+        "likes": choose.choice([1, Max(2)]),
+        "low": choose.randrange(6, 60),
+        "high": choose.choice([None, 60, 70]),
+        "data": choose.choice([{}, {"a": [1]}, Merge({"b": 2})]),
+        "price": choose.choice([0, Add(2)]),
+        "raw": choose.choice([b"", b"\0\xff'\\"]),
+        "point": Point(choose.randrange(9), 2),
+        "saved": choose.randrange(100),
+        "stamp": "written",
+    }
+    return {name: values[name] for name in choose.sample(FIELDS, choose.randint(1, 4))}
+
+
+def saved(number: int, change: dict[str, Any]) -> None:
+    """The change through the ORM."""
+    row = Article.objects.get(number=number)
+    for name, value in change.items():
+        match value:
+            case Add():
+                value = getattr(row, name) + value.amount
+            case Max():
+                value = max(getattr(row, name), value.value)
+            case Merge():
+                value = {**(getattr(row, name) or {}), **value.values}
+        setattr(row, name, value)
+    row.save(update_fields=[*change])
+
+
+def rows(start: int) -> list[tuple[Any, ...]]:
+    stored = Article.objects.filter(number__range=(start, start + 999)).order_by("number")
+    return [
+        tuple(bytes(v) if isinstance(v, memoryview) else v for v in row)
+        for row in stored.values_list(*FIELDS, "span", "owner")
+    ]
+
+
+@by_each_writer
+def test_any_change_comes_to_what_the_orm_makes_of_it(database, redis_server, writer, rng):
+    owner = Owner.objects.create(name="o")
+    for start in (0, 1000):
+        Article.objects.bulk_create([article(n + start, owner) for n in range(60)])
+    for _ in range(3):
+        for n in range(60):
+            made = change(rng, n)
+            Article.buffered.set(number=n, **made)
+            slug = {"slug": f"other {n}"} if "slug" in made else {}
+            saved(n + 1000, {**made, **slug})
+        result = Article.buffered.flush()
+        assert (result.rows, result.dead_letters) == (60, 0)
+    buffered, expected = rows(0), rows(1000)
+    for mine, other in zip(buffered, expected, strict=True):
+        assert mine[1:] == other[1:]
+
+
+@by_each_writer
+def test_rows_that_change_in_the_same_fields_take_one_statement(database, redis_server, writer):
+    owner = Owner.objects.create(name="o")
+    Article.objects.bulk_create([article(n, owner) for n in range(50)])
+    Article.buffered.set_many(
+        {"number": n, "body": "new", "data": {"n": n}, "price": n, "views": n} for n in range(50)
+    )
+    with CaptureQueriesContext(connections[database]) as queries:
+        Article.buffered.flush()
+    table = Article._meta.db_table
+    writes = [q["sql"] for q in queries if table in q["sql"] and "SELECT" not in q["sql"][:8]]
+    assert len(writes) == 1
+    assert Article.objects.filter(body="new", price=30, views=30).count() == 1
+
+
+@by_each_writer
+def test_no_statement_outgrows_what_the_database_takes(database, redis_server, writer):
+    """Together the rows are larger than MariaDB's packet."""
+    text = "x" * 1_000_000
+    Counter.objects.bulk_create(
+        [Counter(name=str(n), extra={"text": text}) for n in range(20)], batch_size=4
+    )
+    Counter.buffered.set_many({"name": str(n), "extra": Merge({"n": n})} for n in range(20))
+    result = Counter.buffered.flush()
+    assert (result.rows, result.dead_letters) == (20, 0)
+    found = {row.name: row.extra for row in Counter.objects.all()}
+    assert found == {str(n): {"text": text, "n": n} for n in range(20)}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_what_cannot_be_an_array_goes_by_an_upsert(database, redis_server, monkeypatch):
+    field = Item._meta.get_field("b")
+    Item.objects.bulk_create([Item(number=n, a=n) for n in range(3)])
+    monkeypatch.setattr(field, "db_type", lambda connection: "character varying(100)")
+    upsert._takes_arrays.cache_clear()
+    upsert._array_type.cache_clear()
+    try:
+        Item.buffered.set_many({"number": n, "a": -n, "c": json.dumps(n)} for n in range(3))
+        with CaptureQueriesContext(connections[database]) as queries:
+            Item.buffered.flush()
+        assert any("ON CONFLICT" in query["sql"] for query in queries)
+        assert [*Item.objects.order_by("number").values_list("a", "c")] == [
+            (-n, str(n)) for n in range(3)
+        ]
+    finally:
+        upsert._takes_arrays.cache_clear()
+        upsert._array_type.cache_clear()

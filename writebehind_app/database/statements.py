@@ -1,0 +1,76 @@
+"""How much goes into one statement: no more than the database takes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+_Item = TypeVar("_Item")
+
+_KEYS = 2000  # in one statement
+_BYTES = 16_000_000  # where the database takes more, this process need not hold more at once
+_PARAMS = 30_000  # as above: SQLite takes at least 32,766 of them today
+_SURE = 16_000  # bytes that any server takes
+_PLAIN = 40  # bytes of a number, a time and the like, with what stands around it
+
+_packets: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by the connection of the driver
+
+
+def parts(
+    connection: BaseDatabaseWrapper,
+    items: Sequence[_Item],
+    size: Callable[[_Item], int] | int,
+    count: int = _KEYS,
+) -> Iterator[Sequence[_Item]]:
+    """The items in parts of at most `count` items, and of at most the bytes that one statement
+    takes. `size` is that of an item, or of each. An item that is larger is a part of its own."""
+    sizes = [size] * len(items) if isinstance(size, int) else [*map(size, items)]
+    most = _most_bytes(connection) if len(items) > 1 and sum(sizes) > _SURE else _SURE
+    start = total = 0
+    for i, own in enumerate(sizes):
+        if i > start and (total + own > most or i - start >= count):
+            yield items[start:i]
+            start, total = i, 0
+        total += own
+    if start < len(items):
+        yield items[start:]
+
+
+def size_of(value: Any) -> int:
+    """About how many bytes a value takes in a statement; rather more than less."""
+    if isinstance(value, dict | list):
+        value = repr(value)
+    if isinstance(value, str):
+        return _PLAIN + (len(value) if value.isascii() else 4 * len(value))
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _PLAIN + len(value)
+    return _PLAIN
+
+
+def most_rows(connection: BaseDatabaseWrapper, params: int) -> int:
+    """How many rows of so many parameters one statement may hold."""
+    most = _PARAMS
+    if connection.vendor == "sqlite":
+        connection.ensure_connection()
+        most = connection.connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    elif connection.vendor == "postgresql":
+        return _PARAMS  # the parameters are arrays, or literals
+    return max(most // max(params, 1), 1)
+
+
+def _most_bytes(connection: BaseDatabaseWrapper) -> int:
+    """The bytes of text that one statement may hold. MariaDB and MySQL are asked once for each
+    connection. A driver may write two bytes for one, where it has to quote."""
+    if connection.vendor != "mysql":
+        return _BYTES
+    connection.ensure_connection()
+    packet = _packets.get(connection.connection)
+    if packet is None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT @@max_allowed_packet")
+            packet = _packets[connection.connection] = cursor.fetchone()[0]
+    return min(packet // 2, _BYTES)
