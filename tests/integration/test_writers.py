@@ -10,9 +10,9 @@ import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
+from tests.backdoor.flushes import forget_writers, write_by_upserts
 from tests.models import Article, Counter, Item, Owner, Point
 from writebehind_app import Add, Max, Merge
-from writebehind_app.database import upsert
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -37,7 +37,7 @@ by_each_writer = pytest.mark.parametrize(
 def writer(request, monkeypatch, database):
     """The one that is chosen by itself, and on PostgreSQL the other one as well."""
     if request.param == "upsert":
-        monkeypatch.setattr(upsert, "_takes_arrays", lambda layout: False)
+        write_by_upserts(monkeypatch)
     return request.param
 
 
@@ -165,8 +165,7 @@ def test_what_cannot_be_an_array_goes_by_an_upsert(database, redis_server, monke
     field = Item._meta.get_field("b")
     Item.objects.bulk_create([Item(number=n, a=n) for n in range(3)])
     monkeypatch.setattr(field, "db_type", lambda connection: "character varying(100)")
-    upsert._takes_arrays.cache_clear()
-    upsert._array_type.cache_clear()
+    forget_writers()
     try:
         Item.buffered.set_many({"number": n, "a": -n, "c": json.dumps(n)} for n in range(3))
         with CaptureQueriesContext(connections[database]) as queries:
@@ -176,5 +175,20 @@ def test_what_cannot_be_an_array_goes_by_an_upsert(database, redis_server, monke
             (-n, str(n)) for n in range(3)
         ]
     finally:
-        upsert._takes_arrays.cache_clear()
-        upsert._array_type.cache_clear()
+        forget_writers()
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_rows_are_found_by_their_key(database, redis_server):
+    """And not by a look at the whole table, all of which would be locked."""
+    Item.objects.bulk_create([Item(number=n) for n in range(2000)], batch_size=1000)
+    Item.buffered.set_many({"number": n, "a": 1} for n in range(0, 2000, 100))
+    with CaptureQueriesContext(connections[database]) as queries:
+        Item.buffered.flush()
+    locks = [q["sql"] for q in queries if "tests_item" in q["sql"] and "FOR UPDATE" in q["sql"]]
+    with connections[database].cursor() as cursor:
+        for sql in locks:
+            cursor.execute(f"EXPLAIN {sql}")
+            plan = dict(zip([c[0] for c in cursor.description], cursor.fetchone(), strict=True))
+            assert (plan["key"], int(plan["rows"]) < 100) == ("number", True)
+    assert locks
