@@ -13,6 +13,8 @@ from tests.mutation.mutant import (
 )
 
 _RETAINED = "tests/integration/test_retain.py::TestNeverStale"
+WRITERS = "tests/integration/test_writers.py::"
+STUCK = "tests/faults/test_stuck.py::"
 VERSIONS = "tests/integration/test_versions.py::"
 _BURY = "letters = deadletters.bury(buffer, shard, refused)"
 _RETURN = "return Applied(rows, statements, seconds, letters, entries, copies)"
@@ -259,6 +261,75 @@ MUTANTS = [
         "tests/integration/test_autocommit.py::TestDirectWrites::test_a_deadlock_is_told",
         databases=("mariadb",),
     ),
+    mutant(
+        "a row is proposed without what its constraints look at",
+        "_unnamed",
+        "field in constrained",
+        "False",
+        f"{WRITERS}test_any_change_comes_to_what_the_orm_makes_of_it",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a row that changes in some fields changes in those of the other rows",
+        "_update_from_arrays",
+        "field in partly",
+        "False",
+        f"{WRITERS}test_any_change_comes_to_what_the_orm_makes_of_it",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "all that is stored of a row is read",
+        "locked_by_id",
+        "{pk, *(c.field for c in layout.key), *fields}",
+        "{pk, *layout.model._meta.concrete_fields}",
+        f"{WRITERS}test_a_counter_does_not_move_the_text_next_to_it",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a statement holds rows without regard to their size",
+        "parts",
+        "i > start and (total + own > most or i - start >= count)",
+        "i > start and i - start >= count",
+        f"{WRITERS}test_no_statement_outgrows_what_the_database_takes",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a row that no statement can hold is sent all the same",
+        "check_row",
+        "size > (packet := _packet(connection))",
+        "size < (packet := _packet(connection)) < 0",
+        f"{STUCK}test_a_row_that_is_larger_than_a_packet_keeps_nobody_waiting",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a flusher waits for a lock as long as it takes",
+        "limit_waits",
+        'connection.vendor == "postgresql"',
+        "False",
+        f"{STUCK}test_the_database_ends_a_transaction_whose_flusher_is_frozen",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "an error that nobody foresaw waits for ever",
+        "is_refusal",
+        'insist and found == "unknown"',
+        "False",
+        f"{STUCK}test_an_unknown_error_waits_and_then_leaves_the_other_rows_alone",
+    ),
+    mutant(
+        "a batch that is refused as a whole waits for ever",
+        "apply",
+        "not (written or insist)",
+        "not written",
+        f"{STUCK}test_a_batch_that_is_refused_as_a_whole_does_not_wait_for_ever",
+    ),
+    mutant(
+        "duplicates are taken for the fault of the database",
+        "apply",
+        "each.is_readable and not is_duplicate(each.error)",
+        "each.is_readable",
+        f"{STUCK}test_a_log_whose_unique_values_were_taken_goes_on",
+    ),
     # Refusals
     mutant(
         "dead letters are put away after the commit",
@@ -347,15 +418,15 @@ MUTANTS = [
     ),
     mutant(
         "what is missing is the fault of the rows",
-        "kind",
-        '"row" if isinstance(error, _OF_VALUES) else "schema"',
+        "_of_driver",
+        '"schema" if _SQLITE_MISSING.search(str(error)) else "unknown"',
         '"row"',
         "tests/faults/test_failures.py::TestSchema",
     ),
     mutant(
         "any number of entries dies at once",
         "apply",
-        "not written",
+        "not (written or insist)",
         "False",
         f"{POISON}TestIsolation::test_all_of_many_wait",
     ),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from writebehind_app.database.failures import kind
+from writebehind_app.database.failures import is_refusal
 from writebehind_app.database.fences import Fences
 from writebehind_app.database.parents import without_parent
 from writebehind_app.database.planner import Stored, locked, write
@@ -34,11 +34,12 @@ def write_isolating(
     fences: Fences | None = None,
     *,
     of_rows: bool = False,
+    insist: bool = False,
 ) -> tuple[int, list[Entry], list[Refused]]:
     """Write what the database takes; says how many rows, of which entries, and what it refuses.
 
     The entries are those of a batch, of which nothing is written that fences hold back, or
-    `of_rows`.
+    `of_rows`. `insist`, an error that nobody foresaw is a refusal as well.
     """
     layout = buffer.layout()
     connection = connections[layout.using]
@@ -56,7 +57,7 @@ def write_isolating(
         rows = buffer.row_entries(current(buffer, found))
         return rows if fences is None else fences.left_of_all(rows)
 
-    found, refused = _readable(layout, in_order, expand)
+    found, refused = _readable(layout, in_order, expand, insist=insist)
     refused += [Refused(*orphan) for orphan in without_parent(layout, found)]
     found = _others(found, refused)
     rows = 0
@@ -68,8 +69,8 @@ def write_isolating(
         rows += written
 
     if found:
-        stored = _stored_rows(layout, found)
-        refused += isolate(connection, found, write_part)
+        stored = _stored_rows(layout, found, insist=insist)
+        refused += isolate(connection, found, write_part, insist=insist)
     return rows, _others(found, refused), refused
 
 
@@ -78,7 +79,7 @@ def _others(entries: Sequence[Entry], refused: Sequence[Refused]) -> list[Entry]
     return [entry for entry in entries if id(entry) not in found]
 
 
-def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> Stored | None:
+def _stored_rows(layout: Layout, entries: Sequence[Entry], *, insist: bool) -> Stored | None:
     """The stored rows, locked; None where the database takes offence at one of the keys. For the
     records of a log there are none."""
     if not layout.key:
@@ -88,7 +89,7 @@ def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> Stored | None:
     try:
         return locked(layout, entries)
     except Exception as error:
-        if kind(error) != "row":
+        if not is_refusal(error, insist=insist):
             raise
         connection.set_rollback(False)
         connection.savepoint_rollback(savepoint)
@@ -96,7 +97,11 @@ def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> Stored | None:
 
 
 def _readable(
-    layout: Layout, entries: Sequence[Entry], expand: Callable[[Sequence[Entry]], Sequence[Entry]]
+    layout: Layout,
+    entries: Sequence[Entry],
+    expand: Callable[[Sequence[Entry]], Sequence[Entry]],
+    *,
+    insist: bool,
 ) -> tuple[list[Entry], list[Refused]]:
     """What the entries come to row by row, and those that are not to be understood."""
     found: list[Entry] = []
@@ -108,7 +113,7 @@ def _readable(
                 layout.key_of(of_row.id)
                 described(layout, of_row)
         except Exception as error:
-            if kind(error) != "row":
+            if not is_refusal(error, insist=insist):
                 raise
             refused.append(Refused(entry, error, is_readable=False))
         else:
@@ -120,6 +125,8 @@ def isolate(
     connection: BaseDatabaseWrapper,
     entries: Sequence[Entry],
     write: Callable[[Sequence[Entry]], None],
+    *,
+    insist: bool = False,
 ) -> list[Refused]:
     """Write entries that were refused all at once, as many as are taken, in their order; returns
     the others.
@@ -136,7 +143,7 @@ def isolate(
         try:
             write(part)
         except Exception as error:
-            if kind(error) != "row":
+            if not is_refusal(error, insist=insist):
                 raise
             # What Django wraps in atomic() forbids everything but a rollback, which this is.
             connection.set_rollback(False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from django.db import DataError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 _Item = TypeVar("_Item")
@@ -40,6 +42,27 @@ def parts(
         yield items[start:]
 
 
+def check_row(connection: BaseDatabaseWrapper, values: Iterable[Any]) -> None:
+    """Refuse a row that is larger than what the server takes: it would end the connection, and the
+    other rows would not be written either."""
+    if connection.vendor != "mysql":
+        return
+    size = sum(map(_quoted, values))
+    if size > (packet := _packet(connection)):
+        raise DataError(
+            f"The row takes about {size:,} bytes in a statement, and the server takes {packet:,}: "
+            f"raise max_allowed_packet, or store less in one row."
+        )
+
+
+def _quoted(value: Any) -> int:
+    text = json.dumps(value) if isinstance(value, dict | list) else value
+    given = text.encode() if isinstance(text, str) else text
+    if not isinstance(given, bytes):
+        return _PLAIN
+    return _PLAIN + len(given) + sum(map(given.count, (b"\\", b"'", b'"', b"\n", b"\r", b"\0")))
+
+
 def size_of(value: Any) -> int:
     """About how many bytes a value takes in a statement; rather more than less."""
     if isinstance(value, dict | list):
@@ -63,14 +86,17 @@ def most_rows(connection: BaseDatabaseWrapper, params: int) -> int:
 
 
 def _most_bytes(connection: BaseDatabaseWrapper) -> int:
-    """The bytes of text that one statement may hold. MariaDB and MySQL are asked once for each
-    connection. A driver may write two bytes for one, where it has to quote."""
-    if connection.vendor != "mysql":
-        return _BYTES
+    """The bytes of text that one statement may hold. A driver may write two bytes for one, where it
+    has to quote."""
+    return min(_packet(connection) // 2, _BYTES) if connection.vendor == "mysql" else _BYTES
+
+
+def _packet(connection: BaseDatabaseWrapper) -> int:
+    """What MariaDB and MySQL take at once: asked for once for each connection."""
     connection.ensure_connection()
     packet = _packets.get(connection.connection)
     if packet is None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT @@max_allowed_packet")
             packet = _packets[connection.connection] = cursor.fetchone()[0]
-    return min(packet // 2, _BYTES)
+    return packet

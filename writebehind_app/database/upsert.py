@@ -12,7 +12,7 @@ import datetime
 import decimal
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -24,7 +24,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.fields.files import FileField
 from django.db.models.sql import InsertQuery
 
-from writebehind_app.database.statements import most_rows, parts, size_of
+from writebehind_app.database.statements import check_row, most_rows, parts, size_of
 from writebehind_app.fields.custom import own_methods
 from writebehind_app.fields.layout import Layout
 
@@ -248,7 +248,7 @@ def _parts(
     fields: Sequence[Field],
     rows: Sequence[_Row],
     value_of: Callable[[_Row, str], Any],
-) -> Iterable[Sequence[_Row]]:
+) -> Iterator[Sequence[_Row]]:
     connection = connections[layout.using]
     bounds = [_longest(field) for field in fields]
     long = [f.attname for f, bound in zip(fields, bounds, strict=True) if bound is None]
@@ -258,7 +258,10 @@ def _parts(
         return known + sum(size_of(value_of(row, name)) for name in long)
 
     count = most_rows(connection, len(fields))
-    return parts(connection, rows, size if long else known, count)
+    for part in parts(connection, rows, size if long else known, count):
+        if long and len(part) == 1:
+            check_row(connection, [value_of(part[0], field.attname) for field in fields])
+        yield part
 
 
 @cache
