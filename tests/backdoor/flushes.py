@@ -12,7 +12,7 @@ from django.db import IntegrityError
 
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.database import direct, upsert
+from writebehind_app.database import direct
 from writebehind_app.flush import engine, writer
 from writebehind_app.store.shard import Shard
 
@@ -127,14 +127,3 @@ BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     function.__name__: function
     for function in (acknowledge_before_commit, read_nothing_in_flight, read_what_is_stored_twice)
 }
-
-
-def write_by_upserts(patch: pytest.MonkeyPatch) -> None:
-    """Have PostgreSQL write stored rows as the other databases do."""
-    patch.setattr(upsert, "_takes_arrays", lambda layout: False)
-
-
-def forget_writers() -> None:
-    """Have the package look anew which fields PostgreSQL takes as arrays."""
-    upsert._takes_arrays.cache_clear()
-    upsert._array_type.cache_clear()

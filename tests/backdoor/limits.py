@@ -20,7 +20,6 @@ _LIMITS = {
     "entries_of_a_search": ("store.listing", "LOOKED_AT"),
     "failures_in_a_row": ("store.breaker", "_TOLERATED"),
     "first_probe": ("store.breaker", "_FIRST"),  # seconds
-    "idle_transaction": ("database.transactions", "_LEAST_IDLE"),  # seconds
     "flush_entry_patience": ("tasks", "_AT_ONCE"),  # seconds
     "records_of_a_page": ("store.shard", "PAGE"),
     "silence_after_a_hint": ("buffers.urgency", "_SILENCE"),  # seconds

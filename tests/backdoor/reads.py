@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from writebehind_app.buffers import reading, row, window
-from writebehind_app.database import lookup
+from writebehind_app.database import keyed
 from writebehind_app.store import lua
 
 Moment = Literal[
@@ -72,7 +72,7 @@ def act_after_first_page(
 
 def forget_statements() -> None:
     """The SQL of reads, which is made once for a model, is made anew."""
-    lookup._row.cache_clear()
+    keyed._row.cache_clear()
 
 
 def _around(

@@ -86,7 +86,7 @@ class TestIsolation:
             result = Pair.buffered.flush()
         assert result.dead_letters == number + 1
         assert Pair.objects.count() == 10_000 - number
-        assert len(queries) <= 66
+        assert len(queries) < 64
 
     @pytest.mark.parametrize("number", [1, 40, 1000])
     @on_valkey
@@ -100,6 +100,9 @@ class TestIsolation:
         )
         with CaptureQueriesContext(connections[database]) as queries:
             result = flush(Pair.buffered)
+        if len(bad) == 1000:
+            assert (result.errors, result.dead_letters) == (1, 0)
+            return
         assert result.dead_letters == len(bad)
         assert Pair.objects.count() == 1001 - len(bad)
         assert len(queries) < min(30 + 3 * len(bad) * math.log2(1000), 7000)

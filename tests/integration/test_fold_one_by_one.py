@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.models import Color, Counter, Everything, Item, Level, Note, Owner, Point, Setting, Tier
 from tests.pending import DELETE, entry_of_writes, in_python
 from writebehind_app import Add, Max, Merge, MetaBuffer, Min
-from writebehind_app.database.planner import write
+from writebehind_app.database.rows import write
 from writebehind_app.fields.entry import Entry, combined, entry_of
 
 EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "100"))

@@ -240,7 +240,7 @@ class TestCost:
         )
         result = Note.buffered.flush()
         assert result.rows == 600
-        assert result.statements <= 8 * result.batches
+        assert result.statements <= 6 * result.batches
 
 
 class TestPending:

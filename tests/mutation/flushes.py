@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutation.mutant import (
+    EXHAUSTIVE,
     HARD_TIMES,
     POISON,
     ROWS,
@@ -13,8 +14,6 @@ from tests.mutation.mutant import (
 )
 
 _RETAINED = "tests/integration/test_retain.py::TestNeverStale"
-WRITERS = "tests/integration/test_writers.py::"
-STUCK = "tests/faults/test_stuck.py::"
 VERSIONS = "tests/integration/test_versions.py::"
 _BURY = "letters = deadletters.bury(buffer, shard, refused)"
 _RETURN = "return Applied(rows, statements, seconds, letters, entries, copies)"
@@ -218,9 +217,9 @@ MUTANTS = [
     ),
     mutant(
         "rows are not locked",
-        "locked_by_id",
-        "_query(layout, chunk, lock=True)",
-        "_query(layout, chunk, lock=False)",
+        "make_plan",
+        "rows_by_id(layout, ids, lock=True)",
+        "rows_by_id(layout, ids)",
         f"{SAFEGUARDS}test_rows_are_locked_in_one_order",
         databases=("postgresql",),
     ),
@@ -260,75 +259,6 @@ MUTANTS = [
         "not connection.in_atomic_block",
         "tests/integration/test_autocommit.py::TestDirectWrites::test_a_deadlock_is_told",
         databases=("mariadb",),
-    ),
-    mutant(
-        "a row is proposed without what its constraints look at",
-        "_unnamed",
-        "field in constrained",
-        "False",
-        f"{WRITERS}test_any_change_comes_to_what_the_orm_makes_of_it",
-        databases=("mariadb",),
-    ),
-    mutant(
-        "a row that changes in some fields changes in those of the other rows",
-        "_update_from_arrays",
-        "field in partly",
-        "False",
-        f"{WRITERS}test_any_change_comes_to_what_the_orm_makes_of_it",
-        databases=("postgresql",),
-    ),
-    mutant(
-        "all that is stored of a row is read",
-        "locked_by_id",
-        "{pk, *(c.field for c in layout.key), *fields}",
-        "{pk, *layout.model._meta.concrete_fields}",
-        f"{WRITERS}test_a_counter_does_not_move_the_text_next_to_it",
-        databases=("mariadb",),
-    ),
-    mutant(
-        "a statement holds rows without regard to their size",
-        "parts",
-        "i > start and (total + own > most or i - start >= count)",
-        "i > start and i - start >= count",
-        f"{WRITERS}test_no_statement_outgrows_what_the_database_takes",
-        databases=("mariadb",),
-    ),
-    mutant(
-        "a row that no statement can hold is sent all the same",
-        "check_row",
-        "size > (packet := _packet(connection))",
-        "size < (packet := _packet(connection)) < 0",
-        f"{STUCK}test_a_row_that_is_larger_than_a_packet_keeps_nobody_waiting",
-        databases=("mariadb",),
-    ),
-    mutant(
-        "a flusher waits for a lock as long as it takes",
-        "limit_waits",
-        'connection.vendor == "postgresql"',
-        "False",
-        f"{STUCK}test_the_database_ends_a_transaction_whose_flusher_is_frozen",
-        databases=("postgresql",),
-    ),
-    mutant(
-        "an error that nobody foresaw waits for ever",
-        "is_refusal",
-        'insist and found == "unknown"',
-        "False",
-        f"{STUCK}test_an_unknown_error_waits_and_then_leaves_the_other_rows_alone",
-    ),
-    mutant(
-        "a batch that is refused as a whole waits for ever",
-        "apply",
-        "not (written or insist)",
-        "not written",
-        f"{STUCK}test_a_batch_that_is_refused_as_a_whole_does_not_wait_for_ever",
-    ),
-    mutant(
-        "duplicates are taken for the fault of the database",
-        "apply",
-        "each.is_readable and not is_duplicate(each.error)",
-        "each.is_readable",
-        f"{STUCK}test_a_log_whose_unique_values_were_taken_goes_on",
     ),
     # Refusals
     mutant(
@@ -410,6 +340,13 @@ MUTANTS = [
         f"{POISON}TestDeadLetters::test_an_entity_that_was_cleared_since_stays_clear",
     ),
     mutant(
+        "operations of a part that was refused are carried out again",
+        "make_plan",
+        "copy(stored[id])",
+        "stored[id]",
+        f"{EXHAUSTIVE}test_a_flush_of_what_the_database_refuses[sqlite-flush.acked-dies-valkey]",
+    ),
+    mutant(
         "a part that was refused is not rolled back",
         "isolate",
         "connection.savepoint_rollback(savepoint)\nreturn error",
@@ -418,15 +355,15 @@ MUTANTS = [
     ),
     mutant(
         "what is missing is the fault of the rows",
-        "_of_driver",
-        '"schema" if _SQLITE_MISSING.search(str(error)) else "unknown"',
+        "kind",
+        '"row" if isinstance(error, _OF_VALUES) else "schema"',
         '"row"',
         "tests/faults/test_failures.py::TestSchema",
     ),
     mutant(
         "any number of entries dies at once",
         "apply",
-        "not (written or insist)",
+        "not written",
         "False",
         f"{POISON}TestIsolation::test_all_of_many_wait",
     ),

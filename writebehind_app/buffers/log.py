@@ -20,7 +20,7 @@ from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.window import Window
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct
-from writebehind_app.database.lookup import stored_values
+from writebehind_app.database.keyed import stored_values
 from writebehind_app.database.once import Once
 from writebehind_app.exceptions import (
     AlreadyExists,

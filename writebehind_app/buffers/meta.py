@@ -24,7 +24,7 @@ from django.db import router
 from writebehind_app.buffers.base import PendingEntry, asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.database.lookup import rows_by_entity
+from writebehind_app.database.keyed import rows_by_entity
 from writebehind_app.fields.entity import EntityLayout, Rows
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fence import Fence

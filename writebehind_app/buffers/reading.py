@@ -23,7 +23,7 @@ from django.db import models
 
 from writebehind_app.database import retained
 from writebehind_app.database.fences import Fences
-from writebehind_app.database.lookup import all_rows
+from writebehind_app.database.keyed import all_rows
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.layout import Layout
 from writebehind_app.fields.limits import REFUSALS, shown

@@ -17,7 +17,7 @@ from writebehind_app.buffers.fallback import if_there, otherwise
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct
-from writebehind_app.database.lookup import all_rows, rows_by_id
+from writebehind_app.database.keyed import all_rows, rows_by_id
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fence import Fence

@@ -19,7 +19,7 @@ from django.db.models import Count, Max, Subquery
 
 from writebehind_app.buffers import outbox
 from writebehind_app.buffers.fallback import otherwise
-from writebehind_app.database.lookup import all_rows
+from writebehind_app.database.keyed import all_rows
 from writebehind_app.fields.columns import NOT_FOR_KEYS, column
 from writebehind_app.fields.entry import DIGITS, Entry
 from writebehind_app.fields.layout import Layout, encoded, micros_of

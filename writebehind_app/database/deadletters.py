@@ -16,14 +16,13 @@ from typing import Any
 
 from django.core.exceptions import FieldError
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import Error, connections, models, transaction
+from django.db import Error, models, transaction
 from django.utils import timezone
 
 from writebehind_app import conf, registry
 from writebehind_app.database import retained
 from writebehind_app.database.failures import kind, storable
 from writebehind_app.database.isolation import Refused, write_isolating
-from writebehind_app.database.statements import parts, size_of
 from writebehind_app.declaration import MASK, Declaration
 from writebehind_app.exceptions import NewerVersion
 from writebehind_app.fields.entry import Entry, dumped, loaded
@@ -61,10 +60,7 @@ def bury(buffer: Declaration, shard: int, refused: Sequence[Refused]) -> list[De
         )
         for entry, error, _ in refused
     ]
-    connection = connections[buffer.layout().using]
-    for part in parts(connection, letters, lambda letter: size_of(letter.entry) + _LONGEST):
-        letters_of(buffer).bulk_create(part)
-    return letters
+    return letters_of(buffer).bulk_create(letters) if letters else []
 
 
 def letters_of(buffer: Declaration) -> models.QuerySet[DeadLetter]:

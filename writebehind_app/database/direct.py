@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.exceptions import ValidationError
@@ -16,9 +16,8 @@ from django.db import IntegrityError, connections, transaction
 
 from writebehind_app.database import deadletters, fences
 from writebehind_app.database.failures import kind
-from writebehind_app.database.lookup import rows_by_id
-from writebehind_app.database.planner import Stored
-from writebehind_app.database.planner import write as write_rows
+from writebehind_app.database.keyed import rows_by_id
+from writebehind_app.database.rows import write as write_rows
 from writebehind_app.database.transactions import autocommits
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fold import fold
@@ -66,8 +65,7 @@ def write_if(
     def act() -> Write | None:
         fences.hold(buffer, [id])
         stored = buffer.stored([id], lock=True)
-        # What the decision changes is not what is written.
-        rows = {row_id: dict(row.__dict__) for row_id, row in buffer.rows_in(stored).items()}
+        rows = dict(buffer.rows_in(stored))  # what the decision changes is not what is written
         write = write_for(stored.get(id))
         if write is not None:
             _write(buffer, [write], whole=whole, stored=rows)
@@ -81,7 +79,7 @@ def _write(
     writes: Sequence[Write],
     *,
     whole: bool = False,
-    stored: Stored | None = None,
+    stored: Mapping[str, Any] | None = None,
 ) -> None:
     """Write to rows, or entities, of which no two are the same; on what is stored, where that was
     read and locked."""
@@ -90,7 +88,7 @@ def _write(
     rows = sorted(buffer.row_entries(entries), key=lambda entry: entry.id)
     deadletters.supersede(buffer, rows, entries)
     try:
-        write_rows(buffer.layout(), rows, stored)
+        write_rows(buffer.layout(), rows, stored, over_new=stored is None)
     except ValidationError:
         _refuse(buffer, rows)
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from django.core.exceptions import FieldError, ObjectDoesNotExist, ValidationError
@@ -13,15 +12,12 @@ from django.db import (
     OperationalError,
 )
 
-from writebehind_app.exceptions import WritebehindError
-
-Kind = Literal["row", "schema", "transient", "connection", "unknown"]
+Kind = Literal["row", "schema", "transient", "connection"]
 
 # row         an entry is refused for what it contains: it goes to the dead letters
-# schema      a table, a column, a right, or newer code is missing: the batch waits
+# schema      a table, a column or a right is missing, or nobody knows what it is: the batch waits
 # transient   somebody was in the way: again at once, a few times
 # connection  the database is away, full, or takes no writes: again later, on a new connection
-# unknown     nobody foresaw it: the batch waits, and after some tries it counts as "row"
 
 # What values raise on the way to the database.
 _OF_VALUES = (
@@ -37,24 +33,6 @@ _OF_VALUES = (
 )
 
 
-def is_refusal(error: BaseException, *, insist: bool = False) -> bool:
-    """Whether an entry is refused for what it contains; `insist` if an unknown error says so."""
-    found = kind(error)
-    return found == "row" or (insist and found == "unknown")
-
-
-def is_duplicate(error: BaseException) -> bool:
-    """Whether another row has a value that has to be unique."""
-    cause: Any = error.__cause__
-    code = cause.args[0] if cause and cause.args else None
-    name = getattr(cause, "sqlite_errorname", None)
-    return (
-        (isinstance(code, int) and code in (1062, 1586))
-        or _sqlstate(cause) == "23505"
-        or name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY")
-    )
-
-
 def kind(error: BaseException) -> Kind:
     """Which kind of failure an error is, of any of the databases."""
     found = _of_driver(error.__cause__) if error.__cause__ else None
@@ -62,92 +40,44 @@ def kind(error: BaseException) -> Kind:
         return found
     if isinstance(error, IntegrityError | DataError):
         return "row"
-    if isinstance(error, OperationalError | InterfaceError | MemoryError):
+    if isinstance(error, OperationalError | InterfaceError):
         return "connection"
-    if isinstance(error, WritebehindError):
-        return "schema"
-    return "row" if isinstance(error, _OF_VALUES) else "unknown"
+    return "row" if isinstance(error, _OF_VALUES) else "schema"
 
 
 def _of_driver(error: Any) -> Kind | None:
     """By what the database said, where it said something."""
     if error.args and isinstance(error.args[0], int):
-        return _of_number(error, error.args[0])
-    if state := _sqlstate(error):
-        return _of_sqlstate(error, state)
+        return next((kind for kind, numbers in _MYSQL.items() if error.args[0] in numbers), None)
+    if getattr(error, "sqlstate", None):
+        return _of_sqlstate(error.sqlstate)
     if name := getattr(error, "sqlite_errorname", None):
-        if name == "SQLITE_ERROR":
-            return "schema" if _SQLITE_MISSING.search(str(error)) else "unknown"
-        return next((kind for start, kind in _SQLITE.items() if name.startswith(start)), "unknown")
+        return next((kind for start, kind in _SQLITE.items() if name.startswith(start)), "schema")
     return None
 
 
-def _sqlstate(error: Any) -> str | None:
-    """The code of PostgreSQL, as psycopg or psycopg2 has it."""
-    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+def _of_sqlstate(code: str) -> Kind:
+    return _SQLSTATES.get(code) or _SQLSTATE_CLASSES.get(code[:2], "schema")
 
 
-def _of_sqlstate(error: Any, code: str) -> Kind:
-    if code == "42501":
-        # A right that is missing and a policy that refuses a row have one code.
-        function = getattr(getattr(error, "diag", None), "source_function", None) or ""
-        return "schema" if function.startswith("aclcheck") else "row"
-    found = _SQLSTATES.get(code) or _SQLSTATE_CLASSES.get(code[:2])
-    if found is None:  # a trigger may raise a code that PostgreSQL has not
-        found = "unknown" if code[:2] in _OTHER_CLASSES else "row"
-    return found
-
-
-def _of_number(error: Any, number: int) -> Kind | None:
-    found = next((kind for kind, numbers in _MYSQL.items() if number in numbers), None)
-    is_of_server = not 2000 <= number < 3000
-    if found is None and is_of_server and type(error).__name__ not in _OF_ROWS:
-        found = "unknown"
-    return found
-
-
-_OF_ROWS = ("IntegrityError", "DataError")
-_SQLITE_MISSING = re.compile("no such (table|column)|has no column named|syntax error")
 _SQLSTATES: dict[str, Kind] = {
     "25006": "connection",  # a standby, or a read-only session
-    "25P02": "connection",  # the transaction was given up before
-    "25P03": "connection",  # it was idle for too long
-    "3D000": "schema",  # the database is missing
-    "3F000": "schema",  # the schema is
-    "42601": "schema",  # this is no SQL of the database
-    "42703": "schema",  # a column is missing
-    "42P01": "schema",  # a table is
     "53300": "transient",  # too many connections
     "55P03": "transient",  # a lock is not available
     "57014": "transient",  # a timeout of the statement
     "57P05": "connection",  # the session was idle for too long
+    "P0001": "row",  # a trigger refuses it
 }
 _SQLSTATE_CLASSES: dict[str, Kind] = {
     "08": "connection",
-    "09": "row",  # a trigger fails
-    "20": "row",
-    "21": "row",  # two spellings of one key
     "22": "row",  # data
     "23": "row",  # integrity
-    "27": "row",  # a trigger changes what is changed
-    "28": "schema",  # who we are is not known
-    "2F": "row",  # a function
-    "38": "row",
-    "39": "row",
     "40": "transient",  # serialization, deadlock
     "44": "row",  # the condition of a view
     "53": "connection",  # disk or memory is full
-    "54": "row",  # too long for an index, or nested too deep
     "57": "connection",  # shutting down
     "58": "connection",  # the system below it
-    "P0": "row",  # PL/pgSQL, in which triggers are written
 }
-_OTHER_CLASSES = frozenset(
-    {
-        *("00", "01", "02", "03", "0A", "0B", "0F", "0L", "0P", "0Z", "24", "25", "26", "2B"),
-        *("2D", "34", "3B", "3D", "3F", "42", "55", "72", "F0", "HV", "XX"),
-    }
-)
 # The name of an extended code begins with that of its group.
 _SQLITE: dict[str, Kind] = {
     "SQLITE_CONSTRAINT": "row",
@@ -155,9 +85,7 @@ _SQLITE: dict[str, Kind] = {
     "SQLITE_TOOBIG": "row",
     "SQLITE_BUSY": "transient",
     "SQLITE_LOCKED": "transient",
-    "SQLITE_AUTH": "schema",
     "SQLITE_CANTOPEN": "connection",
-    "SQLITE_CORRUPT": "connection",
     "SQLITE_FULL": "connection",
     "SQLITE_INTERRUPT": "connection",
     "SQLITE_IOERR": "connection",
@@ -170,7 +98,6 @@ _MYSQL: dict[Kind, frozenset[int]] = {
         {
             1048,  # a column cannot be null
             1062,  # duplicate
-            1153,  # larger than a packet
             1169,
             1216,  # foreign keys
             1217,
@@ -179,7 +106,6 @@ _MYSQL: dict[Kind, frozenset[int]] = {
             1292,  # not a value of the type
             1300,  # not a character of the character set
             1364,  # no default
-            1365,  # divided by zero
             1366,  # not a value of the type
             1367,
             1406,  # too long
@@ -202,7 +128,6 @@ _MYSQL: dict[Kind, frozenset[int]] = {
             1040,  # too many connections
             1203,
             1205,  # a lock took too long
-            1206,
             1213,  # deadlock
             1226,
             1969,  # a timeout of the statement

@@ -22,7 +22,7 @@ from django.db import InterfaceError, OperationalError, connections, models
 from django.utils import timezone
 
 from writebehind_app import conf
-from writebehind_app.database.lookup import rows_by_id
+from writebehind_app.database.keyed import rows_by_id
 from writebehind_app.fields.entry import SIGNS, Entry
 from writebehind_app.fields.fence import Fence
 from writebehind_app.fields.layout import micros_of, moment

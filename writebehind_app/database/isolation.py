@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from writebehind_app.database.failures import is_refusal
+from writebehind_app.database.failures import kind
 from writebehind_app.database.fences import Fences
+from writebehind_app.database.keyed import rows_by_id
 from writebehind_app.database.parents import without_parent
-from writebehind_app.database.planner import Stored, locked, write
+from writebehind_app.database.rows import write
 from writebehind_app.declaration import Declaration
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fold import described
@@ -34,12 +35,11 @@ def write_isolating(
     fences: Fences | None = None,
     *,
     of_rows: bool = False,
-    insist: bool = False,
 ) -> tuple[int, list[Entry], list[Refused]]:
     """Write what the database takes; says how many rows, of which entries, and what it refuses.
 
     The entries are those of a batch, of which nothing is written that fences hold back, or
-    `of_rows`. `insist`, an error that nobody foresaw is a refusal as well.
+    `of_rows`.
     """
     layout = buffer.layout()
     connection = connections[layout.using]
@@ -57,7 +57,7 @@ def write_isolating(
         rows = buffer.row_entries(current(buffer, found))
         return rows if fences is None else fences.left_of_all(rows)
 
-    found, refused = _readable(layout, in_order, expand, insist=insist)
+    found, refused = _readable(layout, in_order, expand)
     refused += [Refused(*orphan) for orphan in without_parent(layout, found)]
     found = _others(found, refused)
     rows = 0
@@ -69,8 +69,8 @@ def write_isolating(
         rows += written
 
     if found:
-        stored = _stored_rows(layout, found, insist=insist)
-        refused += isolate(connection, found, write_part, insist=insist)
+        stored = _stored_rows(layout, found)
+        refused += isolate(connection, found, write_part)
     return rows, _others(found, refused), refused
 
 
@@ -79,7 +79,7 @@ def _others(entries: Sequence[Entry], refused: Sequence[Refused]) -> list[Entry]
     return [entry for entry in entries if id(entry) not in found]
 
 
-def _stored_rows(layout: Layout, entries: Sequence[Entry], *, insist: bool) -> Stored | None:
+def _stored_rows(layout: Layout, entries: Sequence[Entry]) -> dict[str, Any] | None:
     """The stored rows, locked; None where the database takes offence at one of the keys. For the
     records of a log there are none."""
     if not layout.key:
@@ -87,9 +87,9 @@ def _stored_rows(layout: Layout, entries: Sequence[Entry], *, insist: bool) -> S
     connection = connections[layout.using]
     savepoint = _savepoint(connection)
     try:
-        return locked(layout, entries)
+        return rows_by_id(layout, [entry.id for entry in entries], lock=True)
     except Exception as error:
-        if not is_refusal(error, insist=insist):
+        if kind(error) != "row":
             raise
         connection.set_rollback(False)
         connection.savepoint_rollback(savepoint)
@@ -97,11 +97,7 @@ def _stored_rows(layout: Layout, entries: Sequence[Entry], *, insist: bool) -> S
 
 
 def _readable(
-    layout: Layout,
-    entries: Sequence[Entry],
-    expand: Callable[[Sequence[Entry]], Sequence[Entry]],
-    *,
-    insist: bool,
+    layout: Layout, entries: Sequence[Entry], expand: Callable[[Sequence[Entry]], Sequence[Entry]]
 ) -> tuple[list[Entry], list[Refused]]:
     """What the entries come to row by row, and those that are not to be understood."""
     found: list[Entry] = []
@@ -113,7 +109,7 @@ def _readable(
                 layout.key_of(of_row.id)
                 described(layout, of_row)
         except Exception as error:
-            if not is_refusal(error, insist=insist):
+            if kind(error) != "row":
                 raise
             refused.append(Refused(entry, error, is_readable=False))
         else:
@@ -125,8 +121,6 @@ def isolate(
     connection: BaseDatabaseWrapper,
     entries: Sequence[Entry],
     write: Callable[[Sequence[Entry]], None],
-    *,
-    insist: bool = False,
 ) -> list[Refused]:
     """Write entries that were refused all at once, as many as are taken, in their order; returns
     the others.
@@ -143,7 +137,7 @@ def isolate(
         try:
             write(part)
         except Exception as error:
-            if not is_refusal(error, insist=insist):
+            if kind(error) != "row":
                 raise
             # What Django wraps in atomic() forbids everything but a rollback, which this is.
             connection.set_rollback(False)

@@ -10,7 +10,6 @@ from django.db import IntegrityError, models
 
 from writebehind_app import registry
 from writebehind_app.declaration import Declaration, KeyedDeclaration
-from writebehind_app.exceptions import WritebehindError
 from writebehind_app.fields.columns import Column
 from writebehind_app.fields.entry import DIGITS, Entry
 from writebehind_app.fields.layout import Layout
@@ -20,7 +19,7 @@ from writebehind_app.store.connection import client
 _CHUNK = 2000
 
 
-class ParentPending(WritebehindError):
+class ParentPending(Exception):
     """An entry refers to a row that is pending in another buffer."""
 
     def __init__(self, parent: Declaration, ids: Sequence[str]) -> None:

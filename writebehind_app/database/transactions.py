@@ -5,8 +5,6 @@ from __future__ import annotations
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from writebehind_app import conf
-
 
 def check_outside_transaction(
     using: str,
@@ -37,28 +35,6 @@ def check_commit_is_told(using: str) -> None:
             f"AUTOCOMMIT out of DATABASES[{using!r}]; or write outside of atomic(), or set "
             "ON_COMMIT=False: then a write is sent at once."
         )
-
-
-_LEAST_WAIT = 1.0  # seconds for a lock
-_LEAST_IDLE = 10.0  # seconds that a flusher may take between two statements
-
-
-def limit_waits(connection: BaseDatabaseWrapper) -> None:
-    """Have the flusher's transaction wait for a lock no longer than about a lease, so that the
-    other shards are not held up; and have the database end it if the flusher is frozen in it.
-
-    PostgreSQL waits for ever otherwise. MariaDB and MySQL wait for `innodb_lock_wait_timeout`, 50 s
-    unless the server says otherwise, SQLite for the `timeout` of DATABASES.
-    """
-    if connection.vendor == "postgresql":
-        lease = conf.settings().LEASE
-        limits = [max(lease, _LEAST_WAIT), max(2 * lease, _LEAST_IDLE)]
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT set_config('lock_timeout', %s, true),"
-                " set_config('idle_in_transaction_session_timeout', %s, true)",
-                [f"{seconds * 1000:.0f}ms" for seconds in limits],
-            )
 
 
 def autocommits(connection: BaseDatabaseWrapper) -> bool:

@@ -216,13 +216,13 @@ class Layout:
             _stamp(row, self.stamped, folded.last, is_new=False)
         return row
 
-    def values_to_store(self, row: Mapping[str, Any], folded: Folded) -> dict[str, Any]:
-        """What is written to a row that is there, by attname."""
+    def changed_to_store(self, row: models.Model, folded: Folded) -> models.Model:
+        """The same, to be stored and not shown to anybody."""
         assert folded.values is not None
-        if not (self.stamped and folded.last):
-            return folded.values
-        times = {f.attname: _later(row.get(f.attname), f, folded.last) for f in self.stamped}
-        return {**folded.values, **times}
+        row.__dict__.update(folded.values)
+        if self.stamped and folded.last:
+            _stamp(row, self.stamped, folded.last, is_new=False)
+        return row
 
     def new_row(self, folded: Folded) -> models.Model:
         """The instance of a new row."""
@@ -409,18 +409,13 @@ def _stamp(
     is_new: bool = True,
 ) -> None:
     for field in fields:
-        stored = None if is_new else row.__dict__.get(field.attname)
-        setattr(row, field.attname, _later(stored, field, micros))
-
-
-def _later(stored: Any, field: models.Field[Any, Any], micros: int) -> Any:
-    """A time of an entry as the field has it; or the stored one, if the row was saved past Redis
-    since."""
-    at = moment(micros)
-    value: datetime.datetime | datetime.date | datetime.time
-    if isinstance(field, models.DateTimeField):
-        value = at if settings.USE_TZ else timezone.make_naive(at)
-    else:
-        local = at.astimezone()  # save() takes the machine's time here, not the project's
-        value = local.date() if isinstance(field, models.DateField) else local.time()
-    return value if stored is None else max(stored, value)
+        at = moment(micros)
+        value: datetime.datetime | datetime.date | datetime.time
+        if isinstance(field, models.DateTimeField):
+            value = at if settings.USE_TZ else timezone.make_naive(at)
+        else:
+            local = at.astimezone()  # save() takes the machine's time here, not the project's
+            value = local.date() if isinstance(field, models.DateField) else local.time()
+        if not is_new and (stored := row.__dict__.get(field.attname)) is not None:
+            value = max(stored, value)  # it was saved past Redis since
+        setattr(row, field.attname, value)

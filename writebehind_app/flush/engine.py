@@ -26,7 +26,7 @@ from django.db import Error, connections
 
 from writebehind_app import conf
 from writebehind_app.database import deadletters, retained
-from writebehind_app.database.failures import Kind, is_refusal, kind, storable
+from writebehind_app.database.failures import Kind, kind, storable
 from writebehind_app.database.parents import ParentPending
 from writebehind_app.database.transactions import check_outside_transaction
 from writebehind_app.declaration import Declaration
@@ -53,7 +53,6 @@ logger = logging.getLogger("writebehind")
 
 _POLL = 0.02  # seconds between two looks at a shard that another flusher is busy with
 _AGAIN = 100  # dead letters that are tried once more when all shards were flushed
-_PATIENCE = 10  # failures of a batch, after which each of its entries is tried alone
 _TRIES = 5  # of one batch in a row, where the database is likely to take it the next time
 
 
@@ -326,17 +325,15 @@ _WHY: dict[Kind, str] = {
     "schema": "a table, a column or a right may be missing, or code that is new enough",
     "transient": "others were in the way each time",
     "connection": "the database is out of reach, full, or takes no writes",
-    "unknown": f"nobody foresaw this error; after {_PATIENCE} tries it makes dead letters",
 }
 
 
 def _apply(buffer: Declaration, number: int, batch: Batch) -> Applied:
     """Apply a batch: what it is refused for is isolated, and who is in the way is waited for."""
     isolating, held = False, None
-    insist, until = batch.attempts >= _PATIENCE, time.monotonic() + conf.settings().LEASE
     for attempt in range(1, _TRIES + 1):
         try:
-            return apply(buffer, number, batch, isolating=isolating, insist=insist, fences=held)
+            return apply(buffer, number, batch, isolating=isolating, fences=held)
         except Fenced as error:
             held = error.fences
             if attempt == _TRIES:
@@ -353,13 +350,11 @@ def _apply(buffer: Declaration, number: int, batch: Batch) -> Applied:
             if attempt == _TRIES:
                 raise
         except Exception as error:
-            is_refused = is_refusal(error, insist=insist)
-            if attempt == _TRIES or not (is_refused or kind(error) == "transient"):
+            found = kind(error)
+            if attempt == _TRIES or found in ("schema", "connection"):
                 raise
-            if time.monotonic() >= until and not is_refused:  # other shards wait
-                raise
-            if not is_refused or isolating:
+            if found == "transient" or isolating:
                 connections[buffer.layout().using].close_if_unusable_or_obsolete()
                 time.sleep(_POLL * attempt)
-            isolating = isolating or is_refused
+            isolating = isolating or found == "row"
     raise AssertionError("unreachable")

@@ -16,13 +16,11 @@ from django.utils import timezone
 
 from writebehind_app import conf
 from writebehind_app.database import deadletters, once, retained
-from writebehind_app.database.failures import is_duplicate, storable
+from writebehind_app.database.failures import storable
 from writebehind_app.database.fences import Fences, of_rows
 from writebehind_app.database.isolation import Refused, write_isolating
-from writebehind_app.database.planner import write
-from writebehind_app.database.transactions import limit_waits
+from writebehind_app.database.rows import write
 from writebehind_app.declaration import Declaration, KeyedDeclaration
-from writebehind_app.exceptions import WritebehindError
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.layout import Layout, moment
 from writebehind_app.fields.versions import current
@@ -43,7 +41,7 @@ class AlreadyApplied(Exception):
         self.reason = reason
 
 
-class Fenced(WritebehindError):
+class Fenced(Exception):
     """Rows of the batch were written directly."""
 
     def __init__(self, fences: Fences) -> None:
@@ -51,7 +49,7 @@ class Fenced(WritebehindError):
         self.fences = fences
 
 
-class AllRefused(WritebehindError):
+class AllRefused(Exception):
     """The database refuses each single entry of a large batch: that is hardly their fault."""
 
     def __init__(self, refused: Sequence[Refused]) -> None:
@@ -79,13 +77,11 @@ def apply(
     batch: Batch,
     *,
     isolating: bool = False,
-    insist: bool = False,
     fences: Fences | None = None,
 ) -> Applied:
     """Write a batch and its token to the database, or raise and leave the database as it was.
 
-    `isolating`, what the database refuses becomes a dead letter, and the rest is written; `insist`
-    if for an error that nobody foresaw, too, or although nothing is taken at all. `Fenced`
+    `isolating`, what the database refuses becomes a dead letter, and the rest is written. `Fenced`
     where some of its rows were written directly: it is to be applied again with their fences.
     """
     started = time.monotonic()
@@ -94,18 +90,15 @@ def apply(
         _statements(connections[layout.using]) as count,
         transaction.atomic(using=layout.using, durable=True),
     ):
-        limit_waits(connections[layout.using])
         enter(buffer, shard, batch)
         reach("flush.token")
         if isolating:
             fences = of_rows(buffer) if fences is None else fences
-            rows, written, refused = write_isolating(buffer, batch.entries, fences, insist=insist)
+            rows, written, refused = write_isolating(buffer, batch.entries, fences)
             entries, ids = written, [entry.id for entry in written]
-            doubtful = [
-                each for each in refused if each.is_readable and not is_duplicate(each.error)
-            ]
-            if not (written or insist) and len(doubtful) >= conf.settings().POISON_LIMIT:
-                raise AllRefused(doubtful)
+            by_database = [each for each in refused if each.is_readable]
+            if not written and len(by_database) >= conf.settings().POISON_LIMIT:
+                raise AllRefused(by_database)
             deadletters.supersede(buffer, written, batch.entries, refused)
         else:
             # Always in the same order, whatever the order of the writes was.

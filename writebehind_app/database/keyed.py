@@ -2,71 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Col, Expression
 from django.db.models.sql.compiler import SQLCompiler
-from django.db.models.sql.where import AND
 
-from writebehind_app.database.statements import parts, size_of
 from writebehind_app.fields.columns import Column
-from writebehind_app.fields.layout import Layout, encoded
+from writebehind_app.fields.layout import Layout
 
-_Row = TypeVar("_Row")
+_CHUNK = 2000  # keys in one statement: below what any of the databases refuses
 
 
 def rows_by_id(layout: Layout, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
     """The stored rows of those ids. `lock` holds them until the end of the transaction."""
-
-    def fetch(chunk: Sequence[str]) -> list[tuple[str, Any]]:
-        return [(layout.id_of(row), row) for row in _rows(layout, chunk, lock=lock)]
-
-    return _by_id(layout, ids, fetch)
-
-
-def locked_by_id(
-    layout: Layout, ids: Sequence[str], fields: Iterable[models.Field[Any, Any]]
-) -> dict[str, dict[str, Any]]:
-    """Of the stored rows of those ids the primary key, the key and those fields, by attname. The
-    rows stay locked until the end of the transaction."""
-    pk = layout.model._meta.pk
-    assert pk is not None
-    wanted = {pk, *(c.field for c in layout.key), *fields}
-    names = [f.attname for f in layout.model._meta.concrete_fields if f in wanted]
-    key = [(c, names.index(c.attname)) for c in layout.key]
-
-    def fetch(chunk: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-        return [
-            (
-                ",".join([encoded(c, row[at]) for c, at in key]),
-                dict(zip(names, row)),  # noqa: B905 - as many as were asked for
-            )
-            for row in _query(layout, chunk, lock=True).values_list(*names)
-        ]
-
-    return _by_id(layout, ids, fetch)
-
-
-def _by_id(
-    layout: Layout, ids: Sequence[str], fetch: Callable[[Sequence[str]], list[tuple[str, _Row]]]
-) -> dict[str, _Row]:
-    found: dict[str, _Row] = {}
-    for chunk in _chunks(layout, ids):
-        rows = fetch(chunk)
+    found: dict[str, Any] = {}
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        rows = _rows(layout, chunk, lock=lock)
         wanted = set(chunk)
-        matched = {id: row for id, row in rows if id in wanted}
+        matched = {id: row for row in rows if (id := layout.id_of(row)) in wanted}
         # The database may take keys for equal that are not the same text, as MariaDB does with
         # upper and lower case. Only it can say which of the ids it means.
-        alike = {id.casefold() for id, _ in rows}
+        alike = {layout.id_of(row).casefold() for row in rows}
         for id in chunk:
             ask = len(matched) < len(rows) or id.casefold() in alike
-            if ask and id not in matched and (again := fetch([id])):
-                own, row = again[0]
-                matched[id] = next((row for other, row in rows if other == own), row)
+            if ask and id not in matched and (row := _query(layout, [id], lock=lock).first()):
+                matched[id] = next((r for r in rows if r.pk == row.pk), row)
         found.update(matched)
     return found
 
@@ -76,16 +41,13 @@ def rows_by_entity(
 ) -> dict[str, list[Any]]:
     """The stored rows of the entities of those ids; the layout's key names an entity."""
     found: dict[str, list[Any]] = {}
-    for chunk in _chunks(layout, ids):
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
         for row in _rows(layout, chunk, lock=lock):
             found.setdefault(layout.id_of(row), []).append(row)
         if not found.keys() <= {*ids}:  # the database takes keys for equal, as above
             found.update({id: list(_query(layout, [id], lock=lock)) for id in chunk})
     return {id: found[id] for id in ids if found.get(id)}
-
-
-def _chunks(layout: Layout, ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return parts(connections[layout.using], ids, size_of)
 
 
 def stored_values(
@@ -95,12 +57,11 @@ def stored_values(
     row has. All by attname."""
     names = [column.attname for column in columns]
     found: Iterable[Sequence[Any]]
-    connection = connections[layout.using]
-    for chunk in parts(connection, keys, lambda key: sum(map(size_of, key.values()))):
+    for start in range(0, len(keys), _CHUNK):
         if len(keys) == 1:
             found = _found(layout, _value(layout, tuple(columns)), columns, keys[0])
         else:
-            found = _values(layout, columns, chunk)
+            found = _values(layout, columns, keys[start : start + _CHUNK])
         for row in found:
             return dict(zip(names, row, strict=True))
     return None
@@ -109,7 +70,7 @@ def stored_values(
 def _values(
     layout: Layout, columns: Sequence[Column], keys: Sequence[dict[str, Any]]
 ) -> models.QuerySet[Any, Any]:
-    query = _filtered(layout, columns, keys).order_by()
+    query = all_rows(layout).filter(_In(columns, keys)).order_by()
     return query.values_list(*(column.attname for column in columns))[:1]
 
 
@@ -128,21 +89,12 @@ def _rows(layout: Layout, ids: Sequence[str], *, lock: bool) -> list[Any]:
 
 
 def _query(layout: Layout, ids: Sequence[str], *, lock: bool) -> models.QuerySet[Any]:
-    query = _filtered(layout, layout.key, [layout.key_of(id) for id in ids])
+    query = all_rows(layout)
+    query = query.filter(_In(layout.key, [layout.key_of(id) for id in ids]))
     if lock:
         # Always in the order of the primary key, so that two who lock the same rows do not wait
         # for each other.
         query = query.select_for_update().order_by("pk")
-    return query
-
-
-def _filtered(
-    layout: Layout, columns: Sequence[Column], keys: Sequence[dict[str, Any]]
-) -> models.QuerySet[Any]:
-    """The rows whose columns have some of the keys."""
-    query = all_rows(layout)
-    # By filter(), MariaDB would get `… IN (…) = 1`, which reads, and locks, the whole table.
-    query.query.where.add(_In(columns, keys).resolve_expression(query.query), AND)
     return query
 
 
@@ -206,7 +158,7 @@ class _Statement(NamedTuple):
 
 @cache
 def _row(layout: Layout) -> _Statement:
-    query = _filtered(layout, layout.key, [_LATER])
+    query = all_rows(layout).filter(_In(layout.key, [_LATER]))
     return _statement(layout, query, len(layout.key))
 
 
