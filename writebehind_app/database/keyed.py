@@ -10,6 +10,7 @@ from django.db import connections, models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Col, Expression
 from django.db.models.sql.compiler import SQLCompiler
+from django.db.models.sql.where import AND
 
 from writebehind_app.fields.columns import Column
 from writebehind_app.fields.layout import Layout
@@ -70,7 +71,7 @@ def stored_values(
 def _values(
     layout: Layout, columns: Sequence[Column], keys: Sequence[dict[str, Any]]
 ) -> models.QuerySet[Any, Any]:
-    query = all_rows(layout).filter(_In(columns, keys)).order_by()
+    query = _filtered(layout, columns, keys).order_by()
     return query.values_list(*(column.attname for column in columns))[:1]
 
 
@@ -89,12 +90,21 @@ def _rows(layout: Layout, ids: Sequence[str], *, lock: bool) -> list[Any]:
 
 
 def _query(layout: Layout, ids: Sequence[str], *, lock: bool) -> models.QuerySet[Any]:
-    query = all_rows(layout)
-    query = query.filter(_In(layout.key, [layout.key_of(id) for id in ids]))
+    query = _filtered(layout, layout.key, [layout.key_of(id) for id in ids])
     if lock:
         # Always in the order of the primary key, so that two who lock the same rows do not wait
         # for each other.
         query = query.select_for_update().order_by("pk")
+    return query
+
+
+def _filtered(
+    layout: Layout, columns: Sequence[Column], keys: Sequence[dict[str, Any]]
+) -> models.QuerySet[Any]:
+    """The rows whose columns have some of the keys."""
+    query = all_rows(layout)
+    # By filter(), MariaDB would get `… IN (…) = 1`, which reads, and locks, the whole table.
+    query.query.where.add(_In(columns, keys).resolve_expression(query.query), AND)
     return query
 
 
@@ -158,7 +168,7 @@ class _Statement(NamedTuple):
 
 @cache
 def _row(layout: Layout) -> _Statement:
-    query = all_rows(layout).filter(_In(layout.key, [_LATER]))
+    query = _filtered(layout, layout.key, [_LATER])
     return _statement(layout, query, len(layout.key))
 
 
