@@ -160,9 +160,16 @@ MUTANTS = [
     mutant(
         "a connection is used by the next task while an answer is on its way",
         "LoopLinks.give",
-        "link.is_closed or link.is_busy",
-        "link.is_closed",
+        "link.is_busy",
+        "False",
         f"{_LINKS}TestLoops::test_a_task_gets_no_answer_of_a_cancelled_one",
+    ),
+    mutant(
+        "a cancelled task and the answer that it does not wait for both give a connection back",
+        "LoopLinks.give",
+        "not link.is_lent",
+        "False",
+        f"{_LINKS}TestLoops::test_a_task_that_is_cancelled_as_its_answer_comes",
     ),
     mutant(
         "a forked process goes on with the connections of its parent",
