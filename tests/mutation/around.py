@@ -98,6 +98,8 @@ MUTANTS = [
         "segments = (*entry.apart.get(name, ()), *segments)",
         "",
         "tests/faults/test_fences.py::test_a_process_that_knows_of_no_outage",
+        "tests/unit/test_fence.py",
+        "tests/unit/test_fold.py",
     ),
     mutant(
         "fences go although older values are pending",
