@@ -247,7 +247,7 @@ class TestWhileProcessesWrite:
         drained()
         assert_all_is_there(told)
         assert all(one["direct"] for one in told)
-        most = 5 if database == "default" else 1.5
+        most = 5 if database == "default" else 2.5
         assert max(one["slowest"] for one in told) < most
         probes = 6 if SECONDS < 8 else 8
         assert max(one["slow"] for one in told) <= 1 + probes
