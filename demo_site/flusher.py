@@ -7,11 +7,11 @@ import threading
 
 from django.db import connections
 
+from writebehind_app.database.divided import on_all_shards
 from writebehind_app.exceptions import WritebehindError
 from writebehind_app.flush.engine import FlushResult, flush
 from writebehind_app.registry import buffers
-from writebehind_app.store.connection import client
-from writebehind_app.store.shard import resume
+from writebehind_app.store.state import resume
 
 logger = logging.getLogger("demo_site")
 
@@ -54,7 +54,7 @@ def drain() -> FlushResult:
     error of the database is raised."""
     result = FlushResult()
     for buffer in buffers().values():
-        resume(client(), buffer.shard_keys())
+        on_all_shards(buffer, resume)
         while buffer.count_pending():
             result.add(buffer.flush())
     return result

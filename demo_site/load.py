@@ -9,6 +9,7 @@ import time
 
 from django.db import connections
 
+from demo_site import figures
 from demo_site.systems import SYSTEMS
 from demo_site.systems.base import System
 from writebehind_app.exceptions import WritebehindError
@@ -44,8 +45,10 @@ class Load:
                 due = max(due + 1 / system.rate, time.monotonic() - 1)
                 if self._ending.wait(max(0.0, due - time.monotonic())):
                     return
+                started = time.perf_counter()
                 try:
                     system.write(key, values)
+                    figures.note(time.perf_counter() - started)
                 except WritebehindError as error:
                     logger.error("A write was not accepted: %s", error)
                     self._ending.wait(1)

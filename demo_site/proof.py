@@ -13,11 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from statistics import quantiles
 from typing import Any
 
+from django.conf import settings
 from django.db import connection, connections
+from django.test.utils import override_settings
 from django.utils import timezone
 
 from demo_site.flusher import Flusher, drain
@@ -43,25 +47,44 @@ class Run:
     rows: int  # written to the database, each as often as it was
     statements: int
     seconds: float  # until all of it was in the database
+    calls: list[float]  # the seconds that each write took its caller
     differences: list[str]
+
+
+def reading() -> str:
+    """How to read the table."""
+    of_sqlite = (
+        " A commit costs SQLite next to nothing, so that p50 of the ORM may be the smaller one; "
+        "p99 has the waits for its lock."
+    )
+    return (
+        f"How to read it: both did the same writes from {THREADS} threads. `buffered` is through "
+        "the buffer, while a flusher works beside it; `ORM` is one by one. Rows and statements are "
+        "what the database has to do, ms per call is what a caller waits."
+        + (of_sqlite if connection.vendor == "sqlite" else "")
+    )
 
 
 def run(system: System, writes: int) -> tuple[Run, Run]:
     """The writes done through the buffer, and the same on other keys through the ORM."""
+    buffered = run_buffered(system, plan(system, writes))
     # The second keys are looked for once nothing of the first is pending any more.
-    return (
-        run_buffered(system, plan(system, writes)),
-        run_directly(system, plan(system, writes)),
-    )
+    with without_buffer():
+        return buffered, run_directly(system, plan(system, writes))
 
 
-def plan(system: System, writes: int) -> list[Plan]:
+def without_buffer() -> AbstractContextManager[None]:
+    """As on a site without it, save() does not look for pending writes in Redis."""
+    return override_settings(WRITEBEHIND={**settings.WRITEBEHIND, "ORM": "ignore"})
+
+
+def plan(system: System, writes: int, *, keys: int = KEYS, threads: int = THREADS) -> list[Plan]:
     """For each thread the same writes every time, but for the keys."""
-    keys = system.fresh(KEYS)
+    fresh = system.fresh(keys)
     plans = []
-    for number in range(THREADS):
-        own = keys[number::THREADS]
-        count = writes // THREADS + (number < writes % THREADS)
+    for number in range(threads):
+        own = fresh[number::threads]
+        count = writes // threads + (number < writes % threads)
         endless = itertools.chain(system.openings(own), system.changes(random.Random(number), own))
         plans.append(Plan(keys=own, writes=list(itertools.islice(endless, count))))
     return plans
@@ -82,15 +105,16 @@ def run_buffered(system: System, plans: list[Plan]) -> Run:
         rows=flusher.result.rows,
         statements=counted.statements + flusher.result.statements,
         seconds=time.monotonic() - started,
+        calls=counted.calls,
         differences=_differences(system, plans, since=begun),
     )
 
 
-def run_directly(system: System, plans: list[Plan]) -> Run:
-    """The writes one by one through the ORM. The rows are deleted again."""
+def run_directly(system: System, plans: list[Plan], *, rate: float = 0) -> Run:
+    """The writes one by one through the ORM, so many a second. The rows are deleted again."""
     begun, started = timezone.now(), time.monotonic()
     try:
-        counted = _in_threads(system.write_directly, plans)
+        counted = _in_threads(system.write_directly, plans, rate=rate)
         seconds = time.monotonic() - started
         found = _differences(system, plans, since=begun)
     finally:
@@ -101,6 +125,7 @@ def run_directly(system: System, plans: list[Plan]) -> Run:
         rows=counted.rows,
         statements=counted.statements,
         seconds=seconds,
+        calls=counted.calls,
         differences=found,
     )
 
@@ -122,7 +147,21 @@ def table(runs: dict[str, tuple[Run, Run]]) -> str:
             f"{buffered.seconds:12.2f}{direct.seconds:8.2f}{faster:>9}"
             f"{len(buffered.differences) + len(direct.differences):14,}"
         )
+    lines += [
+        "",
+        f"{'ms per call':14}{'p50':>18}{'p99':>20}",
+        f"{'':14}{'buffered':>10}{'ORM':>8}{'buffered':>12}{'ORM':>8}",
+    ]
+    for title, both in {**runs, "All": (sums[0], sums[1])}.items():
+        (p50, p99), (orm_p50, orm_p99) = (_percentiles(run.calls) for run in both)
+        lines.append(f"{title:14}{p50:10.2f}{orm_p50:8.2f}{p99:12.2f}{orm_p99:8.2f}")
     return "\n".join(lines)
+
+
+def _percentiles(calls: Sequence[float]) -> tuple[float, float]:
+    """The 50th and the 99th, in milliseconds."""
+    found = quantiles(calls, n=100)
+    return 1000 * found[49], 1000 * found[98]
 
 
 def _sum(runs: Iterable[Run]) -> Run:
@@ -132,6 +171,7 @@ def _sum(runs: Iterable[Run]) -> Run:
         rows=sum(run.rows for run in every),
         statements=sum(run.statements for run in every),
         seconds=sum(run.seconds for run in every),
+        calls=[seconds for run in every for seconds in run.calls],
         differences=[line for run in every for line in run.differences],
     )
 
@@ -140,8 +180,11 @@ def _count(plans: list[Plan]) -> int:
     return sum(len(part.writes) for part in plans)
 
 
-def _in_threads(write: Callable[[Any, dict[str, Any]], None], plans: list[Plan]) -> _Counter:
-    """Do each plan in a thread of its own, and count what they sent to the database.
+def _in_threads(
+    write: Callable[[Any, dict[str, Any]], None], plans: list[Plan], *, rate: float = 0
+) -> _Counter:
+    """Do each plan in a thread of its own, and count what they sent to the database. With `rate`,
+    each thread makes so many writes a second.
 
     An error, or a Ctrl-C, ends them all.
     """
@@ -151,10 +194,14 @@ def _in_threads(write: Callable[[Any, dict[str, Any]], None], plans: list[Plan])
         counter = _Counter()
         try:
             with connection.execute_wrapper(counter):
-                for key, values in part.writes:
-                    if ending.is_set():
+                begun = time.monotonic()
+                for number, (key, values) in enumerate(part.writes):
+                    due = begun + number / rate if rate else 0
+                    if ending.wait(max(0, due - time.monotonic())):
                         break
+                    started = time.perf_counter()
                     write(key, values)
+                    counter.calls.append(time.perf_counter() - started)
             return counter
         finally:
             connections.close_all()
@@ -164,7 +211,11 @@ def _in_threads(write: Callable[[Any, dict[str, Any]], None], plans: list[Plan])
             done = [d.result() for d in as_completed(pool.submit(work, part) for part in plans)]
         finally:
             ending.set()
-    return _Counter(sum(each.statements for each in done), sum(each.rows for each in done))
+    return _Counter(
+        sum(each.statements for each in done),
+        sum(each.rows for each in done),
+        [seconds for each in done for seconds in each.calls],
+    )
 
 
 def _differences(system: System, plans: list[Plan], *, since: datetime) -> list[str]:
@@ -187,9 +238,9 @@ def _differences(system: System, plans: list[Plan], *, since: datetime) -> list[
 
 
 def _in_row(name: str, row: Any, expected: dict[str, Any]) -> Iterator[str]:
-    for field, value in expected.items():
-        if getattr(row, field) != value:
-            yield f"{name}: {field} is {getattr(row, field)!r}, written was {value!r}"
+    for column, value in expected.items():
+        if getattr(row, column) != value:
+            yield f"{name}: {column} is {getattr(row, column)!r}, written was {value!r}"
 
 
 def _in_times(name: str, times: list[datetime], since: datetime) -> Iterator[str]:
@@ -205,6 +256,7 @@ class _Counter:
 
     statements: int = 0
     rows: int = 0  # written
+    calls: list[float] = field(default_factory=list)  # seconds
 
     def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         self.statements += 1

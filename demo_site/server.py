@@ -101,6 +101,8 @@ class Valkey:
             # at most what SQLite's WAL would lose too.
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
+            # The file is written anew once it has this size and twice that of the data.
+            "auto-aof-rewrite-min-size": "4mb",
         }
         for name, value in config.items():
             command += [f"--{name}", value]

@@ -12,6 +12,7 @@ from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.core.wsgi import get_wsgi_application
 
 _HOST = "127.0.0.1"
+_PAUSE = 0.1  # seconds
 _PATIENCE = 5.0  # seconds for requests that are under way when the site closes
 
 
@@ -29,7 +30,10 @@ class Site:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 raise PortTaken(error.strerror) from error
             raise
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        # How often it looks whether it is to end.
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_PAUSE,), daemon=True
+        )
         self._idle = threading.Condition()
         self._requests = 0
         self._closed = False

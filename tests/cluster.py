@@ -8,15 +8,21 @@ import re
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from django.core.management import call_command
+from django_q.brokers import get_broker
+from django_q.conf import Conf
+from django_q.signing import SignedPackage
+from django_q.status import Status
 
 from tests import child, router
 from tests.keeper import keeper
-from writebehind_app import steps
+from tests.servers import RedisServer
+from writebehind_app import checkpoints
 
 
 def run(hang: str) -> None:
@@ -29,7 +35,7 @@ def run(hang: str) -> None:
                 Path(hang).unlink()
                 time.sleep(3600)
 
-    steps.hook = hook
+    checkpoints.hook = hook
     call_command("qcluster")
 
 
@@ -76,3 +82,19 @@ class Cluster:
         keeper().end(self.process, signal.SIGTERM, timeout=15)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def cluster_that_runs(server: RedisServer, settings: Any) -> Iterator[None]:
+    """One says that it runs, in a cache that all processes see."""
+    before = settings.CACHES
+    location = server.url.replace("/0", "/3")
+    shared = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": location}
+    settings.CACHES = {**before, "default": shared}
+    key = f"{Conf.Q_STAT}:1"
+    get_broker().set_stat(key, SignedPackage.dumps(Status(1, "1"), True), 30)
+    try:
+        yield
+    finally:
+        get_broker().cache.delete(key)
+        get_broker().cache.delete(Conf.Q_STAT)

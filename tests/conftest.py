@@ -6,6 +6,7 @@ import random
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,8 @@ from django.db import connections, transaction
 from pytest_django import DjangoDbBlocker
 
 from tests import child, databases, router, servers
-from tests.backdoor.breaker import forget_outages, know_of_an_outage
-from tests.servers import Proxy, RedisServer
+from tests.backdoor.breaker import forget_outages
+from tests.servers import ClusterGroup, Proxy, RedisServer, SentinelGroup
 from writebehind_app import conf
 
 
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("suite")
     if seed:
         hypothesis.core.global_force_seed = seed
+    forget_outages()
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +85,52 @@ def proxy(redis_server: RedisServer, configure: Callable[..., None]) -> Iterator
         yield proxy
 
 
+@pytest.fixture(scope="module", params=RedisServer.KINDS)
+def sentinel_group(request: pytest.FixtureRequest) -> Iterator[SentinelGroup]:
+    _skip_if_absent(request.param)
+    with SentinelGroup(request.param) as group:
+        yield group
+
+
+@pytest.fixture
+def sentinels(
+    sentinel_group: SentinelGroup,
+    configure: Callable[..., None],
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[SentinelGroup]:
+    """A master, two replicas and three Sentinels, of Valkey and of Redis in turn, empty, and those
+    that the settings name; with SQLite."""
+    with _database("default", django_db_blocker):
+        configure(REDIS=sentinel_group.setting)
+        yield sentinel_group
+        sentinel_group.clear()
+        forget_outages()
+
+
+@pytest.fixture(scope="module", params=RedisServer.KINDS)
+def cluster_group(request: pytest.FixtureRequest) -> Iterator[ClusterGroup]:
+    _skip_if_absent(request.param)
+    with ClusterGroup(request.param) as group:
+        yield group
+
+
+@pytest.fixture
+def cluster(
+    cluster_group: ClusterGroup,
+    configure: Callable[..., None],
+    django_db_setup: None,
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[ClusterGroup]:
+    """Three masters and three replicas, of Valkey and of Redis in turn, empty, and those that the
+    settings name; with SQLite."""
+    with _database("default", django_db_blocker):
+        configure(REDIS=cluster_group.setting, SHARDS=8)
+        yield cluster_group
+        cluster_group.clear()
+        forget_outages()
+
+
 @pytest.fixture
 def configure(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`configure(SHARDS=1)`: options of WRITEBEHIND, here and in processes started after it."""
@@ -96,13 +144,12 @@ def configure(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 @pytest.fixture
-def go() -> Iterator[Callable[[str], None]]:
-    """`go("direct")`, `go("buffered")`: MODE from here on, in a process that knows of an outage.
-    Settings that are changed hundreds of times, as `configure` does it, pile up."""
-    know_of_an_outage()
-    yield lambda mode: object.__setattr__(conf.settings(), "MODE", mode)
-    conf.settings.cache_clear()
-    forget_outages()
+def go(settings: LazySettings) -> Iterator[Callable[[str], None]]:
+    """`go("direct")`, `go("buffered")`: MODE from here on. Settings that are changed hundreds of
+    times, as `configure` does it, pile up."""
+    modes = {mode: replace(conf.settings(), MODE=mode) for mode in ("direct", "buffered")}
+    with pytest.MonkeyPatch.context() as patch:  # at an end before that of `settings`
+        yield lambda mode: patch.setattr(conf, "settings", lambda: modes[mode])
 
 
 @pytest.fixture

@@ -50,7 +50,8 @@ class Demo:
 
 
 def environment(data: Path) -> dict[str, str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "DEMO_REDIS_URL"}
+    own = ("DEMO_REDIS_URL", "DEMO_DATABASE")
+    inherited = {name: value for name, value in os.environ.items() if name not in own}
     return {**inherited, "DJANGO_SETTINGS_MODULE": "demo_site.settings", "DEMO_DATA": str(data)}
 
 

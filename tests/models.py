@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import time
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models
 from django.utils import timezone
 
-from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
+from writebehind_app import BufferedManager, LogBuffer, MetaBuffer, RowBuffer
 
 
 class Color(models.TextChoices):
@@ -131,6 +131,17 @@ class Everything(models.Model):
     tier = TierField(max_length=10, null=True)
 
     buffered = RowBuffer(key="key")
+
+
+class Tally(models.Model):
+    """MariaDB has unsigned columns for it: the primary key and what refers to it."""
+
+    id = models.PositiveBigIntegerField(primary_key=True)
+    above = models.ForeignKey("self", models.CASCADE, null=True)
+    count = models.PositiveIntegerField(default=7)
+    note = models.CharField(max_length=20, default="")
+
+    buffered = RowBuffer(key="id")
 
 
 class Pair(models.Model):
@@ -334,4 +345,146 @@ class Place(models.Model):
     number = models.IntegerField(unique=True)
     venue = models.ForeignKey(Venue, models.CASCADE)
 
+    buffered = RowBuffer(key="number")
+
+
+class Counted(models.IntegerField):
+    """Counts how often its row was saved with it."""
+
+    def pre_save(self, row: models.Model, add: bool) -> int:
+        value: int = getattr(row, self.attname) + 1
+        setattr(row, self.attname, value)
+        return value
+
+
+class Article(models.Model):
+    """A counter next to long columns, and what a row must not be without."""
+
+    number = models.BigIntegerField(unique=True)
+    slug = models.CharField(max_length=50, unique=True)
+    body = models.TextField()
+    views = models.IntegerField(default=0)
+    likes = models.IntegerField(default=0)
+    low = models.IntegerField(default=0)
+    high = models.IntegerField(null=True)
+    span = models.GeneratedField(
+        expression=100 / models.F("low"), output_field=models.IntegerField(), db_persist=True
+    )
+    data = models.JSONField(default=dict)
+    price = models.DecimalField(max_digits=8, decimal_places=2, default=0)
+    raw = models.BinaryField(default=b"")
+    owner = models.ForeignKey(Owner, models.CASCADE)
+    point = PointField(default=Point(0, 0))
+    saved = Counted(default=0)
+    stamp = models.CharField(max_length=20, db_default="db")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    buffered = RowBuffer(key="number", shards=1)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(high__gte=models.F("low")), name="article_range"
+            ),
+            models.CheckConstraint(condition=models.Q(low__gt=5), name="article_low"),
+        ]
+
+
+class Branch(models.Model):
+    """A row of a tree, with a value that has to be unique."""
+
+    slug = models.SlugField(primary_key=True)
+    title = models.CharField(max_length=20, default="")
+    code = models.IntegerField(unique=True, null=True)
+    above = models.ForeignKey("self", models.CASCADE, null=True)
+    points = models.IntegerField(default=0)
+
+    buffered = RowBuffer(key="slug")
+
+
+class Team(models.Model):
+    """Refers to a row of those that refer to it."""
+
+    slug = models.SlugField(primary_key=True)
+    title = models.CharField(max_length=20, default="")
+    captain = models.ForeignKey("Member", models.SET_NULL, null=True, related_name="+")
+    points = models.IntegerField(default=0)
+
+    buffered = RowBuffer(key="slug")
+
+
+class Member(models.Model):
+    """Goes with its team, and keeps the other one it is a guest of."""
+
+    slug = models.SlugField(primary_key=True)
+    title = models.CharField(max_length=20, default="")
+    team = models.ForeignKey(Team, models.CASCADE)
+    guest_of = models.ForeignKey(Team, models.PROTECT, null=True, related_name="guests")
+    points = models.IntegerField(default=0)
+
+    buffered = RowBuffer(key="slug")
+
+
+class Locker(models.Model):
+    """Has values that are never null and have to be unique, alone and together."""
+
+    slug = models.SlugField(primary_key=True)
+    title = models.CharField(max_length=20, default="")
+    number = models.IntegerField(unique=True)
+    hall = models.CharField(max_length=20, default="")
+    label = models.CharField(max_length=20, default="")
+    member = models.ForeignKey(Member, models.CASCADE, null=True)
+    branch = models.ForeignKey(Branch, models.SET_NULL, null=True)
+    points = models.IntegerField(default=0)
+
+    buffered = RowBuffer(key="slug")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["hall", "label"], name="locker_label")]
+
+
+class TeamProxy(Team):
+    class Meta:
+        proxy = True
+
+
+class Gate(models.Model):
+    """Its rows have UUIDs."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    name = models.CharField(max_length=20, default="")
+
+    buffered = RowBuffer(key="id")
+
+
+class Passage(models.Model):
+    """A record of a row with a UUID, and one that is known by a proxy."""
+
+    gate = models.ForeignKey(Gate, models.CASCADE)
+    team = models.ForeignKey(TeamProxy, models.CASCADE, null=True)
+    at = models.DateTimeField(auto_now_add=True)
+
+    buffered = LogBuffer(time="at")
+
+
+class Ware(models.Model):
+    """Is shown with what is pending by its own manager, and by relations."""
+
+    code = models.CharField(max_length=20, unique=True)
+    venue = models.ForeignKey(Venue, models.CASCADE)
+    price = models.IntegerField(default=0)
+
+    objects: ClassVar[BufferedManager[Ware]] = BufferedManager()
+    buffered = RowBuffer(key="code")
+
+
+class Ticket(models.Model):
+    """As docs/living-with-the-orm.md has it."""
+
+    number = models.BigIntegerField(unique=True)
+    subject = models.CharField(max_length=200)
+    status = models.CharField(max_length=20, default="open")
+    views = models.IntegerField(default=0)
+
+    objects: ClassVar[BufferedManager[Ticket]] = BufferedManager()
     buffered = RowBuffer(key="number")

@@ -59,9 +59,6 @@ WRITEBEHIND = {
     **json.loads(os.environ.get("WRITEBEHIND_TEST_OPTIONS", "{}")),
 }
 
-# Commands would warn of the ready-made admins on standard error, which tests read.
-SILENCED_SYSTEM_CHECKS = ["writebehind.W020"]
-
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",

@@ -28,7 +28,15 @@ MARKS_OF_SLOW_TESTS = ("browser", "cluster", "outage", "process", "slow")
 
 EVERY = {*DATABASES, *RedisServer.KINDS}
 # The fixtures and parameters that are a database or a kind of Redis.
-_ON_SERVERS = ("database", "redis_server", "redis", "kind", "limited", "replicated")
+_ON_SERVERS = (
+    "database",
+    "redis_server",
+    "redis",
+    "kind",
+    "limited",
+    "replicated",
+    "sentinel_group",
+)
 
 
 def misplaced(tests: Path) -> str | None:

@@ -10,40 +10,73 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from writebehind_app.buffers.blocks import batch
     from writebehind_app.buffers.log import LogBuffer
     from writebehind_app.buffers.meta import MetaBuffer
-    from writebehind_app.buffers.outbox import batch
     from writebehind_app.buffers.receipt import Receipt
     from writebehind_app.buffers.row import RowBuffer
+    from writebehind_app.exceptions import (
+        AlreadyExists,
+        BufferFull,
+        BufferPaused,
+        BufferUnavailable,
+        EditedSince,
+        NewerVersion,
+        NotDurable,
+        Overtaken,
+        WritebehindError,
+        WriteUncertain,
+    )
     from writebehind_app.fields.operations import DELETED, Add, Max, Merge, Min
+    from writebehind_app.orm.admin import BufferedAdmin, BufferedInline
+    from writebehind_app.orm.manager import BufferedManager, BufferedQuerySet
     from writebehind_app.registry import register
 
 __all__ = [
     "DELETED",
     "Add",
+    "AlreadyExists",
+    "BufferFull",
+    "BufferPaused",
+    "BufferUnavailable",
+    "BufferedAdmin",
+    "BufferedInline",
+    "BufferedManager",
+    "BufferedQuerySet",
+    "EditedSince",
     "LogBuffer",
     "Max",
     "Merge",
     "MetaBuffer",
     "Min",
+    "NewerVersion",
+    "NotDurable",
+    "Overtaken",
     "Receipt",
     "RowBuffer",
+    "WriteUncertain",
+    "WritebehindError",
     "batch",
     "register",
 ]
-__version__ = "0.1.0"
+__version__ = "0.9.0"
 
 _MODULES = {
-    "DELETED": "fields.operations",
-    "Add": "fields.operations",
+    **dict.fromkeys(("DELETED", "Add", "Max", "Merge", "Min"), "fields.operations"),
+    **dict.fromkeys(
+        (
+            *("AlreadyExists", "BufferFull", "BufferPaused", "BufferUnavailable", "EditedSince"),
+            *("NewerVersion", "NotDurable", "Overtaken", "WriteUncertain", "WritebehindError"),
+        ),
+        "exceptions",
+    ),
+    **dict.fromkeys(("BufferedAdmin", "BufferedInline"), "orm.admin"),
+    **dict.fromkeys(("BufferedManager", "BufferedQuerySet"), "orm.manager"),
     "LogBuffer": "buffers.log",
-    "Max": "fields.operations",
-    "Merge": "fields.operations",
     "MetaBuffer": "buffers.meta",
-    "Min": "fields.operations",
     "Receipt": "buffers.receipt",
     "RowBuffer": "buffers.row",
-    "batch": "buffers.outbox",
+    "batch": "buffers.blocks",
     "register": "registry",
 }
 

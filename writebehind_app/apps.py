@@ -13,9 +13,15 @@ class WritebehindConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from writebehind_app import doctor, jobs, schedules
+        from writebehind_app import doctor, jobs, registry, schedules
         from writebehind_app.checks import check_admins, check_buffers, check_settings
+        from writebehind_app.orm.deletes import watch_deletes
+        from writebehind_app.orm.references import watch_references
+        from writebehind_app.orm.saves import watch_saves
 
+        registry.watch(watch_saves)
+        registry.watch(watch_deletes)
+        registry.watch(watch_references)
         checks.register(check_settings)
         checks.register(check_buffers)
         checks.register(check_admins)

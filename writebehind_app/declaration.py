@@ -8,29 +8,49 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, Self
+from operator import is_not
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
-from django.db import models
+from django.conf import settings
+from django.core import checks
+from django.db import connections, models, router
 from django.db.models.signals import class_prepared
 
 from writebehind_app import conf, registry
+from writebehind_app.declaration_checks import error, nearest, option_problem
+from writebehind_app.fields.bases import BaseFormat
+from writebehind_app.fields.columns import Unsupported
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.layout import Layout
 from writebehind_app.fields.versions import Names, upgraded
+from writebehind_app.store import divisions
+from writebehind_app.store.bases import BaseTerms
 from writebehind_app.store.connection import client
-from writebehind_app.store.keys import shard_key, shard_number
+from writebehind_app.store.keys import buffer_key, shard_number
 from writebehind_app.store.shard import Shard
 
 if TYPE_CHECKING:
     from writebehind_app.fields.fence import Fence
-    from writebehind_app.fields.writes import Write
 
 MASK = "•••"  # in place of a sensitive value
+
+_database: ContextVar[str | None] = ContextVar("writebehind_database", default=None)
+
+
+@contextmanager
+def in_database(alias: str) -> Iterator[None]:
+    """Within it the rows of all buffers belong to this database, whatever the routers say."""
+    token = _database.set(alias)
+    try:
+        yield
+    finally:
+        _database.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,62 +63,65 @@ class FlushedRow:
     at: datetime  # when the last of these writes came: the time of a record that was given none
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """What may be meant by a name, and all the names there are."""
-    near = get_close_matches(name, names, n=1)
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"There are: {', '.join(names)}."
+@dataclass(frozen=True, slots=True)
+class Bases:
+    """How copies of stored rows are kept in Redis, from which reads are answered."""
+
+    format: BaseFormat
+    terms: BaseTerms
+
+
+class Options(TypedDict, total=False):
+    """The options of every kind of buffer. An option that is not given is as in `WRITEBEHIND`."""
+
+    max_age: float | None  # seconds from the first unflushed write to the flush, at most
+    quiet: float | None  # seconds without a write after which an entry is due
+    batch_size: int | None  # entries in one transaction
+    shards: int | None  # batches that can be under way at a time
+    durability: str | int | None  # "memory", "fsync", or how many replicas
+    max_pending: int | None  # entries in Redis
+    redis: conf.Address | None  # a Redis of its own
+    when_down: str | None  # "direct" or "raise"
+    when_full: str | None  # the same
+    orm: str | None  # "fence", or "ignore": save() and delete() do not heed what is pending
+    sensitive: str | Iterable[str]  # fields, or meta keys, whose values not everybody may see
+    version: int  # raised when what was written before means something else now
+
+
+_SETTINGS = (
+    *("max_age", "quiet", "batch_size", "shards", "durability", "max_pending"),
+    *("redis", "when_down", "when_full", "orm"),
+)
 
 
 class Declaration(ABC):
     """Which rows of a model may be written behind, and how.
 
-    Options that are not given are those of `WRITEBEHIND`. `sensitive` names fields, of a meta
-    buffer meta keys, whose values the admin shows to those alone who may see them. `version` is
-    raised where what was written before means something else to the model now; see `upgrade()`.
+    An option that is not given is as in `WRITEBEHIND`. `sensitive` names fields, or meta keys of a
+    meta buffer: the admin shows their values only to people with a permission for it. `version` is
+    raised when earlier writes mean something else to the model now; see `upgrade()`.
     """
 
     model: type[models.Model]
     name: str
+    is_log = False  # whether its entries are records, that are appended
 
-    def __init__(
-        self,
-        *,
-        max_age: float | None = None,
-        quiet: float | None = None,
-        batch_size: int | None = None,
-        shards: int | None = None,
-        durability: str | int | None = None,
-        max_pending: int | None = None,
-        when_down: str | None = None,
-        when_full: str | None = None,
-        sensitive: str | Iterable[str] = (),
-        version: int = 0,
-        **unknown: Any,
-    ) -> None:
-        for name in unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no option {name!r}. {nearest(name, self._names())}"
-            )
-        self.version = version
+    def __init__(self, **options: Unpack[Options]) -> None:
+        for name in options:
+            if name not in Options.__annotations__:
+                names = [*self._own_options(), *Options.__annotations__]
+                raise TypeError(
+                    f"{type(self).__name__} has no option {name!r}. {nearest(name, names)}"
+                )
+        self.version = options.get("version", 0)
+        sensitive = options.get("sensitive", ())
         self.sensitive = (sensitive,) if isinstance(sensitive, str) else tuple(sensitive)
-        self.options = {
-            name: value
-            for name, value in {
-                "MAX_AGE": max_age,
-                "QUIET": quiet,
-                "BATCH_SIZE": batch_size,
-                "SHARDS": shards,
-                "DURABILITY": durability,
-                "MAX_PENDING": max_pending,
-                "WHEN_DOWN": when_down,
-                "WHEN_FULL": when_full,
-            }.items()
-            if value is not None
-        }
+        given: dict[str, Any] = {**options}
+        self.options = {n.upper(): given[n] for n in _SETTINGS if given.get(n) is not None}
 
     @classmethod
-    def _names(cls) -> list[str]:
-        """What its options are called, those of its kind first."""
+    def _own_options(cls) -> list[str]:
+        """The names of the options that only its kind has."""
         given = [
             parameter
             for kind in cls.__mro__
@@ -123,8 +146,6 @@ class Declaration(ABC):
         self.model = model
         self.name = name
         self._layouts: dict[str, Any] = {}  # by the database
-        self._keys: list[str] = []
-        self._keys_for: conf.Settings | None = None
         registry.add(self)
 
     def __get__(self, instance: models.Model | None, owner: type[models.Model]) -> Self:
@@ -140,6 +161,10 @@ class Declaration(ABC):
     def __str__(self) -> str:
         return f"{self.label}.{self.name}" if hasattr(self, "model") else "without a model"
 
+    def bases(self) -> Bases | None:
+        """How bases are kept; None where there are none."""
+        return None
+
     @property
     def label(self) -> str:
         """Names the buffer: a model has one at most."""
@@ -149,27 +174,94 @@ class Declaration(ABC):
         """An option of this buffer, or the project's."""
         return self.options[name] if name in self.options else getattr(conf.settings(), name)
 
+    def using(self) -> str:
+        """The database that the rows are written to."""
+        return _database.get() or router.db_for_write(self.model)
+
+    def databases(self) -> list[str]:
+        """Where its rows may be: the database that they are written to now, and those to which a
+        router lets the model migrate."""
+        now = self.using()
+        if not settings.DATABASE_ROUTERS:
+            return [now]
+        others = (alias for alias in connections if alias != now)
+        return [now, *(a for a in others if router.allow_migrate_model(a, self.model))]
+
     @abstractmethod
     def layout(self) -> Layout:
-        """The declaration, worked out for the database that the rows are written to."""
+        """The key and the fields, worked out for the database that the rows are written to."""
+
+    # Checking
+
+    def check(self) -> Iterator[checks.CheckMessage]:
+        """What is wrong with the declaration: messages of the command `check`."""
+        yield from self._check_options()
+        table = list(self._check_table())
+        yield from table
+        if not table:
+            yield from self.check_fields()
+
+    @abstractmethod
+    def check_fields(self) -> Iterator[checks.CheckMessage]:
+        """What is wrong with the fields that its options name."""
+
+    def _check_options(self) -> Iterator[checks.CheckMessage]:
+        version: Any = self.version
+        if not isinstance(version, int) or isinstance(version, bool) or not 0 <= version < 10**9:
+            hint = "Set it to a whole number from 0 on, one greater with each change."
+            yield error(11, f"version is {version!r}.", hint, self)
+        elif version == 0 and type(self).upgrade is not Declaration.upgrade:
+            yield checks.Warning(
+                "upgrade() is never called, as the buffer has no version.",
+                hint="Give it version=1: what was written before that is handed to upgrade().",
+                obj=self,
+                id="writebehind.W010",
+            )
+        for name, value in self.options.items():
+            if problem := option_problem(name, value):
+                yield error(11, *problem, self)
+
+    def _check_table(self) -> Iterator[checks.CheckMessage]:
+        meta = self.model._meta
+        if meta.proxy or meta.parents:
+            yield error(
+                12,
+                f"{self.label} keeps its rows in the table of another model too.",
+                "Multi-table inheritance and proxies cannot be written in bulk: declare the "
+                "buffer on a model with one table of its own.",
+                self,
+            )
+        elif len(meta.pk_fields) > 1:
+            yield error(
+                12,
+                f"{self.label} has a composite primary key.",
+                "Rows with one cannot be written in bulk: give the model a primary key of one "
+                "field, and a unique constraint over those fields.",
+                self,
+            )
 
     # In Redis
 
     def shards(self, *, patient: bool = False) -> list[Shard]:
         """All shards; `patient` as in `client()`."""
         connection = client(patient=patient)
-        return [Shard(connection, key) for key in self.shard_keys()]
-
-    def shard_of(self, id: str) -> Shard:
-        return Shard(client(), self.shard_key_of(id))
+        return [Shard(connection, key, is_log=self.is_log) for key in self.shard_keys()]
 
     def shard_keys(self) -> list[str]:
-        settings = conf.settings()
-        if self._keys_for is not settings:
-            shards = range(self.option("SHARDS"))
-            self._keys = [shard_key(conf.prefix(), self.label, n) for n in shards]
-            self._keys_for = settings
-        return self._keys
+        """The keys of the shards in force, as far as this process knows."""
+        return divisions.shard_keys(self.redis_key(), self.option("SHARDS"))
+
+    def redis_key(self) -> str:
+        """The key that says how it is divided into shards."""
+        return buffer_key(conf.prefix(), self.label, self.using())
+
+    def every_shard(self, *, patient: bool = False) -> list[Shard]:
+        """The shards of all its databases."""
+        found = []
+        for alias in self.databases():
+            with in_database(alias):
+                found += self.shards(patient=patient)
+        return found
 
     def shard_key_of(self, id: str) -> str:
         keys = self.shard_keys()
@@ -179,18 +271,18 @@ class Declaration(ABC):
 
     @abstractmethod
     def names(self) -> Names:
-        """What the names in its entries are called, and which columns they are for."""
+        """How the names in its entries read for people, and which columns they are for."""
 
     def whole(self, entry: Entry) -> Entry:
-        """The entry that comes to one for a row, of a dead letter."""
+        """The entry of the buffer that a dead letter of one row makes."""
         return entry
 
     def row_entries(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """What the entries come to for single rows. Called in the transaction of their flush."""
+        """The entries split into one for each row. Called in the transaction of their flush."""
         return entries
 
     def entry_id(self, row_id: str) -> str:
-        """The id of the entries that write a row, by the id of the row."""
+        """The id of the entry that writes a row, by the id of the row."""
         return row_id
 
     def expire(self, size: int) -> int:
@@ -199,7 +291,7 @@ class Declaration(ABC):
         return 0
 
     def secret_names(self, key: Mapping[str, Any]) -> set[str]:
-        """What values are called that are sensitive, of an entry or a row of that key."""
+        """The names of the sensitive values of an entry, or a row, of that key."""
         meta = self.model._meta
         names = {"pk": meta.pk.name, **{f.name: f.attname for f in meta.concrete_fields}}
         return {alias for name in self.sensitive for alias in (name, names.get(name, name))}
@@ -209,7 +301,7 @@ class Declaration(ABC):
         """For people: the key of an entry, and what is written to it."""
 
     def description(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The same of an entry into which several versions of the declaration wrote."""
+        """The same for an entry into which several versions of the declaration wrote."""
         return self.described(upgraded(self, entry))
 
     # Hooks
@@ -220,61 +312,84 @@ class Declaration(ABC):
 
     def upgrade(self, values: dict[str, Any], version: int) -> dict[str, Any]:
         """Hook: what values that were written under an older version are under this one, by the
-        names of the fields. Both may have operations among them; see docs/running.md."""
+        names of the fields. Both may have operations among them; see docs/deploys.md."""
         return values
 
     def on_flushed(self, rows: list[FlushedRow]) -> None:  # noqa: B027
-        """Hook: what a batch wrote, once it was committed and acknowledged; for each batch once at
-        most, in the process that flushed it."""
+        """Hook: called with what a batch wrote, after it was committed and acknowledged; at most
+        once for each batch, in the process that flushed it."""
 
 
 class KeyedDeclaration(Declaration):
-    """One whose entries have keys: all writes to an id go into one entry.
+    """A declaration whose entries have keys: all writes to an id go into one entry."""
 
-    `retain` keeps what is stored after a flush in Redis, to be read without the database; see
-    retained.py.
-    """
+    def contribute_to_class(self, model: type[models.Model], name: str) -> None:
+        self._bases: dict[str, tuple[Any, Any, Any, Bases | None]] = {}  # by the database
+        super().contribute_to_class(model, name)
 
-    def __init__(self, *, retain: float | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        if retain is not None:
-            self.options["RETAIN"] = retain
+    def check(self) -> Iterator[checks.CheckMessage]:
+        yield from super().check()
+        if self.options.get("CACHE_SECONDS"):
+            try:
+                BaseFormat(self.model, self.using())
+            except Unsupported as reason:
+                yield error(
+                    27,
+                    f"There can be no copy of a row in Redis: {reason}.",
+                    "Leave out cache_seconds, or set it to 0.",
+                    self,
+                )
+
+    def bases(self) -> Bases | None:
+        using, valid = self.using(), (conf.settings(), self.options, divisions.known)
+        found = self._bases.get(using)
+        if found is None or any(map(is_not, found, valid)):
+            found = self._bases[using] = (*valid, self._new_bases(using))
+        return found[3]
+
+    def _new_bases(self, using: str) -> Bases | None:
+        micros = round(self.option("CACHE_SECONDS") * 1e6)
+        try:
+            format = BaseFormat(self.model, using) if micros else None
+        except Unsupported:  # a check says so
+            return None
+        share = max(conf.settings().CACHE_BYTES // len(self.shard_keys()), 1)
+        if format is None:
+            return None
+        return Bases(format, BaseTerms(format.prefix, micros, share))
 
     @abstractmethod
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
-        """What the database has of those ids, by id. `lock` holds it until the transaction ends."""
+        """The stored rows, or entities, of these ids, by id. `lock` locks them until the
+        transaction ends."""
+
+    @abstractmethod
+    def gathered(self, rows: Sequence[Any]) -> Any | None:
+        """What the stored rows of one id are together; None where there are none."""
 
     def rows_in(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """The rows of that, by their own ids."""
+        """The rows in what `stored()` returned, by their own ids."""
         return stored
-
-    @abstractmethod
-    def every_row(self, found: Any) -> list[Any]:
-        """The rows of what the database has of an id."""
-
-    @abstractmethod
-    def of_rows(self, rows: Sequence[Any]) -> Any:
-        """The opposite."""
 
     @abstractmethod
     def merged(
         self, entry: Entry, stored: Any | None, fence_of: Callable[[str], Fence | None]
     ) -> Any | None:
-        """What is there after the entry, of what was there before; None for nothing. Of each row
-        it is told the fence."""
+        """What is there after the entry, if `stored` was there before; None for nothing. `fence_of`
+        returns the fence of a row."""
 
     @abstractmethod
     def row_ids(self, entry: Entry) -> Sequence[str]:
         """The ids of the rows that an entry writes."""
 
+    def fenced_row(self, id: str) -> str:
+        """The id of a row whose fence is also that of all rows of an id."""
+        return id
+
     @abstractmethod
     def key_layout(self) -> Layout:
         """The fields that name an id."""
 
-    def place_of(self, write: Write, name: str) -> tuple[str, str]:
-        """The row, and the field of it, that a text of a write is for."""
-        return write.id, name
-
     def refused_fields(self, entry: Entry, names: Iterable[str]) -> Iterable[str]:
-        """What people call fields of a row."""
+        """The names of fields of a row, as people write them."""
         return names

@@ -1,4 +1,4 @@
-"""Everything the package raises of its own."""
+"""The exceptions of the package."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ if TYPE_CHECKING:
 
 
 class WritebehindError(Exception):
-    """The base of all of them."""
+    """The base class of all exceptions of the package."""
 
 
 class AlreadyExists(WritebehindError):
-    """The row that was to be created is there, pending or stored."""
+    """The row that `create` should make exists already, pending or stored."""
 
 
 class BufferUnavailable(WritebehindError):
-    """Redis did not take or answer the call. A write that raises it was not taken."""
+    """Redis is away, or refused the call. A write that raises this was not taken."""
 
 
 class BufferPaused(WritebehindError):
-    """What was to be flushed is paused, by `writebehind_pause`; it stays pending."""
+    """The buffer is paused by `writebehind_pause`. Its entries stay pending."""
 
 
 class BufferFull(WritebehindError):
-    """The buffer holds as many entries as it may; the write was not taken."""
+    """The buffer already holds as many entries as it may. The write was not taken."""
 
 
 class NewerVersion(WritebehindError):
-    """Something was written by newer code, which alone knows what it means. Nothing is lost."""
+    """An entry was written by newer code, and only that code can store it. Nothing is lost."""
 
 
 class WriteUncertain(WritebehindError):
-    """The write was sent, and the answer was lost: it was taken once, or not at all.
+    """The write was sent, and the answer was lost. Redis has taken it once, or not at all.
 
-    A write that comes to the same when it is repeated, as one of plain values, can be repeated. For
-    any other, as an `Add`, look first what is there once Redis answers again.
+    A write of plain values can be repeated: a repeat changes nothing. Before you repeat any other
+    write, such as an `Add`, read the row once Redis answers again.
     """
 
     def __init__(self, message: str, until: int = 0) -> None:
         super().__init__(message)
-        self.until = until  # it is taken no later than that, in µs since 1970 by Redis' clock
+        self.until = until  # Redis takes it by then or never; in µs since 1970 by Redis' clock
 
 
 class Overtaken(WritebehindError):
-    """A write that was decided by what was there, and held back in a transaction or a `batch()`,
-    was not taken when it was sent: somebody else had written in between, and it would be decided
-    otherwise by then."""
+    """A write such as `set_if` or `create` was not taken: somebody else wrote to the row after the
+    decision, and the decision would be different now.
+
+    This happens to writes that are held back in a transaction or a `batch()`. It also happens if
+    the row is being flushed or saved for longer than a lease.
+    """
 
 
 class NotDurable(WritebehindError):
-    """The write was taken, and will be flushed, but was not made as durable as the option
-    `durability` asks for in time. It must not be repeated."""
+    """The write was taken and will be flushed: do not repeat it. But Redis did not reach the
+    durability that the option `durability` asks for in time."""
 
     def __init__(self, message: str, receipts: Sequence[Receipt] = ()) -> None:
         super().__init__(message)
@@ -61,5 +64,10 @@ class NotDurable(WritebehindError):
 
     @property
     def receipt(self) -> Receipt:
-        """That of a single write."""
+        """The receipt of a single write."""
         return self.receipts[0]
+
+
+class EditedSince(WritebehindError):
+    """A dead letter was not retried: its row was edited since, and the retry would overwrite that.
+    `over=True` writes it anyway."""

@@ -8,13 +8,15 @@ from typing import Any
 
 import redis
 from django.apps import apps
+from django.conf import settings
 from django.db import connections, transaction
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from writebehind_app import conf as own
+from writebehind_app.store.pools import another
 
 logger = logging.getLogger("writebehind")
+
+_LOCAL = ("locmem.LocMemCache", "dummy.DummyCache")  # caches that other processes do not see
 
 
 def is_installed() -> bool:
@@ -26,6 +28,19 @@ def conf() -> Any:
     from django_q.conf import Conf
 
     return Conf
+
+
+def clusters() -> list[Any] | None:
+    """What clusters say of themselves, each as they were in the last seconds; None where they tell
+    a cache that this process does not see. Raises what their broker or cache does."""
+    found = conf()
+    backend = str(settings.CACHES.get(found.CACHE, {}).get("BACKEND", ""))
+    is_shared = bool(backend) and not backend.endswith(_LOCAL)
+    if not (found.REDIS or found.DJANGO_REDIS or is_shared):
+        return None
+    from django_q.status import Stat
+
+    return list(Stat.get_all())
 
 
 def enqueue(task: str, *args: Any, **kwargs: Any) -> bool:
@@ -53,7 +68,7 @@ def _enqueue(task: str, *args: Any, **kwargs: Any) -> bool:
         options["broker"] = _broker()
         async_task(f"writebehind_app.tasks.{task}", *args, q_options=options, **kwargs)
     except Exception as error:  # noqa: BLE001 - each broker has errors of its own
-        logger.warning("Django-Q2 took no job, and the next tick has to do: %s", error)
+        logger.warning("Django-Q2 took no job: the entries wait for the next tick: %s", error)
         return False
     return True
 
@@ -66,12 +81,11 @@ def _broker() -> Any:
     broker = get_broker()
     if isinstance(broker.connection, redis.Redis):
         pool, settings = broker.connection.connection_pool, own.settings()
-        options = {
-            **pool.connection_kwargs,
-            "connection_class": pool.connection_class,
-            "socket_connect_timeout": settings.CONNECT_TIMEOUT,
-            "socket_timeout": settings.SOCKET_TIMEOUT,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        broker.connection = redis.Redis(connection_pool=type(pool)(**options))
+        known = another(
+            pool,
+            socket_connect_timeout=settings.CONNECT_TIMEOUT,
+            socket_timeout=settings.SOCKET_TIMEOUT,
+            decode_responses=pool.connection_kwargs.get("decode_responses", False),
+        )
+        broker.connection = redis.Redis(connection_pool=known)
     return broker

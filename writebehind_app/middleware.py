@@ -8,7 +8,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from writebehind_app.buffers.outbox import batch, fail
+from writebehind_app.buffers.blocks import batch, fail
 
 
 class BatchMiddleware:

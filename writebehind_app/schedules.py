@@ -1,7 +1,8 @@
-"""The schedules of Django-Q2: made once, and left to whoever changes or removes them."""
+"""The schedules of Django-Q2. They are made once; people may change or remove them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ from django.utils import timezone
 from writebehind_app import jobs
 from writebehind_app.models import MadeSchedule
 
-# The clock of Django-Q2 starts a tick every minute, or two, and whoever is at it asks for the next
-# one after so many seconds: as long as a worker is kept from other jobs, and a cluster from ending.
+logger = logging.getLogger("writebehind")
+
+# The clock of Django-Q2 starts a tick every minute or two. The worker that has it asks for the next
+# tick after this many seconds. A worker cannot do other jobs for so long, and a cluster cannot end.
 TICK: dict[str, Any] = {"seconds": 10, "fan_out": True}
 FLUSH_DUE = "writebehind_app.tasks.flush_due"
 _TRIES = 5
@@ -31,8 +34,8 @@ SCHEDULES = {
 
 
 def make(*, again: bool = True) -> list[str]:
-    """Make the schedules that are not there; says which. Without `again` none that was ever made:
-    whoever removed it wants none."""
+    """Make the schedules that are missing, and return their names. Without `again`, leave out those
+    that were made before: somebody has removed them."""
 
     def act(name: str) -> bool:
         if _is_new(name) or again:
@@ -43,7 +46,7 @@ def make(*, again: bool = True) -> list[str]:
 
 
 def remove() -> list[str]:
-    """Remove the schedules, for good until they are asked for; says which there were."""
+    """Remove the schedules, and return their names. Only `make()` brings them back."""
 
     def act(name: str) -> bool:
         _is_new(name)
@@ -62,6 +65,24 @@ def is_on() -> bool:
         own |= models.Q(cluster=None)
     ticks = _all().filter(own, func=FLUSH_DUE, kwargs__contains="fan_out")
     return ticks.exclude(repeats=0).exists()
+
+
+STUCK = "A cluster of Django-Q2 runs, and has flushed nothing for longer than two ticks."
+
+
+def is_overdue(age: float, max_age: float) -> bool:
+    """Whether an entry that has waited so many seconds was left out by two ticks."""
+    seconds: int = TICK["seconds"]
+    return age > max_age + 2 * seconds
+
+
+def is_stuck() -> bool:
+    """Asked where something is overdue: whether that is so although a cluster runs."""
+    try:
+        return is_on() and bool(jobs.clusters())
+    except Exception as error:  # noqa: BLE001 - each broker and cache has errors of its own
+        logger.warning("Whether a cluster of Django-Q2 runs cannot be seen: %s", error)
+        return False
 
 
 def are_tables_there() -> bool:

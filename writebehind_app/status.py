@@ -11,12 +11,14 @@ import redis
 from django.db import Error
 from django.db.models import Count
 
+from writebehind_app import registry
+from writebehind_app.database.divided import renew
 from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.models import DeadLetter
-from writebehind_app.store import server
-from writebehind_app.store import shard as store
+from writebehind_app.store import server, state
 from writebehind_app.store.client import Client
+from writebehind_app.store.connection import client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,17 +33,54 @@ class Status:
     paused: bool
     attempts: int  # how often a batch in flight failed so far, of the shard where that was most
     seconds: float  # that the last batch took, of the shard where that was longest
-    counters: Mapping[str, int]  # see store/shard.py
+    counters: Mapping[str, int]  # see store/state.py
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Away:
+    """A Redis that cannot be used."""
+
+    address: str  # without the password
+    buffers: Sequence[Declaration]  # that are on it
+    problem: BufferUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How some buffers are doing, as far as each Redis of them answers."""
+
+    found: Sequence[Status]  # of the buffers that are on these:
+    answering: Sequence[Client]
+    away: Sequence[Away]
+
+
+def look(buffers: Sequence[Declaration]) -> Look:
+    """How the buffers are doing. A Redis that cannot be used is no error: the buffers on the others
+    are found."""
+    found: list[Status] = []
+    answering, away = [], []
+    for group in registry.by_server(buffers):
+        its = client().server_of(group[0].redis_key())
+        try:
+            found += read(its, group)
+        except BufferUnavailable as error:
+            away.append(Away(address=server.address(its), buffers=group, problem=error))
+        else:
+            answering.append(its)
+    order = {buffer.label: i for i, buffer in enumerate(buffers)}
+    return Look(sorted(found, key=lambda one: order[one.label]), answering, away)
 
 
 def read(client: Client, buffers: Sequence[Declaration]) -> list[Status]:
     """How the buffers are doing; `BufferUnavailable` where Redis cannot be used."""
-    shards = store.overview(client, [key for buffer in buffers for key in buffer.shard_keys()])
+    renew(buffers, to_write=False)
+    every = {buffer: buffer.every_shard() for buffer in buffers}
+    shards = state.overview(client, [shard for own in every.values() for shard in own])
     letters = dead_letters(buffers)
     found = []
     for buffer in buffers:
-        own = [shards[key] for key in buffer.shard_keys()]
-        counters: Counter[str] = Counter(dict.fromkeys(store.COUNTERS, 0))
+        own = [shards[shard.key] for shard in every[buffer]]
+        counters: Counter[str] = Counter(dict.fromkeys(state.COUNTERS, 0))
         for shard in own:
             counters.update(shard.counters)
         found.append(
@@ -68,15 +107,23 @@ def no_database(one: Status) -> str:
     )
 
 
-def of_redis(client: Client) -> dict[str, Any]:
-    """What the server says of itself. Nothing in it is secret."""
+_ADDED = ("used_memory", "maxmemory", "connected_clients")
+
+
+def of_redis(servers: Sequence[Client]) -> dict[str, Any]:
+    """What the servers tell about themselves: those that buffers name, and the masters of a
+    cluster. Nothing in it is secret."""
     try:
-        info = server.info(client)
+        infos = [server.info(node) for each in servers for node in each.nodes()]
     except redis.RedisError as error:
         raise BufferUnavailable(f"Redis: {error}") from error
-    names = ("redis_version", "valkey_version", "used_memory", "maxmemory", "connected_clients")
-    known = {name: info[name] for name in (*names, "maxmemory_policy") if name in info}
-    return {"address": server.address(client), **known}
+    names = ("redis_version", "valkey_version", *_ADDED, "maxmemory_policy")
+    known = {
+        name: sum(info.get(name, 0) for info in infos) if name in _ADDED else infos[0][name]
+        for name in names
+        if name in infos[0]
+    }
+    return {"address": "; ".join(map(server.address, servers)), **known}
 
 
 def dead_letters(buffers: Sequence[Declaration]) -> dict[str, int | None]:

@@ -19,7 +19,7 @@ from django.db.transaction import TransactionManagementError
 from django.test import override_settings, runner
 
 from writebehind_app import conf, registry
-from writebehind_app.fields.limits import shown
+from writebehind_app.fields.limits import excerpt
 from writebehind_app.fields.operations import DELETED
 from writebehind_app.fields.writes import Write
 from writebehind_app.store import clock
@@ -28,7 +28,7 @@ from writebehind_app.store.removal import remove_all
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.base import Buffer, PendingEntry
-    from writebehind_app.buffers.meta import Metadata
+    from writebehind_app.buffers.metadata import Metadata
     from writebehind_app.flush.engine import FlushResult
 
 _RECORDS = 10_000  # of a log that are looked through
@@ -40,15 +40,16 @@ _SHOWN = 5  # entries in a failure
 
 @contextmanager
 def buffered() -> Iterator[None]:
-    """Writes go to Redis, whatever the settings of the tests say, under keys that no other process
-    has; they are removed before and after."""
+    """Within it writes go to Redis, whatever the settings of the tests say. The keys are those of
+    this process alone, and are removed before and after."""
     with override_settings(**{conf.NAME: _options("buffered")}), _emptied():
         yield
 
 
 @contextmanager
 def direct() -> Iterator[None]:
-    """Writes go straight to the database, in the transaction of the test; no Redis is needed."""
+    """Within it writes go straight to the database, in the transaction of the test. No Redis is
+    needed."""
     with override_settings(**{conf.NAME: _options("direct")}):
         yield
 
@@ -67,8 +68,8 @@ def _options(mode: Literal["buffered", "direct"]) -> dict[str, Any]:
 def _emptied() -> Iterator[None]:
     if not conf.is_tested():
         raise RuntimeError(
-            "What is pending is removed for tests alone, and no test runner is at work: call "
-            "django.test.utils.setup_test_environment() first, or have pytest-django."
+            "Pending entries are only removed in tests, and no test runner is at work: call "
+            "django.test.utils.setup_test_environment() first, or install pytest-django."
         )
     redis, prefix = client(), conf.prefix()
     remove_all(redis, prefix)
@@ -79,8 +80,8 @@ def _emptied() -> Iterator[None]:
 
 
 def flush() -> FlushResult:
-    """Bring all that is pending to the database, parents first; the sum of what `flush()` of each
-    buffer says."""
+    """Bring everything that is pending to the database, parents first. Returns the sum of the
+    results of all buffers."""
     from writebehind_app.buffers.base import Buffer
     from writebehind_app.database.parents import parents_first
     from writebehind_app.flush.engine import FlushResult
@@ -97,14 +98,15 @@ def flush() -> FlushResult:
 
 
 def assertBuffered(buffer: Buffer | Metadata, /, **values: Any) -> PendingEntry:
-    """That values are pending, as `set(**values)`, `append(**values)` or, of the metadata of an
-    entity, `update(**values)` would leave them. Other fields may have any. Returns the entry.
+    """Assert that values are pending, as `set(**values)`, `append(**values)` or, for the metadata
+    of an entity, `update(**values)` would leave them. Other fields may have any value. Returns the
+    entry. An `AssertionError` says what is pending instead.
 
-    Only with the key of a row: that anything is pending for it. `DELETED` stands for a meta key
-    that goes.
+    With the key of a row alone, it asserts that anything is pending for the row. `DELETED` stands
+    for a meta key that goes.
     """
     from writebehind_app.buffers import outbox
-    from writebehind_app.buffers.meta import Metadata
+    from writebehind_app.buffers.metadata import Metadata
 
     __tracebackhide__ = True
     owner = buffer._buffer if isinstance(buffer, Metadata) else buffer
@@ -129,8 +131,10 @@ def assertBuffered(buffer: Buffer | Metadata, /, **values: Any) -> PendingEntry:
 
 
 class BufferedMixin(unittest.TestCase):
-    """What `buffered()` does holds for each test of a case, which has the method `assertBuffered`.
-    It comes first among the bases: `class TicketTests(BufferedMixin, TestCase)`."""
+    """Runs each test of a case within `buffered()`, and gives it the method `assertBuffered`.
+
+    It comes first among the bases: `class TicketTests(BufferedMixin, TestCase)`.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -144,7 +148,7 @@ def _look(
 ) -> tuple[dict[str, Any], dict[str, Any], list[PendingEntry]]:
     """The key and the values that are expected, and the entries that may have them."""
     from writebehind_app.buffers.log import LogBuffer
-    from writebehind_app.buffers.meta import Metadata
+    from writebehind_app.buffers.metadata import Metadata
     from writebehind_app.buffers.row import RowBuffer
 
     match buffer:
@@ -180,7 +184,7 @@ def _has(values: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
 
 def _shown(key: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     named = {**key, **{name: value for name, value in values.items() if name not in key}}
-    return ", ".join(f"{name}={shown(value)}" for name, value in named.items())
+    return ", ".join(f"{name}={excerpt(value)}" for name, value in named.items())
 
 
 def _lines(entries: Sequence[PendingEntry]) -> Iterator[str]:

@@ -39,6 +39,9 @@ class System(ABC):
         """The keys that are to be there from the start."""
         return self.busy()
 
+    def tidy(self) -> None:  # noqa: B027 - most systems keep as many rows as they have keys
+        """Remove what no page shows any more. The demo asks for it every minute."""
+
     @abstractmethod
     def busy(self) -> Sequence[Any]:
         """The keys that the load writes to."""

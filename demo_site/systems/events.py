@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from random import Random
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, models, transaction
+from django.utils import timezone
 
 from demo_site.systems.base import System, Write, free_ids
 from demo_site.systems.people import NAMES
@@ -40,6 +42,11 @@ class Events(System):
     dated = ("registered_at",)
     ordered = True
     rate = 1.5
+
+    def tidy(self) -> None:
+        """The longest window of a page is an hour."""
+        old = timezone.now() - timedelta(hours=1)
+        EventRegistration.objects.filter(event_id__in=EVENTS, registered_at__lt=old).delete()
 
     def busy(self) -> Sequence[int]:
         return tuple(EVENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,8 @@ from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.meta import services
 
 _WINDOWS = {"minute": 60, "10 minutes": 600, "hour": 3600}  # in seconds
-_SHOWN = 20
+_SHOWN = 20  # registrations of an event on its page
+_LISTED = 8  # and in the list of events
 
 
 class RegistrationForm(forms.Form):
@@ -28,7 +30,12 @@ class RegistrationForm(forms.Form):
 
 @require_safe
 def events(request: HttpRequest) -> HttpResponse:
-    return page(request, "events", "events", events=EVENTS.values())
+    since = timezone.now() - timedelta(minutes=1)
+    found = [
+        (event, _newest(services.registrations_between(event.id, since), _LISTED))
+        for event in EVENTS.values()
+    ]
+    return page(request, "events", "events", events=found)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -66,8 +73,11 @@ def _show(request: HttpRequest, event: Event, form: RegistrationForm) -> HttpRes
         windows=_WINDOWS,
         chosen=chosen,
         count=len(found),
-        # What has no primary key yet is in no row yet.
-        registrations=[
-            {"row": row, "pair": {"pending": row.pk is None}} for row in found[: -_SHOWN - 1 : -1]
-        ],
+        registrations=_newest(found, _SHOWN),
     )
+
+
+def _newest(registrations: Sequence[Any], most: int) -> list[dict[str, Any]]:
+    """The newest registrations first. What has no primary key yet is in no row yet."""
+    newest = registrations[: -most - 1 : -1]
+    return [{"row": row, "pair": {"pending": row.pk is None}} for row in newest]

@@ -7,12 +7,14 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
+from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from demo_site.systems.lessons import LESSONS, Lesson
+from demo_site.systems.people import LEARNERS, NAMES
 from demo_site.views.common import compared, page
 from writebehind_app import Max
 from writebehind_app.meta import services
@@ -34,11 +36,41 @@ def lessons(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated:
         found = LessonMeta.buffered.get_many([(id, request.user) for id in LESSONS])
     shown = []
+    learners = _learners()
     for id, lesson in LESSONS.items():
         progress = found.get((id, request.user), {})
-        percent = round(100 * min(1, progress.get("furthest", 0) / lesson.seconds))
-        shown.append({"lesson": lesson, "percent": percent, "done": progress.get("done")})
+        shown.append(
+            {
+                "lesson": lesson,
+                "minutes": lesson.seconds // 60,
+                "percent": round(100 * min(1, progress.get("furthest", 0) / lesson.seconds)),
+                "done": progress.get("done"),
+                "learners": learners[id],
+            }
+        )
     return page(request, "lessons", "lessons", lessons=shown)
+
+
+def _learners() -> dict[int, list[dict[str, Any]]]:
+    """Where the people of the simulation are, by lesson."""
+    users = get_user_model()._default_manager.filter(username__in=LEARNERS).order_by("pk")
+    names = dict(zip(LEARNERS, NAMES, strict=True))
+    keys = [(id, user) for id in LESSONS for user in users]
+    # Stored first: a flush in between then shows a learner as pending a moment too long.
+    stored: dict[Any, dict[str, Any]] = {}
+    for row in LessonMeta.objects.filter(lesson_id__in=LESSONS, user__in=users):
+        stored.setdefault((row.lesson_id, row.user_id), {})[row.meta_key] = row.meta_value
+    found: dict[int, list[dict[str, Any]]] = {id: [] for id in LESSONS}
+    for (id, user), progress in LessonMeta.buffered.get_many(keys).items():
+        if "position" in progress:
+            found[id].append(
+                {
+                    "name": names[user.username],
+                    "clock": _clock(progress["position"]),
+                    "pending": progress != stored.get((id, user.pk)),
+                }
+            )
+    return found
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -61,6 +93,7 @@ def lesson(request: HttpRequest, lesson_id: int) -> HttpResponse:
         length=_clock(found.seconds),
         notes_length=_NOTES_LENGTH,
         pair={"pending": _is_pending(request, found)},
+        is_new=not progress and not stored,
         fields=[
             compared(label, show(progress.get(key)), show(stored.get(key)))
             for key, label, show in _SHOWN

@@ -35,7 +35,7 @@ class ProfileForm(forms.Form):
         choices=[("", "not said"), *((name, name) for name in LOCALES)],
         required=False,
     )
-    digest = forms.BooleanField(label="Send me a weekly digest", required=False)
+    digest = forms.BooleanField(label="Send me a weekly digest", label_suffix="", required=False)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -68,7 +68,7 @@ def _change(request: HttpRequest) -> HttpResponse:
         changed["preferences"] = Merge({"digest": form.cleaned_data["digest"]})
     where = reverse("profile")
     if changed:
-        where = f"{where}?write={services.update_profile(request.user, **changed).no}"
+        where = f"{where}?write={services.update_profile(request.user, **changed).number}"
     return redirect(where)
 
 

@@ -80,7 +80,7 @@ def _change(request: HttpRequest, ticket_id: int) -> HttpResponse:
     where = reverse("ticket", args=[ticket_id])
     if changed:
         written = TicketMeta.buffered.set(ticket_id=ticket_id, **changed)
-        where = f"{where}?write={written.no}"
+        where = f"{where}?write={written.number}"
     return redirect(where)
 
 

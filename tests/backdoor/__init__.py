@@ -18,8 +18,11 @@ directory and no other test. tests/unit/test_backdoor.py sees to it.
 | links | call over the connections that a process keeps; have one in use |
 | breaker, clock | what a process knows of Redis |
 | reads | act between two looks of a read |
+| bases | look at the copies of stored rows, spoil one; die before they are dropped |
+| fences | how many rows have a fence |
 | flushes | have the database refuse, or the package break a promise |
 | declarations | declare a buffer anew, as a deploy does |
-| bases, samples, places | what is in Redis beside the entries |
+| locks | what is in Redis beside the entries |
+| store | one shard by itself, with all that can be done to it |
 | limits | shorten what a process waits for, or counts up to |
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from writebehind_app.bench import measure
+from writebehind_app.bench.counting import counted
 
-counting = measure._counted
+counting = counted
 """`with counting("default") as counts:` `.statements` of SQL, and `.trips` to Redis."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pytest
 import redis
 
-from writebehind_app import sampling
-from writebehind_app.buffers import fallback, urgency
+from writebehind_app.buffers import fallback, flush_when
+from writebehind_app.flush import report
 from writebehind_app.store import breaker as module
+from writebehind_app.store import overdue
+from writebehind_app.store.client import Client
 from writebehind_app.store.connection import breaker
 
 _LONG_AGO = -float("inf")
@@ -31,29 +36,39 @@ def stop_asking() -> None:
     breaker().note([], redis.TimeoutError())
 
 
-def know_of_an_outage() -> None:
-    """As a process that wrote past Redis a moment ago, and for ever."""
-    fallback._away_at = float("inf")
+@contextmanager
+def cut_off(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No call of this process reaches Redis meanwhile, as in one whose network is gone."""
 
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise redis.ConnectionError("cut off")
 
-def know_of_no_outage() -> None:
-    """As a process that never wrote past Redis."""
-    fallback._away_at = _LONG_AGO
+    with patch.context() as within:
+        within.setattr(Client, "exchange", refuse)
+        yield
 
 
 def forget_outages() -> None:
     """The outage of a test is none of the next one's."""
-    fallback._away_at = urgency._asked_again_at = sampling._next_at = _LONG_AGO
+    flush_when._asked_again_at = _LONG_AGO
+    overdue.next_at = math.inf  # a look is a round trip, which tests count
+    overdue._logged.clear()
+    report._without_tables.clear()
+
+
+def look_at_what_is_overdue() -> None:
+    """The next write does, as one does each minute."""
+    overdue.next_at = 0
 
 
 def forget_calls_past_redis() -> None:
     """Calls that went past Redis in another test are not to be counted in this one."""
-    fallback.around.clear()
+    fallback.direct_calls.clear()
 
 
 def forget_what_was_logged() -> None:
     """That a buffer is full is logged anew."""
-    fallback._told.clear()
+    fallback._logged_at.clear()
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import redis
 
+from writebehind_app.buffers.base import Buffer
 from writebehind_app.store import connection, server
 
 RIGHTS = server.rights
@@ -32,6 +34,11 @@ def sibling(seconds: float) -> Iterator[redis.Redis]:
         yield client
 
 
+def problem_of(buffer: Buffer) -> str | None:
+    """What is wrong with the address of the buffer's own Redis, or None."""
+    return connection.problem(buffer.option("REDIS"))
+
+
 def ping() -> bool:
     """Ask Redis over a connection of the package; a `redis.RedisError` where it is away."""
     return bool(connection.client().ping())
@@ -50,3 +57,33 @@ def shown() -> list[str]:
         repr(connection.client(patient=True)),
         repr(connection.breaker()),
     ]
+
+
+@contextmanager
+def in_the_making() -> Iterator[None]:
+    """Another thread makes the clients of the process meanwhile, which has none yet."""
+    began, end = threading.Event(), threading.Event()
+
+    def make() -> None:
+        with connection._lock:
+            began.set()
+            end.wait(10)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    began.wait(10)
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def clients() -> list[redis.Redis]:
+    """Those that this process has, one for each Redis."""
+    return [*connection.client().servers()]
+
+
+def is_asked_at(buffer: Buffer) -> bool:
+    """Whether this process sends calls to the Redis of a buffer."""
+    return not connection.breaker(buffer.redis_key()).is_open

@@ -44,4 +44,4 @@ def hide_table(patch: pytest.MonkeyPatch, hidden: type[models.Model]) -> None:
 
 def forget_looks(patch: pytest.MonkeyPatch, buffer: Buffer) -> None:
     """A log asks the database for unique values as in its first call."""
-    patch.setattr(buffer, "_guards", {})
+    patch.setattr(buffer._appending, "_guards", {})

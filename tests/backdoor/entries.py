@@ -1,4 +1,4 @@
-"""Pending entries as Redis has them: an entry is a hash of texts by field, and of a head."""
+"""Pending entries as Redis has them: an entry is a hash of texts by field, and of numbers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from writebehind_app.store.connection import client
 
 TIME = 16  # digits ahead of a text
 OLD = "1" * TIME  # the time of a text of 2005
-HEAD = "@"
+FIRST, LAST = "#", "@"  # the names of the numbers of its first and its last write
 
 
 def made(n: int) -> Entry:
     """An entry that no Redis has seen, of the row n, with the number n."""
-    return entry_of(str(n), {"a": "1"}, n, no=n)
+    return entry_of(str(n), {"a": "1"}, n)
 
 
 def of_reply(id: str, reply: Sequence[str]) -> Entry:
@@ -84,9 +84,7 @@ def assert_apart(buffer: Buffer, ids: list[str]) -> None:
 def make_older(buffer: Buffer, seconds: float) -> None:
     """As if all pending entries had been written earlier."""
     for id in (id for ids in pending_ids(buffer) for id in ids):
-        no, writes, since, *rest = _head(buffer, id)
-        since = str(int(since) - round(seconds * 1e6))
-        _set_head(buffer, id, no, writes, since, *rest)
+        client().hincrby(place(buffer, id), FIRST, -round(seconds * 1e6))
 
 
 def set_times(buffer: Buffer, id: str, *, first: float, last: float, due: float) -> None:
@@ -94,9 +92,8 @@ def set_times(buffer: Buffer, id: str, *, first: float, last: float, due: float)
     then: in seconds from now."""
     seconds, micros = client().time()
     now = seconds * 1_000_000 + micros
-    no, writes, _, _, *rest = _head(buffer, id)
-    times = (str(now + round(at * 1e6)) for at in (first, last))
-    _set_head(buffer, id, no, writes, *times, *rest)
+    times = {FIRST: now + round(first * 1e6), LAST: now + round(last * 1e6)}
+    client().hset(place(buffer, id), mapping=times)
     set_due(buffer, {id: now + round(due * 1e6)})
 
 
@@ -113,30 +110,25 @@ def forget_due(buffer: Buffer, id: str) -> None:
     client().delete(f"{buffer.shard_key_of(id)}:due")
 
 
-def _head(buffer: Buffer, id: str) -> list[str]:
-    return client().hget(place(buffer, id), HEAD).split(" ")
-
-
-def _set_head(buffer: Buffer, id: str, *parts: str) -> None:
-    client().hset(place(buffer, id), HEAD, " ".join(parts))
-
-
 # What somebody else writes
 
 
-def put_text(
-    buffer: Buffer, id: str, field: str, text: str, *, old: bool = False, part: str = ""
-) -> None:
-    """Write the text of a field, or of a `part` of it by its key, as no call would: with the time
-    of the text that is there, or a time of long ago."""
-    name = f'&{field}:"{part}"' if part else field
-    before = None if old else client().hget(place(buffer, id), name)
-    client().hset(place(buffer, id), name, (before or OLD)[:TIME] + text)
+def put_text(buffer: Buffer, id: str, field: str, text: str, *, old: bool = False) -> None:
+    """Write the text of a field as no call would: with the time of the text that is there, or a
+    time of long ago."""
+    before = None if old else client().hget(place(buffer, id), field)
+    client().hset(place(buffer, id), field, (before or OLD)[:TIME] + text)
 
 
-def put_head(buffer: Buffer, id: str, head: str) -> None:
-    """Write what an entry says of itself as no call would."""
-    client().hset(place(buffer, id), HEAD, head)
+def put_merge(buffer: Buffer, id: str, field: str, key: str, text: str) -> None:
+    """Write a Merge of a key into a field, with a time of long ago."""
+    texts = {f"+{field}": f"{OLD},{OLD},&,", f'&{field}:"{key}"': OLD + text}
+    client().hset(place(buffer, id), mapping=texts)
+
+
+def put_number(buffer: Buffer, id: str, number: str) -> None:
+    """Write the number of the last write as no call would."""
+    client().hset(place(buffer, id), LAST, number)
 
 
 def remove(buffer: Buffer, id: str) -> None:
@@ -144,7 +136,7 @@ def remove(buffer: Buffer, id: str) -> None:
     client().delete(place(buffer, id))
 
 
-Planted = Literal["without a head", "with a text that is no value", "of another type", "nothing"]
+Planted = Literal["without a number", "with a text that is no value", "of another type", "nothing"]
 
 
 def plant(buffer: Buffer, id: str, what: Planted, *, due: float | str) -> None:
@@ -152,18 +144,19 @@ def plant(buffer: Buffer, id: str, what: Planted, *, due: float | str) -> None:
     for shard in buffer.shard_keys():
         key = f"{shard}:e:{id}"
         match what:
-            case "without a head":
+            case "without a number":
                 client().hset(key, "x", "<i>")
             case "with a text that is no value":
-                client().hset(key, mapping={HEAD: f"{OLD} 1 {OLD} {OLD} 1 0", "a": OLD + "x"})
+                client().hset(key, mapping={FIRST: OLD, LAST: OLD, "a": OLD + "x"})
             case "of another type":
                 client().set(key, "x")
         client().zadd(f"{shard}:due", {id: due})
 
 
 def plant_copy(buffer: Buffer, id: str, other: str) -> None:
-    """Have the head of an entry under another id, too."""
-    client().hset(place(buffer, other), HEAD, " ".join(_head(buffer, id)))
+    """Have the numbers of an entry under another id, too."""
+    numbers = zip((FIRST, LAST), client().hmget(place(buffer, id), FIRST, LAST), strict=True)
+    client().hset(place(buffer, other), mapping=dict(numbers))
     set_due(buffer, {other: 1})
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +12,8 @@ from django.db import IntegrityError
 
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.database import direct
-from writebehind_app.flush import engine, writer
+from writebehind_app.database import arrays, direct, upsert
+from writebehind_app.flush import engine, garbage, ledger, pruning, writer
 from writebehind_app.store.shard import Shard
 
 
@@ -39,9 +39,16 @@ def isolate_at_once(patch: pytest.MonkeyPatch) -> None:
     """Have a flush look for what is refused from the first try on."""
 
     def isolating(buffer: Buffer, number: int, batch: Any, **options: Any) -> Any:
-        return writer.apply(buffer, number, batch, isolating=True)
+        return writer.apply(buffer, number, batch, **{**options, "isolating": True})
 
     patch.setattr(engine, "apply", isolating)
+
+
+@contextmanager
+def collector_lock() -> Iterator[None]:
+    """As if another thread were about to switch the collector of garbage off or on."""
+    with garbage._lock:
+        yield
 
 
 def refuse_direct_writes(patch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -55,23 +62,23 @@ def refuse_direct_writes(patch: pytest.MonkeyPatch, error: Exception) -> None:
 
 def refuse_token_once(patch: pytest.MonkeyPatch, error: Exception) -> None:
     """Have the ledger refuse the token of one batch."""
-    enter, left = writer.enter, [error]
+    enter, left = ledger.enter, [error]
 
     def refuse(*args: Any) -> None:
         if left:
             raise left.pop()
         enter(*args)
 
-    patch.setattr(writer, "enter", refuse)
+    patch.setattr(ledger, "enter", refuse)
 
 
 def say_that_the_token_is_there(patch: pytest.MonkeyPatch, reason: str) -> None:
     """Have the ledger refuse a token as it refuses one that it has, for another reason."""
 
     def refuse(*args: Any) -> None:
-        raise writer.AlreadyApplied(IntegrityError(reason))
+        raise ledger.AlreadyApplied(IntegrityError(reason))
 
-    patch.setattr(writer, "enter", refuse)
+    patch.setattr(ledger, "enter", refuse)
 
 
 def stop_before_new_token(patch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -93,37 +100,80 @@ def die_before_acknowledgement(patch: pytest.MonkeyPatch, error: BaseException) 
     patch.setattr(Shard, "ack", die)
 
 
+def die_before_extension(patch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """A flusher dies when the ledger has the token of a batch as void, and nothing was added to the
+    batch yet."""
+
+    def die(*args: Any, **options: Any) -> None:
+        raise error
+
+    patch.setattr(Shard, "extend", die)
+
+
+def act_before_extension(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Something happens, once, when a flusher has found what it will add to a batch."""
+    is_behind, left = Shard.is_behind, [act]
+
+    def dawdle(*args: Any, **options: Any) -> bool:
+        found = is_behind(*args, **options)
+        if found and left:
+            left.pop()()
+        return found
+
+    patch.setattr(Shard, "is_behind", dawdle)
+
+
 # Promises that are broken, which a checker has to notice
 
 
 def acknowledge_before_commit(patch: pytest.MonkeyPatch) -> None:
     apply = engine._apply
 
-    def too_late(buffer: Any, number: int, batch: Any) -> Any:
-        buffer.shards()[number].ack(batch.token)
+    def too_late(related: Any) -> Any:
+        related.own.shard.ack(related.own.batch.token)
         time.sleep(0.01)
-        return apply(buffer, number, batch)
+        return apply(related)
 
     patch.setattr(engine, "_apply", too_late)
 
 
 def read_nothing_in_flight(patch: pytest.MonkeyPatch) -> None:
-    read = reading.store.read
+    reading_of = reading.reads.reading_of
 
     def blind(*args: Any, **options: Any) -> Any:
-        found = read(*args, **options)
-        return {key: replace(each, in_flight={}) for key, each in found.items()}
+        return reading_of(*args, **options)._replace(in_flight={})
 
-    patch.setattr(reading.store, "read", blind)
+    patch.setattr(reading.reads, "reading_of", blind)
 
 
 def read_what_is_stored_twice(patch: pytest.MonkeyPatch) -> None:
     """What is in flight is counted, although the ledger has its token."""
-    stored = reading._stored
-    patch.setattr(reading, "_stored", lambda *args: (stored(*args)[0], set()))
+    ask = reading._ask_database
+
+    def forgetful(*args: Any) -> Any:
+        return {id: seen._replace(is_applied=False) for id, seen in ask(*args).items()}
+
+    patch.setattr(reading, "_ask_database", forgetful)
 
 
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     function.__name__: function
     for function in (acknowledge_before_commit, read_nothing_in_flight, read_what_is_stored_twice)
 }
+
+
+def write_by_upserts(patch: pytest.MonkeyPatch) -> None:
+    """Have PostgreSQL write stored rows as the other databases do."""
+    patch.setattr(upsert, "takes_arrays", lambda layout: False)
+    patch.setattr(upsert, "may_be_arrays", lambda *args: False)
+
+
+def forget_writers() -> None:
+    """Have the package look anew which fields PostgreSQL takes as arrays."""
+    arrays.takes_arrays.cache_clear()
+    arrays._array_type.cache_clear()
+
+
+def forget_pruning() -> None:
+    """Have this process prune each buffer the next time that it may."""
+    pruning._next_at.clear()

@@ -13,9 +13,9 @@ from typing import Any
 
 import redis
 
-from tests.backdoor.entries import HEAD, TIME, digest, place
+from tests.backdoor.entries import FIRST, LAST, TIME, digest, place
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.database import deadletters
+from writebehind_app.database.letters import entry_in
 from writebehind_app.models import DeadLetter
 
 DEEP = 20_000
@@ -60,28 +60,24 @@ GARBAGE = [
     b"cos\nsystem\n(S'true'\ntR.",  # a pickle
 ]
 
-HEADS = [
+# None of these is the number of a write.
+NUMBERS = [
     b"",
     b" ",
-    b"1",
-    b"1 2 3",
-    b"1 2 3 4 5 6 7 8 9",
-    b"a b c d e f",
-    b"-1 1 1 1 1 0",
-    b"1 -1 1 1 1 0",
-    b"1 1 1 1 1 7",
-    b"1 1 1 1 x 0",
-    b"1e9 1 1 1 1 0",
-    b"nan 1 1 1 1 0",
-    b"1 1 999999999999999999 1 1 0",
-    b"1 1 1 999999999999999999 1 0",
-    b"1 1 1 1 999999999999999999 0",
-    b"9" * 30 + b" 1 1 1 1 0",
-    b"1 " + b"9" * 400 + b" 1 1 1 0",
-    b"\xff 1 1 1 1 0",
-    "\N{ARABIC-INDIC DIGIT ONE} 1 1 1 1 0".encode(),
-    b"1 1 1 1 1 0 ",
-    b"1\n1 1 1 1 0",
+    b"0",
+    b"-1",
+    b"a",
+    b"1e9",
+    b"nan",
+    b"1.5",
+    b"0x1",
+    b"999999999999999999",
+    b"9" * 30,
+    b"9" * 5000,
+    b"\xff",
+    "\N{ARABIC-INDIC DIGIT ONE} x".encode(),
+    b"1 1",
+    b"1\n1",
 ]
 
 NAMES = [
@@ -94,6 +90,9 @@ NAMES = [
     b'&no:"x"',
     b"@@",
     b'@"',
+    b"*",
+    b"*\x00",
+    b"*" + b"0" * 41,
     b"no such field",
     b"id",
     b"pk",
@@ -165,11 +164,24 @@ def entry_keys(client: redis.Redis, buffer: Buffer, id: str) -> tuple[bytes, byt
     return shard, key
 
 
-def is_dead(id: bytes) -> bool:
-    """Whether there is a dead letter of the entry that has that id, or of a row of it."""
-    letters = DeadLetter.objects.all()
+def put_guard(client: redis.Redis, buffer: Buffer, id: str, name: bytes, value: bytes) -> None:
+    """Spoil what a guard of that id is made of: a number of its entry, or the guard of shards."""
+    if name == b"guard":
+        for shard in buffer.shard_keys():
+            client.hset(shard, name, value)
+        return
+    _, key = entry_keys(client, buffer, id)
+    if name == b"!":
+        client.hdel(key, LAST)
+    client.hset(key, name, value)
+
+
+def is_dead(id: bytes, text: str = "") -> bool:
+    """Whether there is a dead letter of the entry that has that id, or of a row of it, and it has
+    that text."""
+    letters = DeadLetter.objects.filter(entry__contains=text)
     return letters.filter(digest=digest(id)).exists() or any(
-        id.decode() in deadletters.entry_of(letter).id for letter in letters
+        id.decode() in entry_in(letter).id for letter in letters
     )
 
 
@@ -177,12 +189,13 @@ def is_dead(id: bytes) -> bool:
 Spoil = Callable[[redis.Redis, Buffer, str, random.Random], bytes]
 
 
-def spoil_head(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
+def spoil_number(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
     _, key = entry_keys(client, buffer, id)
-    if rng.random() < 0.2:
-        client.hdel(key, HEAD)
+    name = rng.choice([FIRST, LAST, "!"])
+    if rng.random() < 0.2 and name == FIRST:
+        client.hdel(key, name)
     else:
-        client.hset(key, HEAD, rng.choice([*HEADS, bytes_of(rng)]))
+        client.hset(key, name, rng.choice([*NUMBERS, bytes_of(rng)]))
     return id.encode()
 
 
@@ -190,7 +203,7 @@ def spoil_text(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random)
     _, key = entry_keys(client, buffer, id)
     names: Any = client.hkeys(key)
     name = rng.choice(
-        [name for name in names if name != HEAD.encode() and not name.startswith(b"&")]
+        [name for name in names if name[:1] not in (b"#", b"@", b"!", b"^", b"&", b"*")]
     )
     spoil_one(client, key, name, rng)
     return id.encode()
@@ -205,7 +218,8 @@ def spoil_one(client: redis.Redis, key: bytes, name: bytes, rng: random.Random) 
 
 def spoil_name(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -> bytes:
     _, key = entry_keys(client, buffer, id)
-    text = rng.choice([b"", b"1" * TIME]) + rng.choice([b"1", b'"x"', b"[1]", b""])
+    # What is older than a value is as void as what the package leaves there itself.
+    text = rng.choice([b"", b"5" * TIME]) + rng.choice([b"1", b'"x"', b"[1]", b""])
     client.hset(key, rng.choice([*NAMES, bytes_of(rng)]), text)
     return id.encode()
 
@@ -226,7 +240,7 @@ def spoil_id(client: redis.Redis, buffer: Buffer, id: str, rng: random.Random) -
     return other
 
 
-SPOILS: list[Spoil] = [spoil_head, spoil_text, spoil_name, spoil_type, spoil_id]
+SPOILS: list[Spoil] = [spoil_number, spoil_text, spoil_name, spoil_type, spoil_id]
 
 # Records
 
@@ -241,7 +255,7 @@ def spoil_log(client: redis.Redis, buffer: Buffer, rng: random.Random) -> None:
         case 1:
             fields[rng.choice(list(fields))] = rng.choice(GARBAGE)
         case 2:
-            fields = {b"@": rng.choice(HEADS)}
+            fields = {b"=": rng.choice(NUMBERS)}
         case 3:
             fields = {b"email": b'"x"', b"event": b"1"}
         case 4:
@@ -258,10 +272,23 @@ def spoil_log(client: redis.Redis, buffer: Buffer, rng: random.Random) -> None:
 
 # Shards
 
-STATE_KEYS = ["", ":due", ":flight", ":log", ":times", ":discarded", ":taken:000", ":taken:fff"]
+STATE_KEYS = [
+    *(
+        "",
+        ":due",
+        ":flight",
+        ":senders",
+        ":log",
+        ":times",
+        ":discarded",
+        ":taken:000",
+        ":taken:fff",
+    ),
+]
 STATE_FIELDS = [
-    *("no", "first", "forgot", "moves", "batches", "accepted", "flushed", "discarded", "lease"),
-    *("attempts", "retry_at", "flying", "max_age", "quiet", "unique", "to", "token", "error"),
+    *("last", "first", "forgot", "closed", "crowded", "version", "batches", "accepted", "flushed"),
+    *("discarded", "lease", "attempts", "retry_at", "claimed", "flying", "max_age", "quiet"),
+    *("unique", "to", "token", "error", "guard", "acked", "took", "rows", "buried", "retries"),
 ]
 STATE_VALUES = [
     *(b"", b"x", b"-1", b"0", b"1", b"1.5", b"nan", b"inf", b"-inf", b"1e300", b"\xff\x00"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import redis
 
 from tests.servers import lasting_keys
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.declaration import in_database
 
 LOOKALIKES = (":e:1", "}:due", "{wb:x:1}", "planted 1 1")
 """Values that look like parts of keys."""
 
-OF_THE_PROJECT = b"{wb:shop.Ticket:0}:e:1"
+OF_THE_PROJECT = b"{wb:shop.Ticket:default:0}:e:1"
 """A key of the same Redis, of a project and not of its tests."""
 
 
@@ -22,18 +24,29 @@ def beginning(label: str = "", *, prefix: str = "wb") -> str:
 
 
 def are_those_of_shards(keys: set[Any], buffer: Buffer) -> bool:
-    """Whether these are a key for each shard of a buffer, and no more."""
-    return keys == {key.encode() for key in buffer.shard_keys()}
+    """Whether these are the state of each shard of a buffer, and who wrote to it, and how many
+    shards there are, and no more."""
+    kept = {f"{key}{part}" for key in buffer.shard_keys() for part in ("", ":senders")}
+    for alias in buffer.databases():
+        with in_database(alias):
+            kept.add(buffer.redis_key())
+    return keys == {key.encode() for key in kept}
 
 
 def data(server: redis.Redis) -> set[Any]:
-    """All keys but those by which Redis knows a call that comes twice, which expire."""
-    return {key for key in server.scan_iter() if b":w:" not in _bytes(key)}
+    """All keys but those by which Redis knows a call that comes twice."""
+    found = {_bytes(key): key for key in server.scan_iter()}
+    return {key for name, key in found.items() if b":once:" not in name and b":senders" not in name}
+
+
+def entries(server: redis.Redis) -> set[Any]:
+    """What writes, or records, left."""
+    return {key for key in server.scan_iter() if re.search(b":(e|log|senders)", _bytes(key))}
 
 
 def without_probe(server: redis.Redis) -> set[Any]:
     """All keys but the mark by which a process finds a Redis that was away."""
-    return {key for key in server.scan_iter() if b":probe:" not in _bytes(key)}
+    return {key for key in server.scan_iter() if b":probe" not in _bytes(key)}
 
 
 def of_measurement(server: redis.Redis) -> set[Any]:
@@ -53,7 +66,7 @@ def has_shard_of(server: redis.Redis, receipt: Any) -> bool:
 
 def is_doctors_key_there(server: redis.Redis) -> bool:
     """Whether the doctor left the key behind on which it tries what the user may do."""
-    return bool([*server.scan_iter("*:doctor:*")])
+    return bool([*server.scan_iter("*:doctor*")])
 
 
 def _bytes(key: Any) -> bytes:

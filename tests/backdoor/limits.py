@@ -13,17 +13,21 @@ _LIMITS = {
     "admin_flush_idle_steps": ("admin.flushing", "_IDLE"),
     "admin_page": ("admin.pending", "PAGE"),  # entries
     "admin_search_rounds": ("admin.pending", "_ROUNDS"),
-    "calls_in_a_round_trip": ("store.delivery", "PIPELINE"),
     "doctor_examination": ("doctor", "_SECONDS"),
-    "doctor_old_entry": ("doctor.backlog", "_MINUTE"),  # seconds
     "doctor_slow_redis": ("doctor.redis_server", "SLOW"),  # seconds
     "entries_of_a_search": ("store.listing", "LOOKED_AT"),
     "failures_in_a_row": ("store.breaker", "_TOLERATED"),
     "first_probe": ("store.breaker", "_FIRST"),  # seconds
+    "idle_transaction": ("database.transactions", "_LEAST_IDLE"),  # seconds
     "flush_entry_patience": ("tasks", "_AT_ONCE"),  # seconds
-    "records_of_a_page": ("store.shard", "PAGE"),
-    "silence_after_a_hint": ("buffers.urgency", "_SILENCE"),  # seconds
+    "keys_of_a_write": ("fields.limits", "MOST_KEYS"),
+    "levels_of_json": ("fields.limits", "MOST_LEVELS"),
+    "overdue_slack": ("store.overdue", "SLACK"),  # seconds
+    "pause_of_pruning": ("flush.pruning", "_PAUSE"),  # seconds
+    "records_of_a_page": ("store.records", "PAGE"),
+    "silence_after_a_hint": ("buffers.flush_when", "_SILENCE"),  # seconds
     "tick_alive": ("tasks", "_ALIVE"),  # seconds
+    "writes_of_a_call": ("store.calls", "ROWS"),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.outages import wait_for
 from writebehind_app.store import breaker, connection, lua
 from writebehind_app.store.client import Client
-from writebehind_app.store.dialogue import ahold
+from writebehind_app.store.dialogue import arun_dialogue
 
 KEY = "{wb:test:transport:0}"
 HeldBack = breaker.HeldBack  # what a call gets that is not sent
@@ -51,7 +51,7 @@ async def aecho(client: Client, text: str) -> Any:
 
 async def arun_script(client: Client) -> Any:
     """Run a script of the package from an event loop."""
-    return await ahold(client, lua.running("count", KEY))
+    return await arun_dialogue(client, lua.running("count", KEY))
 
 
 @contextmanager

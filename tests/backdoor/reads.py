@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import pytest
 
-from writebehind_app.buffers import reading, row, window
-from writebehind_app.database import keyed
+from writebehind_app.buffers import metadata, reading, window
+from writebehind_app.buffers.coalescing import CoalescingBuffer
+from writebehind_app.database import lookup, snapshot
 from writebehind_app.store import lua
 
 Moment = Literal[
     "before the database is asked",
-    "before the rows are read",
     "after the database was asked",
     "before redis is asked",
     "after the read",
@@ -21,9 +21,8 @@ Moment = Literal[
 
 # Where the package does what a moment is before or after of.
 _MOMENTS: dict[Moment, tuple[Any, str, bool]] = {
-    "before the database is asked": (reading, "_stored", True),
-    "before the rows are read": (row, "rows_by_id", True),
-    "after the database was asked": (reading, "_stored", False),
+    "before the database is asked": (reading, "_ask_database", True),
+    "after the database was asked": (reading, "_ask_database", False),
     "before redis is asked": (reading, "_read", True),
     "after the read": (reading, "rows", False),
 }
@@ -35,9 +34,24 @@ def act_once(patch: pytest.MonkeyPatch, moment: Moment, act: Callable[[], object
     _around(patch, module, name, act, first=first)
 
 
+def hand_out_for(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """How long the values are at hand that `dict(meta)` asks for after the keys."""
+    patch.setattr(metadata.Handout, "MOMENT", seconds)
+
+
 def act_after_look(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Do that once, between the look of a guarded write and the write."""
     _around(patch, reading, "guarded", act, first=False)
+
+
+def give_up_on_flushers(patch: pytest.MonkeyPatch) -> None:
+    """A guarded write whose row is in flight waits no longer, as after a lease."""
+    wait = CoalescingBuffer._wait_for_others
+
+    def wait_no_longer(buffer: CoalescingBuffer, id: str, until: float) -> None:
+        wait(buffer, id, -float("inf"))
+
+    patch.setattr(CoalescingBuffer, "_wait_for_others", wait_no_longer)
 
 
 def act_before_keys(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
@@ -47,7 +61,7 @@ def act_before_keys(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> Non
 
 def act_amid_window(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Do that once, after Redis was asked for a window and before the database is."""
-    _around(patch, window.store, "window", act, first=False)
+    _around(patch, window.records, "window", act, first=False)
 
 
 def act_after_first_page(
@@ -65,14 +79,20 @@ def act_after_first_page(
                 act()
         return replies
 
-    patch.setattr(window.store, "PAGE", page)
+    patch.setattr(window.records, "PAGE", page)
     patch.setattr(lua, "run_many", run_and_act)
     return pages
 
 
 def forget_statements() -> None:
     """The SQL of reads, which is made once for a model, is made anew."""
-    keyed._row.cache_clear()
+    for made in (lookup._row, lookup.select, snapshot._text):
+        made.cache_clear()
+
+
+def reads_are_told_of(buffer: CoalescingBuffer) -> None:
+    """The next read that shows too little is logged, whatever was logged before."""
+    reading._told.pop(buffer.label, None)
 
 
 def _around(

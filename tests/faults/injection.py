@@ -15,23 +15,28 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tests.backdoor.calls import NotSent, Unanswered, intercept
 from tests.router import current
-from writebehind_app import steps
+from writebehind_app import checkpoints
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
 
 # What the process does after a step, and a reply may be lost of: scripts by their names, a
 # statement or the commit of the database; None where nothing follows.
 NEXT: dict[str, set[str] | None] = {
-    "write.sending": {"write", "append"},
+    "write.sending": {"write", "operate", "append"},
     "write.accepted": None,
-    "flush.claiming": {"claim"},
+    "flush.claiming": {"claim", "claim_records"},
     "flush.claimed": {"statement"},
     "flush.token": {"statement"},
     "flush.deleted": {"statement"},
     "flush.updated": {"statement"},
     "flush.inserted": {"statement"},
     "flush.buried": {"commit"},
-    "flush.committed": {"ack"},
+    "flush.committed": {"ack", "ack_records"},
     "flush.acked": None,
+    "change.begun": {"count", "close"},
+    "change.closed": {"claim", "count"},
+    "change.drained": {"statement"},
+    "change.made": {"end_change"},
+    "change.in_force": {"division"},
 }
 
 
@@ -71,7 +76,7 @@ class Fault:
         def commit_or_fail(connection: BaseDatabaseWrapper) -> None:
             self._do("commit", partial(commit, connection))
 
-        self._patch.setattr(steps, "hook", self._hook)
+        self._patch.setattr(checkpoints, "hook", self._hook)
         intercept(self._patch, self._do)
         self._patch.setattr(BaseDatabaseWrapper, "_commit", commit_or_fail)
         return self

@@ -18,7 +18,7 @@ from django.db import OperationalError, connections
 from tests.backdoor.batches import claim
 from tests.backdoor.shards import counted, number_of
 from tests.models import Item
-from writebehind_app import steps
+from writebehind_app import checkpoints
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
 
@@ -64,11 +64,11 @@ def stop_self_at(step: str) -> None:
 
     def hook(reached: str) -> None:
         if reached == step:
-            steps.hook = None
+            checkpoints.hook = None
             print("stopping")
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    steps.hook = hook
+    checkpoints.hook = hook
     print(Item.buffered.flush().rows)
 
 
@@ -246,9 +246,9 @@ def test_a_key_dirty_again_between_claim_and_acknowledgement(
                 assert Item.buffered.get(number=1).a == at[step]
 
     Item.buffered.set(number=1, a=0)
-    monkeypatch.setattr(steps, "hook", hook)
+    monkeypatch.setattr(checkpoints, "hook", hook)
     Item.buffered.flush()
-    assert sorted(at) == sorted(s for s in steps.STEPS if s.startswith("flush."))
+    assert sorted(at) == sorted(s for s in checkpoints.NAMES if s.startswith("flush."))
     assert stored() == {1: (1, "flush.claiming")}
     assert Item.buffered.get(number=1).a == len(at)
     Item.buffered.flush()
@@ -407,7 +407,7 @@ def test_a_lease_is_kept_while_a_long_transaction_runs(
             time.sleep(0.9)
             others.append(claim(Item.buffered, lease=1))
 
-    monkeypatch.setattr(steps, "hook", hook)
+    monkeypatch.setattr(checkpoints, "hook", hook)
     Item.buffered.set(number=1)
     Item.buffered.flush()
     assert others == [[]]
@@ -424,7 +424,7 @@ def test_a_lease_is_not_kept_after_a_failure(plain, configure, monkeypatch):
 
     Item.buffered.set(number=1)
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "hook", hook)
+        patch.setattr(checkpoints, "hook", hook)
         with pytest.raises(RuntimeError):
             Item.buffered.flush()
     time.sleep(0.1)

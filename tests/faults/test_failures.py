@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, connections, transaction
+from django.db import DatabaseError, OperationalError, connections, transaction
 from django.db.models import ProtectedError
 
 from tests.models import Everything, Item, Owner, Pair, Strict
-from writebehind_app.database.failures import kind
+from writebehind_app.database.failures import is_duplicate, kind
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -46,7 +46,7 @@ class TestRow:
         assert self.refused(Item(number=1, b=None)) == "row"
 
     def test_no_parent(self, database):
-        assert self.refused(Pair(owner_id=404, name="x")) == "row"
+        assert self.refused(Pair(owner_id=404404, name="x")) == "row"
 
     def test_a_check(self, database):
         assert self.refused(Everything(positive=-1)) == "row"
@@ -80,6 +80,85 @@ class TestRow:
         assert kind(error) == "row"
 
 
+class Psycopg2Error(Exception):
+    """Has the code as psycopg2 has it."""
+
+    def __init__(self, pgcode: str) -> None:
+        super().__init__("refused")
+        self.pgcode = pgcode
+
+
+def of_psycopg2(code: str) -> Exception:
+    error = OperationalError("refused")
+    error.__cause__ = Psycopg2Error(code)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("23505", "row"), ("40P01", "transient"), ("42P01", "schema"), ("57P01", "connection")],
+)
+def test_a_code_of_psycopg2(code, expected):
+    assert kind(of_psycopg2(code)) == expected
+    assert is_duplicate(of_psycopg2(code)) == (code == "23505")
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+class TestRowsOnPostgreSQL:
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            # too long for an index
+            "INSERT INTO short SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) n",
+            # two spellings of one key
+            "INSERT INTO short VALUES ('x'), ('x') ON CONFLICT (t) DO UPDATE SET t = 'x'",
+            "DO $$ BEGIN ASSERT false; END $$",
+            "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'AB123'; END $$",
+            "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '42501'; END $$",
+        ],
+    )
+    def test_a_refusal(self, database, sql):
+        assert kind(failure(database, "CREATE TEMP TABLE short (t text UNIQUE)", sql)) == "row"
+
+    @pytest.mark.parametrize(
+        ("grant", "expected"), [("GRANT ALL ON own TO r", "row"), ("", "schema")]
+    )
+    def test_a_policy_refuses_a_row_where_a_missing_right_refuses_all(
+        self, database, grant, expected
+    ):
+        error = failure(
+            database,
+            "CREATE ROLE r",
+            "CREATE TEMP TABLE own (n int)",
+            "ALTER TABLE own ENABLE ROW LEVEL SECURITY",
+            grant or "SELECT 1",
+            "SET LOCAL ROLE r",
+            "INSERT INTO own VALUES (1)",
+        )
+        assert kind(error) == expected
+
+    def test_nobody_knows(self, database):
+        assert kind(failure(database, "SELECT no_function()")) == "unknown"
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+class TestRowsOnMariaDB:
+    def test_a_division_by_zero(self, database):
+        strict = "SET sql_mode = 'ERROR_FOR_DIVISION_BY_ZERO,STRICT_ALL_TABLES'"
+        insert = "INSERT INTO tests_keyonly (name) VALUES (1 / 0)"
+        assert kind(failure(database, strict, insert)) == "row"
+
+    def test_larger_than_a_packet(self, database):
+        with connections[database].cursor() as cursor:
+            cursor.execute("SELECT @@max_allowed_packet")
+            size = cursor.fetchone()[0]
+        assert kind(failure(database, f"SELECT LENGTH('{'x' * size}')")) == "row"
+
+    def test_nobody_knows(self, database):
+        signal = "SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 5999"
+        assert kind(failure(database, signal)) == "unknown"
+
+
 class TestSchema:
     @pytest.mark.parametrize(
         "sql", ["SELECT * FROM missing", "SELECT missing FROM tests_item", "SELEC 1"]
@@ -88,7 +167,7 @@ class TestSchema:
         assert kind(failure(database, sql)) == "schema"
 
     def test_what_nobody_knows(self):
-        assert kind(RuntimeError("x")) == "schema"
+        assert kind(RuntimeError("x")) == "unknown"
 
 
 class TestTransient:

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from tests.backdoor.declarations import redeclare
 from tests.backdoor.flushes import BROKEN
 from tests.faults.histories import Event, inexplicable
 from tests.models import Counter
-from writebehind_app import Add, steps
+from writebehind_app import Add, checkpoints
 from writebehind_app.models import AppliedBatch
 
 
@@ -199,7 +200,7 @@ def dawdling(configure, monkeypatch) -> None:
         if step in ("flush.claimed", "flush.committed"):
             time.sleep(0.006)
 
-    monkeypatch.setattr(steps, "hook", hook)
+    monkeypatch.setattr(checkpoints, "hook", hook)
 
 
 def store_rows() -> None:
@@ -211,8 +212,12 @@ every_way = pytest.mark.parametrize("how", READS)
 
 @every_way
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
-def test_every_read_is_explained_by_an_order_of_the_writes(how, database, redis_server, dawdling):
-    """Scenarios 15 and 21."""
+@pytest.mark.parametrize("cache_seconds", [0, 0.2, 60])
+def test_every_read_is_explained_by_an_order_of_the_writes(
+    how, database, redis_server, dawdling, monkeypatch, cache_seconds
+):
+    """Scenarios 15, 21 and 48."""
+    redeclare(monkeypatch, Counter.buffered, options={"CACHE_SECONDS": cache_seconds})
     store_rows()
     recorder = Recorder(how)
     recorder.record(1)

@@ -25,7 +25,7 @@ from django.db.models import F, Q, Value
 from django.utils import timezone
 
 from tests.backdoor import hostile
-from tests.backdoor.entries import forget_due, id_of, put_head, put_text
+from tests.backdoor.entries import forget_due, id_of, put_number, put_text, remove
 from tests.backdoor.keyspace import LOOKALIKES
 from tests.backdoor.shards import PARTS, spoil
 from tests.models import (
@@ -43,6 +43,7 @@ from writebehind_app import Add, LogBuffer, Max, Merge, MetaBuffer, Min, RowBuff
 from writebehind_app.buffers import meta
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.database import deadletters
+from writebehind_app.database.letters import described
 from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WritebehindError
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import DeadLetter
@@ -51,6 +52,8 @@ EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "2000"))
 AT_ONCE = 25  # payloads that are planted before a flush
 
 number = itertools.count(1)
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
 
 @pytest.fixture
@@ -100,6 +103,12 @@ class Rows:
         Item.buffered.set(number=n, **values)
         return str(n), n
 
+    def write_again(self, n: int, rng: random.Random) -> None:
+        assert Item.buffered.set(number=n, c="again", a=rng.choice([n, Add(1), Max(n)]))
+
+    def has_again(self, n: int) -> bool:
+        return Item.objects.filter(number=n, c="again").exists()
+
     def shown(self, n: int) -> tuple[Any, ...]:
         row = Item.buffered.get_many([n]).get(n)
         return row and (row.a, row.b, row.d, row.e)
@@ -122,6 +131,13 @@ class Metadata:
         # One key: its row dies with it.
         notes.update({"k": {"n": n}})
         return id_of(Note.buffered, page=f"p{n}", owner=self.owner), n
+
+    def write_again(self, n: int, rng: random.Random) -> None:
+        value = rng.choice([n, Add(1), Merge({"m": n})])
+        Note.buffered.of(page=f"p{n}", owner=self.owner).update({"again": n, "k": value})
+
+    def has_again(self, n: int) -> bool:
+        return Note.objects.filter(page=f"p{n}", key="again").exists()
 
     def shown(self, n: int) -> Any:
         return dict(Note.buffered.of(page=f"p{n}", owner=self.owner))
@@ -158,7 +174,7 @@ def test_planted_entries_die_and_others_live(
         for id, (how, what) in planted.items():
             assert hostile.is_dead(id), (how, id, what, of.stored(what))
         for letter in DeadLetter.objects.all():
-            deadletters.described(letter)
+            described(letter)
         ids = list(DeadLetter.objects.values_list("pk", flat=True))
         assert deadletters.retry(of.buffer, ids) == (0, len(ids))
         deadletters.discard(of.buffer, ids)
@@ -182,7 +198,7 @@ def test_more_broken_entries_than_a_poison_limit(database, redis_server, configu
     configure(SHARDS=1, POISON_LIMIT=3, BATCH_SIZE=10)
     for n in range(30):
         Item.buffered.set(number=n, a=1)
-        put_head(Item.buffered, str(n), "x")
+        put_number(Item.buffered, str(n), "x")
     Item.buffered.set(number=99, a=1)
     assert Item.buffered.flush().dead_letters == 30
     assert Item.objects.get().number == 99
@@ -214,7 +230,7 @@ def test_planted_records_die_and_others_live(database, redis_server, raw, config
             assert shown([n]) == [n]
         drained(Visit.buffered)
         for letter in DeadLetter.objects.all():
-            deadletters.described(letter)
+            described(letter)
         deadletters.discard(Visit.buffered, DeadLetter.objects.values_list("pk", flat=True))
 
 
@@ -223,20 +239,63 @@ def shown(events: list[int]) -> list[int]:
     return sorted(v.event for v in Visit.buffered.window(email="good") if v.event in wanted)
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        "1 1 1 1 999999999999999999 0",
-        "1 1 1 1 1:1:1 0",
-        "1 " + "9" * 19 + " 1 1 1 0",
-    ],
-)
-def test_a_write_does_not_die_with_a_planted_entry(plain, head):
-    Item.buffered.set(number=1, a=1)
-    put_head(Item.buffered, "1", head)
-    Item.buffered.set(number=1, b="mine")
-    assert Item.buffered.flush().dead_letters == 1
-    assert Item.objects.values_list("a", "b").get() == (0, "mine")
+@pytest.mark.parametrize("how", hostile.SPOILS[:4])
+@pytest.mark.parametrize("quiet", [0, 0.001])
+@pytest.mark.parametrize("kind", [Rows, Metadata])
+@on_sqlite
+@on_valkey
+def test_a_write_to_a_planted_entry_is_stored_or_dies_with_it(
+    database, raw, owner, configure, kind, quiet, how, rng
+):
+    """It was accepted: it does not get lost, nor does it crash."""
+    configure(QUIET=quiet, LEASE=0.5, BACKOFF=0.001)
+    of = kind(owner)
+    for _ in range(max(EXAMPLES // 100, 5)):
+        ids = {}
+        for _ in range(AT_ONCE):
+            id, what = of.write(rng)
+            how(raw, of.buffer, id, rng)
+            for _ in range(rng.randrange(1, 4)):
+                of.write_again(what, rng)
+            ids[id] = what
+            with suppress(WritebehindError):
+                of.shown(what)
+        drained(of.buffer)
+        for id, what in ids.items():
+            assert of.has_again(what) or hostile.is_dead(id.encode(), "again"), id
+        DeadLetter.objects.all().delete()
+
+
+@pytest.mark.parametrize("name", [b"@", b"!", b"guard"])
+def test_what_is_decided_by_a_planted_row_is_decided(database, redis_server, raw, name):
+    """Whatever is there, a guard is one that a caller can give back."""
+    for value in [*hostile.NUMBERS, *hostile.STATE_VALUES]:
+        n = next(number)
+        Item.objects.create(number=n)
+        Item.buffered.set(number=n, a=1)
+        hostile.put_guard(raw, Item.buffered, str(n), name, value)
+        is_there = Item.buffered.set_if(lambda row: True, number=n, c="decided")
+        assert is_there or name == b"!"  # which may be the number of a delete
+        hostile.put_guard(raw, Visit.buffered, "", b"guard", value)
+        assert Visit.buffered.append(event=n, email="x")
+
+
+def test_a_write_after_its_entry_is_gone_is_stored(database, redis_server):
+    """Somebody took it out of Redis, and not out of the index."""
+    for n, again in enumerate(
+        [
+            lambda: Item.buffered.set(number=0, a=Add(2)),
+            lambda: Item.buffered.set(number=1, a=2),
+            lambda: Item.buffered.delete(number=2),
+        ]
+    ):
+        Item.objects.create(number=n, a=10)
+        Item.buffered.set(number=n, a=Add(1))
+        remove(Item.buffered, str(n))
+        assert again().where == "pending"
+    result = Item.buffered.flush()
+    assert (result.rows, result.dead_letters) == (3, 0)
+    assert list(Item.objects.order_by("number").values_list("a", flat=True)) == [12, 2]
 
 
 @pytest.mark.parametrize(
@@ -264,11 +323,12 @@ def test_a_call_that_fails_for_what_somebody_wrote_was_not_taken(plain, configur
     spoil(Item.buffered, part)
     spoil(Visit.buffered, part)
     at = timezone.now()
-    again(lambda: Item.buffered.set(number=1, a=Add(1)))
+    again(lambda: Item.buffered.set_many({"number": n, "a": Add(1)} for n in (1, 2)))
     again(lambda: Visit.buffered.append(event=2, email="x", registered_at=at))
     drained(Item.buffered)
     drained(Visit.buffered)
-    assert Item.objects.get().a == 2
+    assert dict(Item.objects.values_list("number", "a")) == {1: 2, 2: 1}
+    assert not DeadLetter.objects.exists()
     assert Visit.objects.filter(event=2).count() == 1
 
 
@@ -472,9 +532,18 @@ def calls_of_rows(of: Chance) -> Calls:
     def expected() -> Any:
         return of.mapping() if of.rng.random() < 0.5 else lambda row: row.pk == of.value()
 
+    def instance() -> Any:
+        row = buffer.model()
+        row.__dict__.update(of.named(key, *fields))
+        return row
+
     return {
         "set": lambda: buffer.set(**of.named(key, *fields)),
         "create": lambda: buffer.create(**of.named(key, *fields)),
+        "save": lambda: buffer.save(
+            of.rng.choice([of.value(), instance(), instance()]),
+            of.rng.choice([None, of.iterable(), fields]),
+        ),
         "set_many": lambda: buffer.set_many(
             of.rng.choice([of.iterable(), [of.mapping(), of.named(key, *fields)]])
         ),
@@ -586,7 +655,7 @@ def test_immense_numbers_are_refused_at_once(plain, field, value, operation):
     started = time.monotonic()
     with pytest.raises(ValidationError):
         Item.buffered.set(number=1, **{field: operation(value)})
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.filterwarnings("ignore:.*received a naive datetime")

@@ -8,6 +8,7 @@ from tests.backdoor.entries import id_of
 from tests.backdoor.shards import begin_numbers_at, number_of
 from tests.models import Seat, Visit
 from writebehind_app.database import deadletters
+from writebehind_app.database.letters import described
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.models import DeadLetter
 
@@ -28,7 +29,7 @@ def test_good_poison_good(database, redis_server):
     assert shown() == [1, 3, 4, 2]
     stored = Seat.objects.order_by("pk").values_list("number", flat=True)
     assert [n for n in stored if n != 1] == [3, 4, 2]
-    assert [r.where for r in receipts] == ["gone", "dead", "gone", "gone"]
+    assert [r.where for r in receipts] == ["stored", "dead", "stored", "stored"]
     assert Seat.buffered.count_pending() == 0
 
 
@@ -51,7 +52,7 @@ def test_a_letter_is_stored_with_its_own_time_once_the_cause_is_gone(database, r
     other = Seat.objects.create(number=1, at="2020-01-01T00:00:00Z")
     Seat.buffered.flush()
     (letter,) = DeadLetter.objects.all()
-    assert deadletters.described(letter)["values"] == {"number": 1}
+    assert described(letter)["values"] == {"number": 1, "at": pending.at}
     assert deadletters.retry(Seat.buffered, [letter.pk]) == (0, 1)
     other.delete()
     Seat.buffered.append(number=2)
@@ -59,7 +60,7 @@ def test_a_letter_is_stored_with_its_own_time_once_the_cause_is_gone(database, r
     assert deadletters.retry(Seat.buffered, [letter.pk]) == (1, 0)
     assert Seat.objects.get(number=1).at == pending.at
     assert shown() == [1, 2]
-    assert receipt.where == "gone"
+    assert receipt.where == "stored"
 
 
 def test_a_letter_is_stored_as_another_one(database, redis_server):
@@ -83,7 +84,7 @@ def test_a_record_of_the_same_number_in_another_shard_leaves_a_letter_alone(data
     Visit.objects.create(event=dying, email="a")
     Visit.buffered.flush()
     good = Visit.buffered.append(event=living, email="a")
-    assert (good.no, good.shard == dead.shard) == (dead.no, False)
+    assert (good.number, good.shard == dead.shard) == (dead.number, False)
     Visit.buffered.flush()
-    assert (dead.where, good.where) == ("dead", "gone")
-    assert deadletters.described(DeadLetter.objects.get())["values"]["event"] == dying
+    assert (dead.where, good.where) == ("dead", "stored")
+    assert described(DeadLetter.objects.get())["values"]["event"] == dying

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.test_steps import AFTER_COMMIT, FLUSH_STEPS, WRITE_STEPS
 from tests.models import Seat
-from writebehind_app import steps
+from writebehind_app import checkpoints
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.models import AppliedBatch
 
@@ -20,7 +20,7 @@ def die_at(step: str) -> None:
         if reached == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    steps.hook = hook
+    checkpoints.hook = hook
 
 
 def flush_and_die(step: str) -> None:

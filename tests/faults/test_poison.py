@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from django.core.exceptions import FieldError
-from django.db import connections
+from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.backdoor.batches import claim
 from tests.backdoor.entries import id_of, put_text
 from tests.models import Item, Note, Owner, Pair, Place, Setting, Strict, Venue
-from writebehind_app import Add, Merge, signals
+from tests.router import current
+from writebehind_app import Add, Merge, checkpoints, signals
 from writebehind_app.database import deadletters
+from writebehind_app.database.letters import described
 from writebehind_app.flush.engine import flush
-from writebehind_app.models import AppliedBatch, DeadLetter, DiscardedLetter
+from writebehind_app.models import AppliedBatch, DeadLetter
 
 on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -25,6 +31,24 @@ on_valkey = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 @pytest.fixture
 def owner(database) -> Owner:
     return Owner.objects.create(name="anna")
+
+
+@contextmanager
+def elsewhere(act: Callable[[], object]) -> Iterator[None]:
+    """Act in a thread, with connections of its own, and wait for its end."""
+
+    def work() -> None:
+        try:
+            act()
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(30)
 
 
 def names() -> set[str]:
@@ -43,7 +67,7 @@ class TestIsolation:
         signals.dead_lettered.connect(listen)
         try:
             Pair.buffered.set(owner=owner, name="a")
-            refused = Pair.buffered.set(owner=404, name="b", value=7)
+            refused = Pair.buffered.set(owner=404404, name="b", value=7)
             good = Pair.buffered.set(owner=owner, name="c")
             result = Pair.buffered.flush()
         finally:
@@ -53,11 +77,11 @@ class TestIsolation:
         assert (result.dead_letters, result.remaining, result.errors) == (1, 0, 0)
         assert Pair.buffered.count_pending() == 0
         (letter,) = DeadLetter.objects.all()
-        assert deadletters.described(letter)["key"] == {"owner_id": 404, "name": "b"}
-        assert deadletters.described(letter)["values"] == {"value": 7}
+        assert described(letter)["key"] == {"owner_id": 404404, "name": "b"}
+        assert described(letter)["values"] == {"value": 7}
         assert "404" in letter.reason
         assert [letter.pk for letter in heard[0]["letters"]] == [letter.pk]
-        assert "refused 1 entries" in caplog.text
+        assert "refused 1 entry" in caplog.text
         assert AppliedBatch.objects.get().dead_letters == 1
         assert good.persisted
         assert not refused.persisted
@@ -77,7 +101,7 @@ class TestIsolation:
         configure(SHARDS=1, BATCH_SIZE=10_000)
         bad = {n * 9_973 // number + 13 for n in range(number)}
         Pair.buffered.set_many(
-            {"owner": 404 if n in bad else owner, "name": str(n)} for n in range(10_000)
+            {"owner": 404404 if n in bad else owner, "name": str(n)} for n in range(10_000)
         )
         # Not only foreign keys, which are looked up: a value that another row has.
         Pair.objects.create(owner=owner, name="other", note="taken")
@@ -86,7 +110,29 @@ class TestIsolation:
             result = Pair.buffered.flush()
         assert result.dead_letters == number + 1
         assert Pair.objects.count() == 10_000 - number
-        assert len(queries) < 64
+        # MariaDB is told in each of the two tries what the session of a flusher is like, and after.
+        # One more asks what is stored where the dead letters would be written. Elsewhere than on
+        # SQLite, five ask whether another flusher has stored a parent, or freed the value.
+        more = {"sqlite": 0, "postgresql": 8, "mysql": 12}[connections[database].vendor]
+        assert len(queries) <= 71 + more
+
+    @pytest.mark.parametrize("poison", [{"note": "taken"}, {"owner": 404404}])
+    @pytest.mark.parametrize("at", [0, 4_711, 9_999])
+    @on_valkey
+    def test_one_among_ten_thousand(self, database, redis_server, configure, owner, poison, at):
+        configure(SHARDS=1, BATCH_SIZE=10_000)
+        Pair.objects.create(owner=owner, name="other", note="taken")
+        Pair.buffered.set_many(
+            {"owner": owner, "name": str(n)} | (poison if n == at else {}) for n in range(10_000)
+        )
+        with CaptureQueriesContext(connections[database]) as queries:
+            result = Pair.buffered.flush()
+        assert (result.rows, result.dead_letters) == (9_999, 1)
+        # With the three that look for what has expired. A value that is taken is searched for in
+        # halves, the last of which are single rows; a parent is looked up.
+        most = 37 if "owner" in poison else 68
+        # Elsewhere than on SQLite, four look whether another flusher has freed it.
+        assert len(queries) <= most + 11 * (connections[database].vendor != "sqlite")
 
     @pytest.mark.parametrize("number", [1, 40, 1000])
     @on_valkey
@@ -100,9 +146,6 @@ class TestIsolation:
         )
         with CaptureQueriesContext(connections[database]) as queries:
             result = flush(Pair.buffered)
-        if len(bad) == 1000:
-            assert (result.errors, result.dead_letters) == (1, 0)
-            return
         assert result.dead_letters == len(bad)
         assert Pair.objects.count() == 1001 - len(bad)
         assert len(queries) < min(30 + 3 * len(bad) * math.log2(1000), 7000)
@@ -111,12 +154,12 @@ class TestIsolation:
         """It is hardly the fault of each."""
         configure(SHARDS=1, POISON_LIMIT=5)
         Pair.objects.create(owner=owner, name="other", note="taken")
-        Pair.buffered.set_many({"owner": 404, "name": str(n)} for n in range(5))
+        Pair.buffered.set_many({"owner": 404404, "name": str(n)} for n in range(5))
         result = flush(Pair.buffered)
         assert (result.errors, result.dead_letters, result.remaining) == (1, 0, 5)
         assert "All 5 entries are refused" in caplog.text
         Pair.buffered.discard()
-        Pair.buffered.set_many({"owner": 404, "name": str(n)} for n in range(4))
+        Pair.buffered.set_many({"owner": 404404, "name": str(n)} for n in range(4))
         assert flush(Pair.buffered).dead_letters == 4
 
     def test_a_value_that_moves_between_shards(self, database, redis_server, configure, owner):
@@ -142,7 +185,7 @@ class TestIsolation:
         configure(SHARDS=1)
         notes = Note.buffered.of(page="p", owner=owner)
         notes.update(a=1, c=3)
-        lost = Note.buffered.of(page="p", owner=404)
+        lost = Note.buffered.of(page="p", owner=404404)
         lost["a"] = 1
         assert Note.buffered.flush().dead_letters == 1
         assert dict(Note.objects.values_list("key", "value")) == {"a": 1, "c": 3}
@@ -157,10 +200,10 @@ class TestIsolation:
         both = site.update({"n:": Add(1), "better": 2})
         assert Setting.buffered.flush().dead_letters == 1
         assert dict(site) == {"n:": 2**63 - 1, "good": 1, "better": 2}
-        assert [receipt.where for receipt in (good, bad, both)] == ["gone", "dead", "dead"]
+        assert [receipt.where for receipt in (good, bad, both)] == ["stored", "dead", "dead"]
         assert [receipt.dead is None for receipt in (good, bad, both)] == [True, False, False]
         assert deadletters.discard(Setting.buffered, [DeadLetter.objects.get().pk]) == 1
-        assert [r.where for r in (good, bad, both)] == ["gone", "discarded", "discarded"]
+        assert [r.where for r in (good, bad, both)] == ["stored", "discarded", "discarded"]
 
     def test_the_receipts_of_an_entity_that_cannot_be_read(self, plain):
         site = Setting.buffered.of(site=1)
@@ -208,21 +251,50 @@ class TestParents:
     def test_a_child_waits_while_its_parent_cannot_be_stored(
         self, database, redis_server, configure, monkeypatch
     ):
-        configure(SHARDS=1, BACKOFF=0.01)
+        configure(SHARDS=1, BACKOFF=0.01, LEASE=0.3)
         Venue.buffered.set(slug="hall")
-        claim(Venue.buffered, lease=1.0)
+        claim(Venue.buffered, lease=4.0)
         Place.buffered.set(number=1, venue="hall")
+        begun = time.monotonic()
         result = flush(Place.buffered)
+        assert 0.3 <= time.monotonic() - begun < 2
         assert (result.dead_letters, result.errors, result.remaining) == (0, 1, 1)
         assert Place.buffered.get(number=1).venue_id == "hall"
         Venue.buffered.flush()
         Place.buffered.flush()
         assert Place.objects.get().venue_id == "hall"
 
+    def test_a_child_waits_for_the_flusher_of_its_parent(
+        self, database, redis_server, configure, monkeypatch
+    ):
+        configure(SHARDS=1)
+        Venue.buffered.set(slug="hall")
+        Place.buffered.set(number=1, venue="hall")
+        claimed = threading.Event()
+
+        def dawdle(step: str) -> None:
+            if (
+                step == "flush.claimed"
+                and threading.current_thread() is not threading.main_thread()
+            ):
+                claimed.set()
+                time.sleep(0.5)
+
+        monkeypatch.setattr(checkpoints, "hook", dawdle)
+        with elsewhere(lambda: flush(Venue.buffered)):
+            assert claimed.wait(10)
+            assert Place.buffered.flush().rows == 1
+        assert Place.objects.get().venue_id == "hall"
+
     def test_a_parent_that_was_deleted(self, database, redis_server, owner):
         Pair.buffered.set(owner=owner, name="x")
-        owner.delete()
+        past_signals(owner)
         assert Pair.buffered.flush().dead_letters == 1
+
+
+def past_signals(owner: Owner) -> None:
+    """Delete an owner as raw SQL does: without a fence for what refers to it."""
+    Owner.objects.filter(pk=owner.pk)._raw_delete(current())
 
 
 class TestDeadLetters:
@@ -250,6 +322,50 @@ class TestDeadLetters:
         assert self.row() == (3, "taken")
         assert not DeadLetter.objects.exists()
 
+    @on_valkey
+    def test_is_retried_beside_a_flusher(self, database, redis_server, owner, monkeypatch):
+        letter = self.refused(owner, value=3)
+        self.free()
+        Item.buffered.set(number=1)
+        is_writing = threading.Event()
+
+        def dawdle(step: str) -> None:
+            if step == "flush.inserted":
+                is_writing.set()
+                time.sleep(0.5)
+
+        monkeypatch.setattr(checkpoints, "hook", dawdle)
+        with elsewhere(lambda: flush(Item.buffered)):
+            assert is_writing.wait(10)
+            assert deadletters.retry(Pair.buffered, [letter.pk]) == (1, 0)
+        assert self.row() == (3, "taken")
+        assert Item.objects.count() == 1
+
+    @on_valkey
+    @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+    def test_a_retry_that_deadlocks_is_tried_again(self, database, redis_server, owner):
+        """The other one has done more, and what takes longer to find goes on."""
+        Pair.objects.create(owner=owner, name="x")
+        letter = self.refused(owner, value=3)
+        self.free()
+        has_row, goes_on = threading.Event(), threading.Event()
+
+        def meet() -> None:
+            with transaction.atomic(using=database):
+                Item.objects.bulk_create(Item(number=n) for n in range(200))
+                Pair.objects.filter(name="x").update(value=1)
+                has_row.set()
+                assert goes_on.wait(10)
+                time.sleep(0.3)  # by now the retry has its letter, and waits for the row
+                DeadLetter.objects.filter(pk=letter.pk).update(attempts=7)
+
+        with elsewhere(meet):
+            assert has_row.wait(10)
+            goes_on.set()
+            assert deadletters.retry(Pair.buffered, [letter.pk], over=True) == (1, 0)
+        assert self.row() == (3, "taken")
+        assert Item.objects.count() == 200
+
     def test_is_not_written_over_a_newer_value(self, database, redis_server, owner):
         """Scenario 31."""
         letter = self.refused(owner, value=3)
@@ -267,7 +383,7 @@ class TestDeadLetters:
         configure(SHARDS=1)
         letter = self.refused(owner, value=3)
         Pair.buffered.set(owner=owner, name="x", value=4)
-        Pair.buffered.set(owner=404, name="orphan")
+        Pair.buffered.set(owner=404404, name="orphan")
         assert Pair.buffered.flush().dead_letters == 1
         letter.refresh_from_db()
         assert letter.superseded == ["value"]
@@ -308,7 +424,7 @@ class TestDeadLetters:
         notes = Note.buffered.of(page="p", owner=owner.pk)
         notes["a"] = Merge({"x": 1, "y": 1})
         name, key = owner.name, owner.pk
-        owner.delete()
+        past_signals(owner)
         assert Note.buffered.flush().dead_letters == 1
         Owner.objects.create(pk=key, name=name)
         notes["a"] = Merge({"y": 2, "z": 2})
@@ -325,7 +441,7 @@ class TestDeadLetters:
         name, key = owner.name, owner.pk
         notes = Note.buffered.of(page="p", owner=key)
         near = Note.buffered.of(page="p,", owner=key)
-        owner.delete()
+        past_signals(owner)
         notes.update(a=1, b=Add(2))
         near["a"] = 5
         assert Note.buffered.flush().dead_letters == 3
@@ -378,10 +494,10 @@ class TestDeadLetters:
             letter = self.refused(owner)
             deadletters.discard(Pair.buffered, [letter.pk])
             at = timezone.now() - timedelta(days=days)
-            DiscardedLetter.objects.filter(number=letter.number).update(discarded_at=at)
+            DeadLetter.every.filter(last=letter.last).update(discarded_at=at)
         Pair.buffered.flush()
-        assert not DiscardedLetter.objects.filter(number=letter.number).exists()
-        assert DiscardedLetter.objects.count() == 1
+        assert not DeadLetter.every.filter(last=letter.last).exists()
+        assert DeadLetter.every.count() == 1
 
     def test_another_buffer_cannot_retry_it(self, plain, owner):
         letter = self.refused(owner)

@@ -56,9 +56,9 @@ def test_a_state_may_be_the_last_or_one_that_nobody_is_sure_of(facts):
 def test_a_journal_says_of_the_last_call_that_nobody_is_sure(tmp_path: Path):
     journal = Journal(tmp_path / "journal")
     first, last = [Effect("add", "sum", 1)], [Effect("append", "line")]
-    journal.begin(first)
+    journal.begin("add", first)
     journal.end("acknowledged")
-    journal.begin(last)
+    journal.begin("append", last)
     assert list(calls_in(tmp_path / "journal")) == [(first, "acknowledged"), (last, "unsure")]
     with (tmp_path / "journal").open("a") as file:
         file.write('"acknow')  # killed

@@ -13,11 +13,11 @@ import pytest
 
 from tests.backdoor.batches import claim
 from tests.models import Item, Note, Owner
-from writebehind_app import Add, Merge, steps
+from writebehind_app import Add, Merge, checkpoints
 from writebehind_app.models import AppliedBatch
 
-FLUSH_STEPS = [step for step in steps.STEPS if step.startswith("flush.")]
-WRITE_STEPS = [step for step in steps.STEPS if step.startswith("write.")]
+FLUSH_STEPS = [step for step in checkpoints.NAMES if step.startswith("flush.")]
+WRITE_STEPS = [step for step in checkpoints.NAMES if step.startswith("write.")]
 AFTER_COMMIT = ("flush.committed", "flush.acked")
 
 
@@ -32,7 +32,7 @@ def kill_self_at(step: str) -> None:
         if reached == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    steps.hook = hook
+    checkpoints.hook = hook
     Item.buffered.flush()
 
 
@@ -43,7 +43,7 @@ def write_and_die(step: str, value: int) -> None:
         if reached == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    steps.hook = hook
+    checkpoints.hook = hook
     Item.buffered.set(number=1, a=value)
 
 
@@ -123,10 +123,10 @@ def test_a_flusher_stops_dead_and_another_one_goes_on(
         if reached == step:
             raise Killed
 
-    monkeypatch.setattr(steps, "hook", hook)
+    monkeypatch.setattr(checkpoints, "hook", hook)
     with pytest.raises(Killed):
         Item.buffered.flush()
-    monkeypatch.setattr(steps, "hook", None)
+    monkeypatch.setattr(checkpoints, "hook", None)
 
     for _ in range(2):
         assert read() == expected
@@ -140,7 +140,7 @@ def test_metadata_is_there_once_after_a_flusher_stopped_dead(
     step, database, redis_server, short_lease, monkeypatch
 ):
     owner = Owner.objects.create(name="anna")
-    notes, gone = (Note.buffered.of(page=page, owner=owner) for page in ("p", "gone"))
+    notes, gone = (Note.buffered.of(page=page, owner=owner) for page in ("p", "stored"))
     notes.update(counted=1, replaced=1, deleted=1, kept=1)
     gone["old"] = 1
     Note.buffered.flush()
@@ -155,17 +155,17 @@ def test_metadata_is_there_once_after_a_flusher_stopped_dead(
         if reached == step:
             raise Killed
 
-    monkeypatch.setattr(steps, "hook", hook)
+    monkeypatch.setattr(checkpoints, "hook", hook)
     with pytest.raises(Killed):
         Note.buffered.flush()
-    monkeypatch.setattr(steps, "hook", None)
+    monkeypatch.setattr(checkpoints, "hook", None)
 
     for _ in range(2):
         assert dict(notes) == expected
         assert dict(gone) == {"young": 1}
         Note.buffered.flush()
     assert dict(Note.objects.filter(page="p").values_list("key", "value")) == expected
-    assert dict(Note.objects.filter(page="gone").values_list("key", "value")) == {"young": 1}
+    assert dict(Note.objects.filter(page="stored").values_list("key", "value")) == {"young": 1}
     assert Note.buffered.count_pending() == 0
 
 
@@ -222,4 +222,4 @@ def test_the_walk_knows_every_step_that_the_code_has():
         for line in file.read_text().splitlines()
         if line.strip().startswith('reach("')
     }
-    assert reached == set(steps.STEPS)
+    assert reached == set(checkpoints.NAMES)

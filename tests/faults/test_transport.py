@@ -94,7 +94,7 @@ class TestThreads:
             with links.in_use(client):
                 refused = pool.submit(count_up, client).exception()
                 assert isinstance(refused, redis.ConnectionError)
-                assert "all 1 connections are in use" in str(refused)
+                assert "all connections are in use: 1" in str(refused)
                 waiting = pool.submit(count_up, client)
                 time.sleep(0.1)
             assert waiting.result() == 1
@@ -177,12 +177,12 @@ class TestThreads:
     def test_an_answer_takes_its_time(self, redis_server, client, configure):
         configure(SOCKET_TIMEOUT=0.2)
         client = links.client()
-        wait = ("BLPOP", "nothing", 0.4)
         started = time.monotonic()
-        _, error = client.exchange([wait])
+        _, error = client.exchange([("BLPOP", "nothing", 2)])
         assert isinstance(error, redis.TimeoutError)
-        assert time.monotonic() - started < 0.35
+        assert time.monotonic() - started < 1.9
         wait_for_redis()
+        wait = ("BLPOP", "nothing", 0.4)
         assert client.exchange([("ECHO", "a"), wait], patience=1) == (["a", None], None)
         assert client.exchange([wait], timeout=1) == ([None], None)
         _, error = client.exchange([wait])
@@ -203,7 +203,10 @@ class TestLoops:
         assert asyncio.run(act()) <= 100
         wait_for(lambda: connections(redis_server) == 0, seconds=5)
 
-    def test_several_loops(self, redis_server, client):
+    def test_several_loops(self, redis_server, configure):
+        configure(SOCKET_TIMEOUT=20)  # four loops and their threads share a processor or two
+        client = links.client()
+
         async def act() -> list[Any]:
             return await asyncio.gather(*(acount_up(client) for _ in range(500)))
 
@@ -447,14 +450,20 @@ def test_redis_is_killed_again_and_again(database, redis_server, configure, star
 
 @on_sqlite
 def test_ten_thousand_writes_of_one_loop(database, redis_server, configure):
-    # On a busy machine neither of the two processes may run for a second.
-    configure(REDIS=f"{redis_server.url}?max_connections=10", SOCKET_TIMEOUT=20)
+    # On a busy machine the last of them has its turn late. It is not to go by a thread then.
+    configure(REDIS=f"{redis_server.url}?max_connections=10", SOCKET_TIMEOUT=100)
 
     async def act() -> list[Any]:
         writes = (Item.buffered.aset(number=1, a=Add(1)) for _ in range(10_000))
         return await asyncio.gather(*writes)
 
+    with redis_server.client() as client:
+        client.script_flush()
+        client.config_resetstat()
     receipts = asyncio.run(act())
-    assert len({(receipt.shard, receipt.no) for receipt in receipts}) == 1
+    with redis_server.client() as client:
+        scripts = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert scripts <= 10_000 + 100  # those of the first ten links are sent again
+    assert len({(receipt.shard, receipt.number) for receipt in receipts}) == 10_000
     assert Item.buffered.get(number=1).a == 10_000
     assert connections(redis_server) <= 10 + 1

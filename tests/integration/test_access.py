@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core import checks
 from django.core.management import call_command
 
+from tests.admin import client, entries, page
 from tests.backdoor.connection import RIGHTS, shown, sibling
 from tests.backdoor.declarations import declare_only
 from tests.backdoor.limits import limit
+from tests.demo import wait_until
 from tests.models import Item, Note, Owner, Visit
 from tests.servers import RedisServer
 from tests.servers.process import free_port
+from tests.servers.sentinel import SentinelServer
 from writebehind_app import Add, conf, doctor
 from writebehind_app.database import deadletters
 from writebehind_app.doctor.redis_server import Examined, access
@@ -106,11 +111,14 @@ class TestRights:
         for right in RIGHTS():
             configure(REDIS=with_user(limited, *(r for r in RIGHTS() if r != right)))
             with sibling(5.0) as client:
-                examined = Examined(client, {})
+                examined = Examined(client, {}, [])
                 found = [f for f in access(examined) if f.level == "error"]
             assert found, right
 
-    @pytest.mark.parametrize("right", ["hgetall", "rename", "hget", "zadd", "hset", "evalsha"])
+    @pytest.mark.parametrize(
+        "right",
+        ["hgetall", "rename", "rpush", "zrem", "hget", "zadd", "hset", "hdel", "unlink", "evalsha"],
+    )
     def test_without_one_of_them_nothing_is_lost(self, limited, configure, right):
         configure(REDIS=with_user(limited, *RIGHTS()), LEASE=0.1, BACKOFF=0.001)
         Item.buffered.set(number=1, a=1)
@@ -127,6 +135,22 @@ class TestRights:
         Item.buffered.flush()
         assert Item.objects.filter(number=1).exists()
         assert not DeadLetter.objects.exists()
+
+    @pytest.mark.parametrize("order", ["", "newest"])
+    def test_they_are_enough_for_the_pages_of_the_admin(
+        self, limited, configure, monkeypatch, order
+    ):
+        configure(REDIS=with_user(limited, *RIGHTS()), SHARDS=2)
+        limit(monkeypatch, admin_page=2)
+        Item.buffered.set_many({"number": n} for n in range(7))
+        Visit.buffered.extend({"event": n, "email": "a"} for n in range(7))
+        for label in ("tests.Item", "tests.Visit"):
+            further, found = f"?order={order}", []
+            while further:
+                text = page(client("view"), entries(label) + further)
+                found += re.findall(r'scope="row"><a [^>]*>(?:number|event)=(\d)', text)
+                further = (re.findall(r'href="(\?[^"]*)">Next page', text) or [""])[0]
+            assert sorted(found) == [*"0123456"]
 
     def test_of_another_prefix_nothing_is_reached(self, limited, configure):
         configure(REDIS=with_user(limited, *RIGHTS()), PREFIX="other")
@@ -150,27 +174,76 @@ class TestWays:
         with pytest.raises(BufferUnavailable):
             Item.buffered.set(number=1, a=1)
 
-    def test_tls(self, plain, configure, certificates):
-        authority, certificate, key, other = certificates
-        port = free_port()
-        with RedisServer(
-            "redis",
-            **{
-                "tls-port": str(port),
-                "tls-cert-file": str(certificate),
-                "tls-key-file": str(key),
-                "tls-ca-cert-file": str(authority),
-                "tls-auth-clients": "no",
-            },
-        ) as redis:
+
+class TestTls:
+    @pytest.fixture
+    def options(self, certificates) -> dict[str, str]:
+        """Of a server."""
+        authority, certificate, key, _ = certificates
+        return {
+            "tls-port": str(free_port()),
+            "tls-cert-file": str(certificate),
+            "tls-key-file": str(key),
+            "tls-ca-cert-file": str(authority),
+            "tls-auth-clients": "no",
+        }
+
+    @pytest.fixture(autouse=True)
+    def _database(self, plain):
+        pass
+
+    def check(self, configure, certificates, setting_for: Callable[[str], Any]) -> None:
+        """Whoever has a certificate of another authority is not believed."""
+        authority, *_, other = map(str, certificates)
+        configure(REDIS=setting_for(authority))
+        call_all()
+        assert not [f for f in doctor.examine() if f.level == "error"]
+        configure(REDIS=setting_for(other))
+        with pytest.raises(BufferUnavailable, match=r"(?i)certificate"):
+            Item.buffered.set(number=1, a=1)
+
+    def test_one_server(self, configure, certificates, options):
+        with RedisServer("redis", **options) as redis:
             user = with_user(redis, *RIGHTS()).partition("@")[0].partition("//")[2]
-            url = f"rediss://{user}@127.0.0.1:{port}/0?ssl_ca_certs="
-            configure(REDIS=f"{url}{authority}")
-            call_all()
-            assert not [f for f in doctor.examine() if f.level == "error"]
-            configure(REDIS=f"{url}{other}")  # nobody who says he is the server is believed
-            with pytest.raises(BufferUnavailable, match=r"(?i)certificate"):
-                Item.buffered.set(number=1, a=1)
+            url = f"rediss://{user}@127.0.0.1:{options['tls-port']}/0?ssl_ca_certs="
+            self.check(configure, certificates, lambda authority: f"{url}{authority}")
+
+    @pytest.mark.slow
+    def test_a_cluster(self, configure, certificates, options):
+        of_cluster = {
+            "cluster-enabled": "yes",
+            "cluster-port": str(free_port()),
+            "tls-cluster": "yes",
+        }
+        with RedisServer("redis", **options, **of_cluster) as redis, redis.client() as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
+            wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER INFO"))
+            url = f"rediss://127.0.0.1:{options['tls-port']}"
+            self.check(
+                configure,
+                certificates,
+                lambda authority: {"CLUSTER": [url], "NODE_KWARGS": {"ssl_ca_certs": authority}},
+            )
+
+    @pytest.mark.slow
+    def test_sentinels(self, configure, certificates, options):
+        """They and the master are asked by TLS."""
+        own = {**options, "tls-port": str(free_port()), "tls-replication": "yes"}
+        name = f"tls-{options['tls-port']}"
+        with (
+            RedisServer("redis", **options),
+            SentinelServer("redis", name, int(options["tls-port"]), 1, **own),
+        ):
+            self.check(
+                configure,
+                certificates,
+                lambda authority: {
+                    "SENTINELS": [["127.0.0.1", int(own["tls-port"])]],
+                    "MASTER_NAME": name,
+                    "SENTINEL_KWARGS": {"ssl": True, "ssl_ca_certs": str(certificates[0])},
+                    "MASTER_KWARGS": {"ssl": True, "ssl_ca_certs": authority},
+                },
+            )
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from django.utils import translation
 
 import writebehind_app
 from tests.admin import ADMIN, DASHBOARD, HISTORY, LETTERS, client, entries, messages, page
-from tests.backdoor import samples
-from tests.backdoor.entries import id_of, plant, put_text
+from tests.backdoor.entries import id_of, make_older, plant, put_text
 from tests.backdoor.flushes import refuse_batches
 from tests.backdoor.limits import limit
 from tests.backdoor.shards import are_paused
@@ -34,7 +33,7 @@ def admin(plain) -> Client:
 
 
 def letter() -> DeadLetter:
-    Pair.buffered.set(owner=404, name="y", value=3)
+    Pair.buffered.set(owner=404404, name="y", value=3)
     Pair.buffered.flush()
     DeadLetter.objects.update(id=1)
     return DeadLetter.objects.get()
@@ -173,7 +172,7 @@ def test_the_dashboard(admin):
     Item.buffered.set(number=5, a=2)
     letter()
     status = page(admin, f"{DASHBOARD}status/")
-    card = re.search(r"<li class=\"wb-card[^>]*>(?:(?!</li>).)*>Item</a>.*?</li>", status, re.S)
+    card = re.search(r"<li class=\"wb-card[^>]*>(?:(?!</li>).)*>Items</a>.*?</li>", status, re.S)
     assert re.findall(r"<dd>(\w+)", card[0])[:2] == ["1", "0"]
     assert f'href="{LETTERS}?buffer=tests.Pair&database=default">1</a>' in status
     text = page(admin, DASHBOARD)
@@ -185,16 +184,11 @@ def test_the_dashboard(admin):
 
 def test_the_charts(admin):
     flushed()
-    Item.buffered.set(number=2, a=2)
-    Note.buffered.of(page="p", owner=7)["color"] = "red"
-    page(admin, f"{DASHBOARD}status/")  # which takes a sample
     drawn = charts(page(admin, DASHBOARD))
-    assert drawn["Entries that wait, at most"] == ["2"]
     assert drawn["Rows stored, per minute"] == drawn["Batches, per minute"] == ["1"]
-    assert len(drawn) == 6
+    assert len(drawn) == 4
     assert all(len(values) == 1 for values in drawn.values())
     drawn = charts(page(admin, DASHBOARD, span="day", buffer="tests.Note"))
-    assert drawn["Entries that wait, at most"] == ["1"]
     assert drawn["Rows stored, per hour"] == []
     assert charts(page(admin, DASHBOARD, span="nonsense", buffer="tests.Nothing"))
 
@@ -205,26 +199,6 @@ def charts(text: str) -> dict[str, list[str]]:
     return {name: re.findall(r"<title>[\d:]+: (.*?)<", svg) for name, svg in figures}
 
 
-def test_the_charts_say_when_nobody_looked(admin, plain):
-    text = page(admin, DASHBOARD)
-    assert text.count(": nobody looked</title>") == 2  # in two charts, but for this minute
-    assert samples.seconds_left() > 86400
-    samples.plant(5, 5, {"tests.Item": (1234, 90_000), "tests.Gone": (1, 2)})
-    samples.plant(6, 65, {"tests.Item": (99999, 5)})
-    for planted in ("nonsense", "[]", '{"at": 5, "of": [1]}'):
-        samples.spoil(7, planted)
-        text = page(admin, DASHBOARD)
-        drawn = charts(text)
-        assert drawn["Entries that wait, at most"] == ["1,234"]
-        assert drawn["Age of the oldest, at most"][0] == "90 s"
-        assert text.count(": nobody looked</title>") == 4
-    samples.spoil_all()
-    assert charts(page(admin, DASHBOARD))["Entries that wait, at most"] == []
-    samples.take_at_once()
-    page(admin, f"{DASHBOARD}status/")
-    assert samples.are_kept()
-
-
 @pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 def test_the_charts_add_up(database, redis_server):
     for n in range(3):
@@ -233,7 +207,7 @@ def test_the_charts_add_up(database, redis_server):
     text = page(client(superuser=True), DASHBOARD, span="day")
     assert sum(map(int, charts(text)["Rows stored, per hour"])) == 3
     history = page(client(superuser=True), HISTORY)
-    assert history.count(">tests.Item</td>") == 3
+    assert history.count('title="tests.Item"') == 3
 
 
 def test_the_health(admin):
@@ -244,6 +218,43 @@ def test_the_health(admin):
     part = page(admin, HEALTH, part=1)
     assert "writebehind.W131" in part
     assert "<html" not in part
+
+
+def test_a_finding_leads_to_the_page_that_mends_it(admin):
+    letter()
+    text = page(admin, HEALTH)
+    assert "Warning: Pairs: 1 dead letter." in text
+    assert f'href="{LETTERS}?buffer=tests.Pair&database=default">See the dead letters</a>' in text
+    assert "manage.py" not in text
+
+
+def test_a_finding_about_what_is_pending_leads_to_it(admin, configure):
+    configure(MAX_AGE=0.001)
+    Item.buffered.set(number=5)
+    make_older(Item.buffered, 120)
+    with pytest.MonkeyPatch.context() as patch:
+        refuse_batches(patch, OperationalError("disk is full"))
+        told(admin, f"{ITEMS}flush/", {"id": "5"})
+    text = page(admin, HEALTH)
+    assert "Warning: Items: the oldest pending entry is 2 minutes old" in text
+    assert f'href="{ITEMS}">See what is pending</a>' in text
+    assert f'href="{ITEMS}?state=retrying">See the batch</a>' in text
+
+
+def test_titles_are_in_words(admin):
+    assert "<h1>Items</h1>" in page(admin, ITEMS)
+    # Nothing is pending under this key any more.
+    assert "<h1>Item: number 5</h1>" in page(admin, f"{ITEMS}entry/", id="5")
+    assert "<h1>Item</h1>" in page(admin, f"{ITEMS}entry/", id="no number")
+    assert "<h1>Visit</h1>" in page(admin, f"{entries('tests.Visit')}entry/", id="1-0")
+    assert "<h1>Discard Items</h1>" in admin.post(f"{ITEMS}discard/", {"all": "1"}).content.decode()
+
+
+def test_the_history_counts_batches(admin, configure):
+    configure(SHARDS=1)
+    Item.buffered.set(number=1, a=2)
+    Item.buffered.flush()
+    assert "1 batch\n" in page(admin, HISTORY)
 
 
 def test_the_pending_entries_of_a_buffer(admin):
@@ -257,7 +268,10 @@ def test_the_pending_entries_of_a_buffer(admin):
     assert '<span title="b, a">2</span>' in text
     assert "page=p, owner_id=7" in page(admin, entries("tests.Note"))
     assert "event=9, email=a@b.c" in page(admin, entries("tests.Visit"))
-    assert "There is nothing like that." in page(admin, entries("tests.Setting"))
+    assert "Nothing is pending: what was written is in the database." in page(
+        admin, entries("tests.Setting")
+    )
+    assert "No entry matches." in page(admin, entries("tests.Setting"), age="60")
     page(admin, entries("tests.Nothing"), 404)
 
 
@@ -267,9 +281,7 @@ def test_an_entry_says_what_it_would_change(admin):
     text = page(admin, f"{ITEMS}entry/", id="5")
     rows = {
         row[0]: row[1:]
-        for row in re.findall(
-            r"<th scope=\"row\">(\w+)</th>\s*<td>(.*?)</td>\s*<td>(.*?)</td>\s*<td>(.*?)</td>", text
-        )
+        for row in re.findall(r"<th scope=\"row\">(\w+)</th>" + r"\s*<td[^>]*>(.*?)</td>" * 3, text)
     }
     assert rows["a"] == ("10", "Add(amount=3)", "13")
     assert rows["b"] == ("old", "", "old")
@@ -287,13 +299,14 @@ def test_an_entry_of_an_entity_and_a_record(admin):
     Note.buffered.of(page="p", owner=7).update(color="blue", size=3)
     path = re.search(r'href="([^"]*/entry/[^"]*)"', page(admin, entries("tests.Note")))[1]
     text = re.sub(r"\s+", " ", page(admin, path))
+    text = re.sub(r'<td data-label="[^"]*">', "<td>", text)
     assert '<th scope="row">color</th> <td>red</td> <td>blue</td> <td>blue</td>' in text
     assert '<th scope="row">size</th> <td>—</td> <td>3</td> <td>3</td>' in text
     Visit.buffered.append(event=9, email="a@b.c", note="hello")
     path = re.search(r'href="([^"]*/entry/[^"]*)"', page(admin, entries("tests.Visit")))[1]
     text = page(admin, path)
     assert "hello" in text
-    assert "event=9, email=a@b.c" in text
+    assert "event 9, email a@b.c" in text
     for id in ("1", "x", ""):
         assert "Nothing is pending" in page(admin, f"{entries('tests.Visit')}entry/", id=id)
         assert "Nothing is pending" in page(admin, f"{ITEMS}entry/", id=id)
@@ -301,7 +314,7 @@ def test_an_entry_of_an_entity_and_a_record(admin):
 
 def test_what_somebody_else_wrote_to_redis_is_shown(admin, plain):
     Item.buffered.set(number=5, a=1)
-    plant(Item.buffered, "<b>", "without a head", due="inf")
+    plant(Item.buffered, "<b>", "without a number", due="inf")
     plant(Item.buffered, "nothing", "nothing", due=1.5)
     plant(Item.buffered, "odd", "with a text that is no value", due=3)
     plant(Item.buffered, "77", "with a text that is no value", due=3)
@@ -352,7 +365,7 @@ def test_a_flush_has_transactions_of_its_own(admin, monkeypatch):
     data = {"all": "1", "confirmation": "tests.Item"}
     assert told(admin, f"{ITEMS}discard/", data) == ["1 entry discarded."]
     pk = letter().pk
-    Owner.objects.create(pk=404, name="anna")
+    Owner.objects.create(pk=404404, name="anna")
     data = {"action": "retry", "_selected_action": pk}
     assert told(admin, LETTERS, data) == ["1 stored."]
 
@@ -362,14 +375,14 @@ def test_a_flush_says_what_was_refused(admin):
     for n in range(5):
         Pair.buffered.set(owner=7, name=f"good {n}")
     for n in range(2):
-        Pair.buffered.set(owner=404, name=f"bad {n}")
+        Pair.buffered.set(owner=404404, name=f"bad {n}")
     admin.post(f"{DASHBOARD}flush/", {"begin": "1", "buffer": "tests.Pair"})
     assert "0 / 7" in page(admin, f"{DASHBOARD}flush/")
     response = admin.post(f"{DASHBOARD}flush/", follow=True)
     (message,) = messages(response)
     assert message.startswith("5 rows stored, 2 refused: <a href=")
     assert LETTERS in message
-    assert "It has ended: 5 rows stored, 2 refused, 0 entries left." in page(
+    assert "It has ended: 5 rows stored, 2 refused. 0 entries are left." in page(
         admin, f"{DASHBOARD}flush/"
     )
     assert LogEntry.objects.count() == 2
@@ -383,7 +396,7 @@ def test_everything_is_flushed_step_by_step(admin, monkeypatch, configure):
     path, accept = f"{DASHBOARD}flush/", {"Accept": "application/json"}
     begun = admin.post(path, {"begin": "1"}, headers=accept).json()
     assert begun == {"done": 0, "total": 13, "over": False}
-    deadline, dones = time.monotonic() + 20, [0]
+    deadline, dones = time.monotonic() + 120, [0]
     while time.monotonic() < deadline:
         report = admin.post(path, headers=accept).json()
         dones.append(report["done"])
@@ -460,11 +473,11 @@ def test_chosen_records_are_discarded(admin):
 
 def test_a_buffer_is_paused_and_resumed(admin):
     path = f"{DASHBOARD}pause/"
-    assert told(admin, path, {"buffer": "tests.Item"}) == ["tests.Item is paused; writes go on."]
+    assert told(admin, path, {"buffer": "tests.Item"}) == ["Paused, and writes go on: Items."]
     assert page(admin, DASHBOARD).count(">paused<") == 1
     assert are_paused(Item.buffered)
     data = {"buffer": "tests.Item", "resume": ""}
-    assert told(admin, path, data) == ["tests.Item is flushed again."]
+    assert told(admin, path, data) == ["Flushed again: Items."]
     assert ">paused<" not in page(admin, DASHBOARD)
     assert admin.post(path, {"buffer": "tests.Nothing"}).status_code == 404
 
@@ -502,7 +515,7 @@ def test_without_redis_dead_letters_and_the_history_work(admin, configure):
         if "deadletter" not in path:
             (message,) = told(admin, path, data)
             assert message.startswith("Redis does not answer: "), path
-    Owner.objects.create(pk=404, name="anna")
+    Owner.objects.create(pk=404404, name="anna")
     data = {"_retry": "1", "value": "3"}
     assert told(admin, f"{LETTERS}{pk}/change/", data) == ["1 stored."]
     assert Pair.objects.get().value == 3
@@ -526,8 +539,8 @@ def test_sensitive_values_are_masked(plain, secret):
     Owner.objects.create(pk=7, name="anna")
     Pair.objects.create(owner_id=7, name="x", note="stored secret")
     Pair.buffered.set(owner=7, name="x", note="pending secret")
-    Pair.buffered.set(owner=404, name="y", note="dead secret")
-    Pair.buffered.flush(owner=404, name="y")
+    Pair.buffered.set(owner=404404, name="y", note="dead secret")
+    Pair.buffered.flush(owner=404404, name="y")
     DeadLetter.objects.update(id=1)
     Note.buffered.of(page="p", owner=7).update(color="meta secret", size=3)
     viewer = client("view", "discard", "retry")
@@ -585,7 +598,7 @@ def test_the_reason_of_a_letter_quotes_no_part_of_a_sensitive_value(database, re
 
 
 def test_what_is_not_understood_is_masked_as_a_whole(plain, monkeypatch):
-    Pair.buffered.set(owner=404, name="Anna", value=3, note="ill")
+    Pair.buffered.set(owner=404404, name="Anna", value=3, note="ill")
     Pair.buffered.flush()
     monkeypatch.setattr(Pair.buffered, "sensitive", ("name", "note"))
     letter = DeadLetter.objects.get()
@@ -634,7 +647,8 @@ def test_german(admin):
     letter()
     Item.buffered.set(number=5, a=1)
     with translation.override("de"):
-        assert "Zurückgewiesene Einträge" in page(admin, "/admin/")
+        # It says where it may be broken, for the titles of narrow columns.
+        assert "Zurückgewiesene Einträge" in page(admin, "/admin/").replace("\u00ad", "")
         assert "Alles übertragen" in page(admin, DASHBOARD)
         assert "1 ausstehend, davon 0 fällig; 0 unterwegs." in page(admin, ITEMS)
         assert "Nach der Übertragung" in page(admin, f"{ITEMS}entry/", id="5")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
+from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
 
@@ -12,12 +14,14 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.db import OperationalError
 from django.test import Client
+from django.utils import timezone
 
 from tests.admin import HISTORY, LETTERS, client, messages, page
-from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue
+from tests.models import Everything, Item, Note, Owner, Pair, Place, Seat, Venue, Visit
 from writebehind_app import Add, registry
 from writebehind_app.admin.correction import rendered
 from writebehind_app.database import deadletters
+from writebehind_app.database.letters import described, entry_in
 from writebehind_app.models import DeadLetter
 
 UUID = "00000000-0000-0000-0000-000000000001"
@@ -35,7 +39,7 @@ def letters(admin) -> list[DeadLetter]:
     Pair.objects.create(owner=owner, name="other", note="taken")
     Pair.buffered.set(owner=owner, name="x", note="taken", value=Add(2))
     Pair.buffered.flush()
-    Pair.buffered.set(owner=404, name="y", value=3)
+    Pair.buffered.set(owner=404404, name="y", value=3)
     Pair.buffered.flush()
     return list(DeadLetter.objects.order_by("pk"))
 
@@ -64,10 +68,26 @@ def acted(admin: Client, action: str, *letters: DeadLetter, **data: object) -> l
     return messages(response)
 
 
+def test_a_record_is_known_by_what_is_unique_and_keeps_the_time_of_its_append(admin, plain):
+    before = timezone.now() - timedelta(milliseconds=2)
+    Visit.buffered.append(event=7, email="anna", owner=404404)
+    after = timezone.now()
+    time.sleep(1.1)
+    Visit.buffered.flush()
+    letter = DeadLetter.objects.get()
+    assert "event=7, email=anna" in page(admin, LETTERS)
+    assert "<h1>Visit: event 7, email anna</h1>" in page(admin, change(letter))
+    owner = Owner.objects.create(name="o")
+    sent(admin, letter, owner=owner.pk)
+    visit = Visit.objects.get()
+    assert (visit.event, visit.email, visit.owner) == (7, "anna", owner)
+    assert before <= visit.registered_at <= after
+
+
 def test_the_list_and_its_filters(admin, letters):
     text = page(admin, LETTERS)
     assert "name=x" in text
-    assert "owner: there is no tests.Owner 404." in text
+    assert "owner: there is no tests.Owner 404404." in text
     assert "IntegrityError: UNIQUE constraint failed" in text
     assert admin.get(LETTERS).context["cl"].result_count == 2
     assert "name=y" not in page(admin, LETTERS, q="UNIQUE")
@@ -90,16 +110,16 @@ def test_a_letter_says_what_was_refused_and_why(admin, letters):
     assert "taken" in text
     assert "Refused 1 time" in text
     response = admin.get(f"{LETTERS}99999999/change/", follow=True)
-    assert messages(response) == ["This dead letter has gone: stored, or discarded."]
+    assert messages(response) == ["This dead letter is gone: it was stored or discarded."]
     assert admin.get(f"{LETTERS}x/change/", follow=True).status_code == 200
 
 
 def test_a_foreign_key_is_corrected_and_the_letter_stored(admin):
     """As somebody on call would: see the letter, correct it, retry it, see the row."""
-    Everything.buffered.set(key=UUID, owner=404, text="kept", boolean=True)
+    Everything.buffered.set(key=UUID, owner=404404, text="kept", boolean=True)
     Everything.buffered.flush()
     letter = DeadLetter.objects.get()
-    assert "there is no tests.Owner 404" in page(admin, change(letter))
+    assert "there is no tests.Owner 404404" in page(admin, change(letter))
 
     (message,) = sent(admin, letter)  # as it is
     assert message == "1 refused again: see why below."
@@ -129,7 +149,7 @@ def test_an_operation_stays_or_is_replaced(admin, letters):
     assert "Now: Add(amount=2)" in page(admin, change(letters[0]))
     assert sent(admin, letters[0], note="free") == ["1 stored."]
     assert Pair.objects.get(name="x").value == 2
-    Owner.objects.create(pk=404, name="bert")
+    Owner.objects.create(pk=404404, name="bert")
     assert sent(admin, letters[1], value="7") == ["1 stored."]
     assert Pair.objects.get(name="y").value == 7
 
@@ -139,7 +159,7 @@ def test_a_wrong_value_is_refused_with_the_field(admin, letters):
         data = {**form_of(admin, letters[1]), "value": value, "_retry": ""}
         assert message in admin.post(change(letters[1]), data).content.decode()
     assert DeadLetter.objects.get(pk=letters[1].pk).attempts == 1
-    Everything.buffered.set(key=UUID, owner=404)
+    Everything.buffered.set(key=UUID, owner=404404)
     Everything.buffered.flush()
     letter = DeadLetter.objects.latest("pk")
     data = {**form_of(admin, letter), "owner": "999999", "_retry": ""}
@@ -149,7 +169,7 @@ def test_a_wrong_value_is_refused_with_the_field(admin, letters):
 def test_every_kind_of_field_is_in_the_form_and_unchanged_if_sent_back(admin):
     Everything.buffered.set(
         key=UUID,
-        owner=404,
+        owner=404404,
         boolean=False,
         datetime="2026-01-02T03:04:05.678901+00:00",
         time="01:02:03.000004",
@@ -181,7 +201,7 @@ def test_every_kind_of_field_is_in_the_form_and_unchanged_if_sent_back(admin):
         file="c.txt",
         owner="",
     )
-    values = deadletters.described(DeadLetter.objects.get())["values"]
+    values = described(DeadLetter.objects.get())["values"]
     assert values["boolean"] is True
     assert (values["color"], values["level"], values["file"]) == ("blue", 1, "c.txt")
     assert values["json"] == {"b": 2}
@@ -190,7 +210,7 @@ def test_every_kind_of_field_is_in_the_form_and_unchanged_if_sent_back(admin):
 
 
 def texts_of(letter: DeadLetter) -> dict[str, str]:
-    return deadletters.entry_of(letter).texts()
+    return entry_in(letter).texts()
 
 
 @pytest.mark.parametrize(
@@ -204,9 +224,14 @@ def texts_of(letter: DeadLetter) -> dict[str, str]:
 )
 def test_what_nobody_touched_stays_as_it_is(admin, settings, values):
     settings.TIME_ZONE = "Europe/Berlin"
-    Everything.buffered.set(key=UUID, owner=404, **values)
+    of_older_code = values.get("color")  # which had another choice
+    values = {"color": "red"} if of_older_code else values
+    Everything.buffered.set(key=UUID, owner=404404, **values)
     Everything.buffered.flush()
     letter = DeadLetter.objects.get()
+    if of_older_code:
+        letter.entry = letter.entry.replace("red", of_older_code)
+        letter.save()
     before = texts_of(letter)
     data = {name: text.replace("\n", "\r\n") for name, text in form_of(admin, letter).items()}
     data |= {"float": "0.5", "_save": ""}
@@ -217,7 +242,7 @@ def test_what_nobody_touched_stays_as_it_is(admin, settings, values):
 
 
 def test_what_is_too_long_to_be_sent_back_is_not_in_the_form(admin):
-    Everything.buffered.set(key=UUID, owner=404, text="x" * 100_001)
+    Everything.buffered.set(key=UUID, owner=404404, text="x" * 100_001)
     Everything.buffered.flush()
     letter = DeadLetter.objects.get()
     assert "text" not in form_of(admin, letter)
@@ -225,11 +250,11 @@ def test_what_is_too_long_to_be_sent_back_is_not_in_the_form(admin):
 
 
 def test_letters_of_meta_keys_and_of_logs(admin):
-    Note.buffered.of(page="p", owner=404)["color"] = "red"
+    Note.buffered.of(page="p", owner=404404)["color"] = "red"
     Note.buffered.flush()
     letter = DeadLetter.objects.get()
-    assert "page=p, owner_id=404, key=color" in page(admin, change(letter))
-    Owner.objects.create(pk=404, name="anna")
+    assert "page=p, owner_id=404404, key=color" in page(admin, change(letter))
+    Owner.objects.create(pk=404404, name="anna")
     assert sent(admin, letter, value='"blue"') == ["1 stored."]
     assert Note.objects.get().value == "blue"
     receipt = Seat.buffered.append(number=1)
@@ -242,7 +267,7 @@ def test_letters_of_meta_keys_and_of_logs(admin):
 
 
 def test_retry_in_bulk(admin, letters):
-    Owner.objects.create(pk=404, name="bert")
+    Owner.objects.create(pk=404404, name="bert")
     (message,) = acted(admin, "retry", *letters)
     assert message == "1 refused again: see why below, 1 stored."
     assert DeadLetter.objects.get().pk == letters[0].pk
@@ -250,14 +275,14 @@ def test_retry_in_bulk(admin, letters):
 
 
 def test_a_second_retry_goes_on_where_the_first_stopped(admin, letters, monkeypatch):
-    Owner.objects.create(pk=404, name="bert")  # the second could be stored
+    Owner.objects.create(pk=404404, name="bert")  # the second could be stored
     moments = iter([0.0, 1.0, 99.0] * 2)
     clock = SimpleNamespace(monotonic=lambda: next(moments))
     monkeypatch.setattr("writebehind_app.admin.deadletters.time", clock)
     (message,) = acted(admin, "retry", *letters)
-    assert message == "1 refused again: see why below, 1 were not tried yet: retry once more."
+    assert message == "1 refused again: see why below, 1 was not tried yet: retry once more."
     (message,) = acted(admin, "retry", *letters)
-    assert message == "1 stored, 1 were not tried yet: retry once more."
+    assert message == "1 stored, 1 was not tried yet: retry once more."
 
 
 def test_a_number_that_is_a_value_has_no_separators(admin, letters, settings):
@@ -275,6 +300,56 @@ def test_what_was_not_discarded_is_not_in_the_log(admin, letters, monkeypatch):
     with pytest.raises(OperationalError):
         acted(admin, "discard", *letters, confirmation="2")
     assert not LogEntry.objects.exists()
+
+
+@pytest.fixture
+def edited(letters) -> DeadLetter:
+    """A letter that could be stored now, but for an edit."""
+    Pair.objects.update(note=None)
+    Pair.objects.create(owner=Owner.objects.get(), name="x", note="mine")
+    return letters[0]
+
+
+def cells(text: str) -> list[str]:
+    [table] = re.findall(r'<table id="wb-edited"[^>]*>.*?</table>', text, re.DOTALL)
+    return re.findall(r"<td[^>]*>(.*?)</td>", table)
+
+
+def test_a_retry_asks_before_it_undoes_an_edit(admin, edited):
+    text = page(admin, change(edited))
+    assert cells(text) == ["taken", "no row", "mine"]
+    (message,) = sent(admin, edited)
+    assert message == "1 not written: its row was edited since; open it to decide."
+    assert acted(admin, "retry", edited) == [message]
+    assert Pair.objects.get(name="x").note == "mine"
+    [over] = re.findall(r'name="over" id="wb-over" value="(\w+)"', text)
+    assert sent(admin, edited, over=over) == ["1 stored."]
+    assert Pair.objects.get(name="x").note == "taken"
+
+
+def test_it_asks_again_where_the_edit_was_edited(admin, edited):
+    [over] = re.findall(r'name="over" id="wb-over" value="(\w+)"', page(admin, change(edited)))
+    Pair.objects.filter(name="x").update(note="yours")
+    (message,) = sent(admin, edited, over=over)
+    assert message.startswith("1 not written")
+    assert Pair.objects.get(name="x").note == "yours"
+    assert cells(page(admin, change(edited))) == ["taken", "no row", "yours"]
+
+
+def test_a_correction_and_the_answer_come_in_one_step(admin, edited):
+    [over] = re.findall(r'name="over" id="wb-over" value="(\w+)"', page(admin, change(edited)))
+    assert sent(admin, edited, note="better", over=over) == ["1 stored."]
+    assert Pair.objects.get(name="x").note == "better"
+
+
+def test_nothing_is_asked_where_nothing_was_edited(admin, letters):
+    assert "wb-over" not in page(admin, change(letters[0]))
+
+
+def test_a_sensitive_edit_is_masked(edited, monkeypatch):
+    monkeypatch.setattr(Pair.buffered, "sensitive", ("note",))
+    assert cells(page(client("view", "retry"), change(edited))) == ["•••"] * 3
+    assert "mine" in cells(page(client("view", "retry", "reveal"), change(edited)))
 
 
 def test_a_letter_of_a_model_that_is_gone(admin, letters, monkeypatch):
@@ -315,7 +390,7 @@ def test_a_letter_that_cannot_be_read(admin, letters):
 
 def test_a_receipt_of_a_letter_that_cannot_be_read(admin):
     """Of metadata, a letter is about some of the rows of an entry."""
-    receipt = Note.buffered.of(page="p", owner=404).update(color="red")
+    receipt = Note.buffered.of(page="p", owner=404404).update(color="red")
     Note.buffered.flush()
     assert "404" in receipt.dead
     DeadLetter.objects.update(entry="no JSON")
@@ -327,7 +402,7 @@ def test_a_letter_of_another_release(admin, letters, missing):
     entry = {**json.loads(letters[1].entry), "unknown": []}
     entry.pop(missing, None)
     DeadLetter.objects.filter(pk=letters[1].pk).update(entry=json.dumps(entry))
-    Owner.objects.create(pk=404, name="bert")
+    Owner.objects.create(pk=404404, name="bert")
     assert acted(admin, "retry", letters[1]) == ["1 stored."]
 
 
@@ -367,7 +442,7 @@ def test_a_letter_that_its_filter_hides_is_discarded_from_its_page(admin, letter
     assert "1 entry would be lost" in response.content.decode()
     letters[0].delete()
     response = admin.post(context["discarding"], data, follow=True)
-    assert messages(response) == ["These dead letters have gone: stored, or discarded."]
+    assert messages(response) == ["These dead letters are gone: they were stored or discarded."]
 
 
 def test_all_that_a_filter_chooses_are_discarded(admin, letters):
@@ -392,7 +467,7 @@ def test_export(admin, letters):
     first, second = json.loads(exported.content)
     assert first["key"]["name"] == "x"
     assert first["values"] == {"note": "taken", "value": "Add(amount=2)"}
-    assert second["reason"] == "owner: there is no tests.Owner 404."
+    assert second["reason"] == "owner: there is no tests.Owner 404404."
     assert "dead_letters.json" in exported["Content-Disposition"]
     exported = admin.post(LETTERS, {"action": "export_csv", **data})
     assert exported.content.startswith(b"\xef\xbb\xbf")
@@ -432,7 +507,7 @@ def test_letters_in_two_databases(database, redis_server, monkeypatch):
     from tests.router import CurrentDatabase
 
     admin = client(superuser=True)
-    Pair.buffered.set(owner=404, name="there")
+    Pair.buffered.set(owner=404404, name="there")
     Pair.buffered.flush()
     letter = DeadLetter.objects.get()
     here = CurrentDatabase.db_for_write
@@ -449,7 +524,7 @@ def test_letters_in_two_databases(database, redis_server, monkeypatch):
         context = admin.get(change(letter), asked).context
         assert context["action"] == context["discarding"] == f"{LETTERS}?database={database}"
     path = re.search(rf'href="({re.escape(change(letter))}[^"]*)"', text)[1]
-    Owner.objects.create(pk=404, name="anna")
+    Owner.objects.create(pk=404404, name="anna")
     data = {"value": "3", "note": "", "_retry": ""}
     assert messages(admin.post(path, data, follow=True)) == ["1 stored."]
     assert not DeadLetter.objects.exists()

@@ -67,10 +67,10 @@ def test_a_flush_says_what_is_paused(admin):
     begin(admin, "tests.Item", "tests.Pair")
     (message,) = messages(admin.post(FLUSH, follow=True))
     assert message.startswith("0 rows stored, 1 refused: ")
-    assert message.endswith("; 1 entry is left; paused: tests.Item.")
-    assert "Paused: tests.Item." in page(admin, FLUSH)
+    assert message.endswith("; 1 entry is left; paused: Items.")
+    assert "Paused: Items." in page(admin, FLUSH)
     chosen = admin.post(f"{ITEMS}flush/", {"id": "5"}, follow=True)
-    assert messages(chosen) == ["0 rows stored; 1 entry is left; paused: tests.Item."]
+    assert messages(chosen) == ["0 rows stored; 1 entry is left; paused: Items."]
     text = page(admin, ITEMS)
     assert ">paused<" in text
     assert ">Resume<" in text
@@ -121,7 +121,7 @@ def test_a_flush_that_another_release_began_is_none(admin):
     session = admin.session
     session["writebehind.flush"] = {"labels": ["tests.Item"], "total": 1, "what": "else"}
     session.save()
-    assert "No flush was begun." in page(admin, FLUSH)
+    assert "Nobody has begun a flush in this session." in page(admin, FLUSH)
     begin(admin)
     page(admin, FLUSH)
 
@@ -181,7 +181,7 @@ def test_a_discard_that_the_database_does_not_take_says_so(admin):
         finally:
             cursor.execute(f"ALTER TABLE away RENAME TO {table}")
     (message,) = messages(response)
-    assert message.startswith("The database did not take it: OperationalError")
+    assert message.startswith("The database refused it: OperationalError")
     assert Item.buffered.count_pending() == 1
 
 

@@ -14,7 +14,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from tests.models import Item, Line, Owner, Pair, Setting
-from writebehind_app import Add, RowBuffer, batch, steps
+from writebehind_app import Add, RowBuffer, batch, checkpoints
 from writebehind_app.exceptions import BufferFull, BufferUnavailable
 
 VERBS = (
@@ -59,7 +59,7 @@ def _play(verbs: Any) -> list[Any]:
         seen(verbs("get_many", [1, 2, 9])),
         seen(verbs("overlay", Item.objects.all())),
         verbs("delete", number=3).where,
-        [(e.key, e.values, e.delete, e.writes) for e in verbs("pending", limit=2)],
+        [(e.key, e.values, e.delete) for e in verbs("pending", limit=2)],
         verbs("count_pending"),
         verbs("discard", number=2),
         verbs("flush", number=1).rows,
@@ -91,7 +91,7 @@ def test_a_receipt_can_be_asked_on_the_loop(plain):
     async def use() -> None:
         owner = await Owner.objects.acreate(name="anna")
         good = await Pair.buffered.aset(owner=owner, name="x")
-        bad = await Pair.buffered.aset(owner=404, name="y")
+        bad = await Pair.buffered.aset(owner=404404, name="y")
         assert await good.awhere() == "pending"
         assert not await good.await_(0.05)
         waiting = asyncio.create_task(good.await_(10))
@@ -137,7 +137,7 @@ def test_two_on_one_loop_and_the_loop_goes_on(plain, monkeypatch):
         finally:
             ticking.cancel()
 
-    monkeypatch.setattr(steps, "hook", slow)
+    monkeypatch.setattr(checkpoints, "hook", slow)
     receipts = async_to_sync(both)()
     assert [receipt.where for receipt in receipts] == ["pending", "pending"]
     assert [receipt.id for receipt in receipts] == ["1", "2"]
@@ -157,7 +157,7 @@ def sent_by(monkeypatch) -> list[int]:
         if step == "write.sending":
             found.append(threading.get_ident())
 
-    monkeypatch.setattr(steps, "hook", note)
+    monkeypatch.setattr(checkpoints, "hook", note)
     return found
 
 

@@ -7,14 +7,17 @@ import json
 import re
 import signal
 import socket
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import redis
+from django.db import connections
 
 from demo_site.locks import Lock
 from demo_site.server import Valkey
@@ -29,6 +32,9 @@ pytestmark = pytest.mark.process
 TITLES = [system.title for system in SYSTEMS]
 # Title, writes, rows and statements buffered and not, seconds and how much faster, differences.
 TABLE = re.compile(r"^(\w+)" + r" +([\d,]+)" * 5 + r" +[\d.]+ +[\d.]+ +[\d.]+ x +(\d+)$", re.M)
+
+
+CALLS = re.compile(r"^(\w+)" + r" +(\d+\.\d\d)" * 4 + "$", re.M)  # p50 and p99, both ways
 
 
 @pytest.fixture
@@ -73,6 +79,13 @@ class TestOnce:
             done = run(data, "manage.py", "demo", "--once", "--writes", "1000")
 
             assert done.returncode == 0, done.stdout + done.stderr
+            calls = CALLS.findall(done.stdout)
+            assert [title for title, *_ in calls] == [*TITLES, "All"]
+            for _, *times in calls:
+                p50, orm_p50, p99, orm_p99 = map(float, times)
+                assert 0 < p50 <= p99
+                assert 0 < orm_p50 <= orm_p99
+            assert "How to read it: " in done.stdout
             table = TABLE.findall(done.stdout)
             assert [title for title, *_ in table] == [*TITLES, "All"]
             for _, *columns in table:
@@ -88,6 +101,37 @@ class TestOnce:
                 (100 * so_often,)
             ]
         assert not valkey_runs(data)
+
+    @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+    def test_on_postgresql(self, database, monkeypatch, tmp_path):
+        login = connections[database].settings_dict
+        for name in ("HOST", "PORT", "USER", "PASSWORD"):
+            monkeypatch.setenv(f"PG{name}", str(login[name]))
+        command = ("manage.py", "demo", "--once", "--writes", "500", "--database", "postgresql")
+
+        for _ in range(2):  # the second one finds its database there
+            done = run(tmp_path, *command)
+
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert [title for title, *_ in TABLE.findall(done.stdout)] == [*TITLES, "All"]
+        assert not (tmp_path / "db.sqlite3").exists()
+        with connections[database].cursor() as cursor:
+            cursor.execute(
+                "SELECT datname FROM pg_database WHERE datname LIKE 'writebehind_demo_%'"
+            )
+            found = [name for (name,) in cursor.fetchall()]
+            mine = f"writebehind_demo_{crc32(bytes(tmp_path / 'postgresql')):08x}"
+            assert mine in found
+            cursor.execute(f"DROP DATABASE {mine}")
+
+    def test_on_a_postgresql_that_is_away(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PGHOST", LOCALHOST)
+        monkeypatch.setenv("PGPORT", str(free_port()))
+        done = run(tmp_path, "manage.py", "demo", "--once", "--database", "postgresql")
+        assert done.returncode == 1
+        assert done.stderr.startswith("CommandError: PostgreSQL cannot be used: connection failed")
+        assert "say where one is with PGHOST" in done.stderr
+        assert not valkey_runs(tmp_path / "postgresql")
 
     def test_fails_on_a_lost_write(self, tmp_path):
         done = run(
@@ -152,9 +196,12 @@ class TestSite:
             "SELECT subject, status, assigned_to FROM writebehind_meta_ticketmeta"
             " WHERE ticket_id = 1",
         ) == [("By hand", "closed", "dora")]
-        assert "processing" in (demo.data / "cluster.log").read_text()  # nobody else flushes
         figures = json.loads(page("figures.json"))
-        assert figures["accepted"] > figures["flushed"] > 0
+        assert figures["orm_statements"] > figures["statements"] > 0
+        assert figures["orm_rows"] > figures["rows"] > 0
+        assert figures["accepted"] > figures["pending"]
+        assert figures["call_ms"] > 0
+        assert figures["orm_ms"] > 0
 
         again = run(demo.data, "manage.py", "demo", "--once")
         assert again.returncode == 1
@@ -182,13 +229,40 @@ class TestSite:
         assert "Ticket 1 is resolved" in page("tickets/1/resolve/", {})
 
 
+class TestSetUp:
+    def test_the_doctor_finds_nothing_but_the_dead_letters_to_mend(self, start_demo):
+        demo = start_demo()
+        demo.wait_for("The admin has 4 dead letters to mend.")
+        log = (demo.data / "cluster.log").read_text()
+        assert "processing" not in log  # no line for each job
+        done = run(demo.data, "manage.py", "writebehind_doctor", "--json")
+        found = [finding["id"] for finding in json.loads(done.stdout)["findings"]]
+        assert {*found} == {"writebehind.W131"}
+        refused = "SELECT buffer, reason FROM writebehind_deadletter ORDER BY id"
+        reasons = dict(rows(demo.data, refused))
+        assert "there is no auth.User" in reasons["writebehind_meta.LessonMeta"]
+        assert "there is no auth.User" in reasons["writebehind_meta.UserProfile"]
+        assert reasons["writebehind_meta.TicketMeta"].startswith("customer_id: Ensure")
+
+        lessons = "writebehind_meta.LessonMeta"
+        retry = run(demo.data, "manage.py", "writebehind_deadletters", "retry", lessons)
+        assert retry.returncode == 0, retry.stdout + retry.stderr
+        assert demo.end(signal.SIGINT) == 0
+        again = start_demo()
+        again.wait_for("Ctrl-C ends")
+        assert again.output.count("dead letters to mend") == 1  # they are made once
+
+
 class TestEnd:
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
     def test_everything_is_flushed(self, start_demo, how):
         demo = start_demo()
         demo.wait_for(r"pending [1-9]")
 
+        begun = time.monotonic()
         assert demo.end(how) == 0
+        # Two seconds on a quiet machine: it does not wait for a tick of the cluster to end.
+        assert time.monotonic() - begun < 6
 
         assert "Everything is in the database" in demo.output
         assert "Traceback" not in demo.output

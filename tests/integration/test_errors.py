@@ -17,7 +17,8 @@ from django.db.models import F, Value
 from django.db.models.fields.files import FieldFile
 from django.test.utils import isolate_apps
 
-from tests.models import Everything, Item, Owner, Pair, Stamp
+from tests.backdoor.keyspace import entries
+from tests.models import Color, Everything, Item, Owner, Pair, Stamp
 from tests.servers import RedisServer
 from writebehind_app import RowBuffer, register, registry
 
@@ -32,7 +33,7 @@ def nothing_is_sent(request: pytest.FixtureRequest, plain: RedisServer) -> Itera
     yield
     if "something_is_sent" not in request.fixturenames:
         with plain.client() as client:
-            assert client.dbsize() == 0
+            assert not entries(client)
 
 
 @pytest.fixture
@@ -180,6 +181,31 @@ class TestValues:
         """Scenario 30."""
         assert message in refused(**{name: value})
 
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("color", "green", "Value 'green' is not a valid choice."),
+            ("level", 3, "Value 3 is not a valid choice."),
+            ("email", "nobody", "Enter a valid email address."),
+            ("slug", "two words", "Enter a valid “slug”"),
+            ("url", "nowhere", "Enter a valid URL."),
+        ],
+    )
+    def test_that_is_no_choice_or_that_a_validator_refuses(self, name, value, message):
+        for write in (Everything.buffered.set, Everything.buffered.create):
+            with pytest.raises(ValidationError) as caught:
+                write(key=KEY, **{name: value})
+            assert caught.value.message_dict[name][0].startswith(message)
+        with pytest.raises(ValidationError, match=name):
+            Everything.buffered.set_if({}, key=KEY, **{name: value})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("color", Color.RED), ("color", ""), ("color", None), ("level", 2.0), ("email", "")],
+    )
+    def test_that_is_one_or_empty(self, something_is_sent, name, value):
+        Everything.buffered.set(key=KEY, **{name: value})
+
     def test_nested_deeper_than_can_be_written(self):
         value: list[Any] = []
         for _ in range(100_000):
@@ -198,7 +224,7 @@ class TestValues:
     def test_an_expression(self, name):
         assert refused(**{name: F("small") + 1}) == (
             "<CombinedExpression: F(small) + Value(1)> is an expression for the database; "
-            "a buffered write takes values."
+            "a buffered write takes values, or an operation such as Add(1)."
         )
 
     def test_a_value_expression_is_for_json_alone(self):

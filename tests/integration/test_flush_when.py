@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.db import connections, transaction
 from django_q.conf import Conf
 from django_q.models import OrmQ
@@ -57,7 +58,7 @@ class TestAsked:
         Item.buffered.set(number=1, b="open")
         assert asked_for() == []
         Item.buffered.set(number=1, b="done")
-        assert asked_for() == [("flush_entry", ("tests.Item", "1"))]
+        assert asked_for() == [("flush_entry", ("tests.Item", "1", database))]
         assert tasks.flush_due()["rows"] == 1  # it is due, with or without the job
         assert Item.objects.get().b == "done"
 
@@ -82,7 +83,7 @@ class TestAsked:
         Item.buffered.set(number=1, c="x")  # what it looks at first has not changed
         assert asked_for() == []
         Item.buffered.set(number=1, b="done")
-        assert asked_for() == [("flush_entry", ("tests.Item", "1"))]
+        assert asked_for() == [("flush_entry", ("tests.Item", "1", database))]
 
     def test_of_the_outcome_of_an_operation(self, database, redis_server, flush_when):
         flush_when(lambda row: row.a >= 3)
@@ -90,7 +91,17 @@ class TestAsked:
         Item.buffered.set(number=1, a=Add(1))
         assert asked_for() == []
         Item.buffered.set(number=1, a=Add(1))
-        assert asked_for() == [("flush_entry", ("tests.Item", "1"))]
+        assert asked_for() == [("flush_entry", ("tests.Item", "1", database))]
+
+    def test_it_gets_an_instance_of_the_model(self, plain, flush_when):
+        seen: list[Item] = []
+        flush_when(lambda row: seen.append(row) or row.b == "done")
+        known = apps.get_models()
+        Item.buffered.set(number=1, b="done")
+        assert isinstance(seen[0], Item)
+        assert seen[0]._meta is Item._meta
+        assert apps.get_models() == known
+        assert len(asked_for()) == 1
 
     def test_with_the_key(self, plain, flush_when):
         owner = Owner.objects.create(name="o")
@@ -98,14 +109,14 @@ class TestAsked:
         Pair.buffered.set(owner=owner, name="a", value=1)
         assert asked_for() == []
         Pair.buffered.set(owner=owner, name="b", value=1)
-        assert asked_for() == [("flush_entry", ("tests.Pair", f'{owner.pk},"b"'))]
+        assert asked_for() == [("flush_entry", ("tests.Pair", f'{owner.pk},"b"', "default"))]
 
     def test_by_the_primary_key(self, plain, flush_when):
         flush_when(lambda row: row.count == 1 and row.seen is None, Stamp)
         stamp = Stamp.objects.create()
         Stamp.buffered.set(pk=stamp.pk, count=1)
         assert len(asked_for()) == 1
-        Stamp.buffered.set(pk=404, count=1)  # there is no such row
+        Stamp.buffered.set(pk=404404, count=1)  # there is no such row
         assert asked_for() == []
 
     def test_of_all_verbs(self, plain, flush_when):
@@ -113,9 +124,9 @@ class TestAsked:
         Item.buffered.create(number=1, b="done")
         Item.buffered.create(number=2, b="open")
         assert not Item.buffered.set_if({"b": "shut"}, number=2, b="done")
-        assert asked_for() == [("flush_entry", ("tests.Item", "1"))]
+        assert asked_for() == [("flush_entry", ("tests.Item", "1", "default"))]
         assert Item.buffered.set_if({"b": "open"}, number=2, b="done")
-        assert asked_for() == [("flush_entry", ("tests.Item", "2"))]
+        assert asked_for() == [("flush_entry", ("tests.Item", "2", "default"))]
 
     def test_many_at_once_are_one_job(self, database, redis_server, flush_when):
         flush_when(is_done)
@@ -214,7 +225,7 @@ class TestTrouble:
         with transaction.atomic():
             Item.buffered.set(number=1, b="done")
             assert asked_for() == []
-        assert asked_for() == [("flush_entry", ("tests.Item", "1"))]
+        assert asked_for() == [("flush_entry", ("tests.Item", "1", "default"))]
 
     def test_a_predicate_that_fails_does_not_fail_the_write(self, plain, flush_when, caplog):
         flush_when(lambda row: row.b / 2)
@@ -225,7 +236,7 @@ class TestTrouble:
         lose_hints(monkeypatch, BufferUnavailable("gone"))
         flush_when(is_done)
         assert Item.buffered.set(number=1, b="done").where == "pending"
-        assert "waits for max_age: gone" in caplog.text
+        assert "wait for max_age: gone" in caplog.text
 
 
 class TestTickets:
@@ -235,7 +246,7 @@ class TestTickets:
         update_ticket(5, subject="s", status="waiting")
         assert asked_for() == []
         update_ticket(5, status="resolved")
-        assert asked_for() == [("flush_entry", ("writebehind_meta.TicketMeta", "5"))]
+        assert asked_for() == [("flush_entry", ("writebehind_meta.TicketMeta", "5", database))]
         tasks.flush_entry("writebehind_meta.TicketMeta", "5")
         assert TicketMeta.objects.get().status == "resolved"
 

@@ -10,6 +10,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from tests.admin import HISTORY, client, page
 from tests.backdoor.batches import claim
 from tests.models import Item, Line, Pair
 from writebehind_app import Add
@@ -52,9 +53,10 @@ def test_by_default_they_go_after_a_week(plain):
     grow_old(6.9)
     second = flush(2)
     assert tokens() == {first, second}
-    grow_old(7.1)
     third = flush(3)
-    assert tokens() == {third}
+    grow_old(7.1)
+    fourth = flush(4)
+    assert tokens() == {third, fourth}  # the last one of the shard is asked for
 
 
 def test_zero_keeps_them(plain, configure):
@@ -71,14 +73,15 @@ def test_many_go_at_once(plain):
     grow_old(7 + 0.5 / 24)
     second = flush(2)
     assert tokens() == {first, second}
+    third = flush(3)
     AppliedBatch.objects.filter(token=first).update(
         applied_at=timezone.now() - timedelta(days=7, hours=2)
     )
     AppliedBatch.objects.filter(token=second).update(
         applied_at=timezone.now() - timedelta(days=7, minutes=1)
     )
-    third = flush(3)
-    assert tokens() == {third}
+    fourth = flush(4)
+    assert tokens() == {third, fourth}
 
 
 @pytest.mark.parametrize("buffer", [Item.buffered, Line.buffered])
@@ -123,14 +126,34 @@ def test_a_batch_in_flight_keeps_its_token(database, redis_server, configure):
     Item.buffered.set(number=1, a=Add(1))
     (batch,) = claim(Item.buffered, lease=0.01)
     batch.commit()
+    greater = leave_greater_number()
     grow_old(30)
     time.sleep(0.02)
     Item.buffered.flush()
     assert Item.objects.get().a == 2
     assert Item.buffered.count_pending() == 0
-    assert tokens() == {batch.token}
+    assert tokens() == {batch.token, greater}
+    flush(2)
     Item.buffered.flush()
-    assert tokens() == set()
+    assert batch.token not in tokens()
+
+
+def test_the_last_batch_keeps_its_token(plain, configure):
+    """A read in a transaction takes its snapshot for too old without."""
+    configure(LEDGER_DAYS=2, SHARDS=1)
+    last = flush(1)
+    greater = leave_greater_number()
+    grow_old(30)
+    Item.buffered.flush()
+    assert tokens() == {last, greater}
+
+
+def leave_greater_number() -> str:
+    """The ledger has a batch of an earlier Redis, whose clock was ahead."""
+    batch = AppliedBatch.objects.latest("upto")
+    batch.token, batch.upto = "greater", batch.upto + 10**12
+    batch.save(force_insert=True)
+    return batch.token
 
 
 @pytest.mark.parametrize("flushed_since", [False, True])
@@ -150,6 +173,62 @@ def test_up_to_which_record_all_are_stored_is_known_still(
         assert tokens() == last_two
         grow_old(3)
         last = (last_two - {last}).pop()
+    with redis_server.client() as client:
+        client.flushdb()  # otherwise Redis names the last one, and that alone lets it stay
     Line.buffered.flush()
     assert tokens() == {last}
     assert len(Line.buffered.window()) == Line.buffered.count() == Line.objects.count()
+
+
+def test_many_rows_that_are_old_go_with_one_flush(plain):
+    """A flusher looks once a minute, and there may have been thousands of batches since then."""
+    then = timezone.now() - timedelta(days=8)
+    row = {"buffer": Item.buffered.label, "shard": 0, "entries": 1}
+    AppliedBatch.objects.bulk_create(
+        AppliedBatch(token=f"{n:032x}", oldest_at=then, applied_at=then, **row) for n in range(5000)
+    )
+    last = flush(1)
+    assert tokens() == {last}
+
+
+# Batches of a week: half of them of a log. A tenth of them is older than LEDGER_DAYS.
+GROWN = """
+    INSERT INTO writebehind_appliedbatch (token, buffer, shard, upto, entries, rows, dead_letters,
+        statements, attempts, error, oldest_at, applied_at, duration)
+    SELECT md5(n::text), CASE WHEN n % 2 = 0 THEN 'tests.Line' ELSE 'tests.Item' END, 0,
+        CASE WHEN n % 2 = 0 THEN 1700000000000000 - n END, 10, 10, 0, 3, 0, '',
+        now() - interval '13 s' * n, now() - interval '13 s' * n, interval '0.01 s'
+    FROM generate_series(1, 50000) AS n
+"""
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
+class TestIndexes:
+    def test_what_is_asked_often_reads_little_of_it(self, database, redis_server):
+        connection = connections[database]
+        with connection.cursor() as cursor:
+            cursor.execute(GROWN)
+            cursor.execute("ANALYZE writebehind_appliedbatch")
+        with CaptureQueriesContext(connection) as queries:
+            flush(1)
+            Line.buffered.append(text="a")
+            Line.buffered.flush()
+            Line.buffered.window()
+            for query in ("", "?buffer=tests.Item", "?database=postgresql"):
+                page(client(superuser=True), f"{HISTORY}{query}")
+        asked = [q["sql"] for q in queries if "writebehind_appliedbatch" in q["sql"]]
+        asked = [sql for sql in asked if sql.startswith("SELECT") and "WHERE" in sql]
+        assert len(asked) > 8
+        with connection.cursor() as cursor:
+            for sql in asked:
+                cursor.execute(f"EXPLAIN {sql}")
+                plan = "\n".join(line for (line,) in cursor.fetchall())
+                assert "Seq Scan on writebehind_appliedbatch" not in plan, f"{sql}\n{plan}"
+
+    def test_there_are_three(self, database, redis_server):
+        with connections[database].cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_indexes WHERE tablename = 'writebehind_appliedbatch'"
+            )
+            assert cursor.fetchone() == (3,)

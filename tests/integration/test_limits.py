@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ValidationError
 
+from tests.backdoor.limits import limit
 from tests.models import Everything, Note, Owner, Stamp, Tick, Visit
 from writebehind_app import Merge
 from writebehind_app.fields.limits import refuse_deep
@@ -96,8 +97,9 @@ def test_bytes_of_a_write(limited, note):
         assert refusal.value.code == "max_entry_bytes"
 
 
-def test_keys_of_a_write(limited, note):
-    limited(MAX_KEYS=4)
+def test_keys_of_a_write(limited, note, monkeypatch):
+    limited()
+    limit(monkeypatch, keys_of_a_write=4)
     note.update({str(n): n for n in range(4)})
     note.update({"extra": Merge({str(n): n for n in range(3)})})  # one says that it is an object
     Everything.buffered.set(key="0" * 32, json=Merge({"a": 1, "b": 2}))
@@ -119,8 +121,9 @@ def nested(levels: int) -> Any:
     return value
 
 
-def test_levels_of_json(limited, note):
-    limited(MAX_DEPTH=10)
+def test_levels_of_json(limited, note, monkeypatch):
+    limited()
+    limit(monkeypatch, levels_of_json=10)
     good, bad = nested(10), nested(11)
     note["a"] = good
     note["a"] = Merge({"k": nested(9)})
@@ -137,16 +140,13 @@ def test_levels_of_json(limited, note):
         with pytest.raises(ValidationError) as refusal:
             call()
         assert refusal.value.message_dict == {
-            field: [
-                "Ensure that at most 10 lists and objects are in each other: see MAX_DEPTH in the "
-                "setting WRITEBEHIND."
-            ]
+            field: ["Ensure that at most 10 lists and objects are in each other."]
         }
 
 
 @pytest.mark.parametrize("text", ['"[[[[[["', r'"\"[[[[[["', '[[1],[2],[3],[4],[5],{"[[[[":{}}]'])
-def test_brackets_of_texts_are_no_levels(configure, text):
-    configure(MAX_DEPTH=3)
+def test_brackets_of_texts_are_no_levels(monkeypatch, text):
+    limit(monkeypatch, levels_of_json=3)
     refuse_deep(f"[{text}]")
 
 

@@ -58,7 +58,7 @@ def test_verbs_look_at_what_they_are_asked_for(database, redis_server):
         (lambda: Visit.buffered.pending(limit=10), 30),
         (lambda: Visit.buffered.count_pending(), 30),
         (lambda: Visit.buffered.window(), 20),
-        (lambda: Visit.buffered.discard(event=1, email="new"), 20),
+        (lambda: Visit.buffered.discard(event=1, email="new"), 30),
     ]
     for call, _ in verbs:
         call()  # and Redis has the scripts

@@ -7,7 +7,7 @@ import pytest
 from tests.backdoor.batches import claim_and_die, end_lease
 from tests.backdoor.declarations import forget_looks
 from tests.models import Line, Visit
-from writebehind_app import steps
+from writebehind_app import checkpoints
 from writebehind_app.exceptions import AlreadyExists
 
 
@@ -58,11 +58,11 @@ class TestUnique:
 
         def hook(step):
             if step == "write.sending":
-                monkeypatch.setattr(steps, "hook", None)
+                monkeypatch.setattr(checkpoints, "hook", None)
                 Visit.buffered.append(event=1, email="a")
                 Visit.buffered.flush()
 
-        monkeypatch.setattr(steps, "hook", hook)
+        monkeypatch.setattr(checkpoints, "hook", hook)
         with pytest.raises(AlreadyExists):
             Visit.buffered.append(event=1, email="a")
         assert Visit.objects.filter(email="a").count() == 1
@@ -79,15 +79,15 @@ class TestUnique:
 
         def intrude(step):
             if step == "write.sending":
-                monkeypatch.setattr(steps, "hook", die)
+                monkeypatch.setattr(checkpoints, "hook", die)
                 Visit.buffered.append(event=1, email="a")
                 with pytest.raises(InterruptedError):
                     Visit.buffered.flush()
-                monkeypatch.setattr(steps, "hook", None)
+                monkeypatch.setattr(checkpoints, "hook", None)
                 end_lease(Visit.buffered)
                 assert Visit.buffered.discard(event=1, email="a") == 0
 
-        monkeypatch.setattr(steps, "hook", intrude)
+        monkeypatch.setattr(checkpoints, "hook", intrude)
         with pytest.raises(AlreadyExists):
             Visit.buffered.append(event=1, email="a")
 
@@ -99,8 +99,9 @@ class TestUnique:
             Line.buffered.extend([{"text": "b"}, {"text": "c"}])
 
     def test_the_database_is_asked_once(self, database, redis_server, django_assert_num_queries):
-        for email in "cd":  # from the second on it is known what the shards look like
-            Visit.buffered.extend({"event": n, "email": email} for n in range(20))
+        # From the second on it is known what the shards look like, and what a statement may hold.
+        for email in "cd":
+            Visit.buffered.extend({"event": n, "email": email} for n in range(500))
         with django_assert_num_queries(2, using=database):
             Visit.buffered.append(event=1, email="a")
             Visit.buffered.extend({"event": n, "email": "a"} for n in range(2, 500))

@@ -12,7 +12,7 @@ from django.db import connections
 
 from tests.models import Item, Note, Owner, Pair, Seat, Stamp
 from tests.router import current
-from writebehind_app import Add, steps
+from writebehind_app import Add, checkpoints
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.declaration import FlushedRow
 
@@ -121,10 +121,10 @@ def test_it_is_called_once_at_most_however_the_flusher_ends(
         if reached == step:
             raise Died
 
-    monkeypatch.setattr(steps, "hook", die)
+    monkeypatch.setattr(checkpoints, "hook", die)
     with pytest.raises(Died):
         Item.buffered.flush()
-    monkeypatch.setattr(steps, "hook", None)
+    monkeypatch.setattr(checkpoints, "hook", None)
     time.sleep(0.06)
     Item.buffered.flush()
     Item.buffered.flush()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.backdoor.batches import claim
+from tests.backdoor.batches import claim, take_over_where_waited_for
 from tests.models import Counter, Note, Owner, Visit
 from tests.pending import in_python
 from writebehind_app import Add, Max, Merge, Min
@@ -26,6 +26,13 @@ from writebehind_app.exceptions import AlreadyExists
 # For each database and each kind of Redis: that is 300 for each kind of buffer.
 EXAMPLES = int(os.environ.get("WRITEBEHIND_EXAMPLES", "50"))
 sequences = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(autouse=True)
+def taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No guarded write has to wait for long for what a dead flusher left."""
+    take_over_where_waited_for(monkeypatch)
+
 
 ACTS = st.sampled_from(["claim", "flush", "flush one"])
 

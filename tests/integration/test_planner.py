@@ -10,7 +10,7 @@ import pytest
 from django.db import connections
 
 from tests.models import Item, Owner, Pair
-from writebehind_app import signals, steps
+from writebehind_app import checkpoints, signals
 from writebehind_app.models import AppliedBatch
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
@@ -81,14 +81,22 @@ def test_6_000_rows_that_each_change_a_random_part(database, redis_server, rng):
     assert stored() == expected
     ledger = list(AppliedBatch.objects.all())
     assert result.batches == len(ledger) == len(statements.by_batch)
-    assert max(batch.statements for batch in ledger) <= 10
+    most = most_statements(database)
+    assert max(batch.statements for batch in ledger) <= most
     first, *others = statements.by_batch
-    assert first - 3 <= 10
-    assert max(others) <= 10
+    assert first - 3 <= most
+    assert max(others) <= most
     assert sum(batch.statements for batch in ledger) == result.statements
     # BEGIN and the like are not statements to Django, COMMIT is none either.
     # Three before the first batch ask for fences, for keys of calls, and for batches that are old.
-    assert sum(statements.by_batch) == result.statements + 3
+    # MariaDB is told after each batch what its session was like before.
+    after = result.batches if connections[database].vendor == "mysql" else 0
+    assert sum(statements.by_batch) == result.statements + 3 + after
+
+
+def most_statements(database: str) -> int:
+    """Of a batch. MariaDB looks for the primary keys first, to lock rows by them."""
+    return 12 if connections[database].vendor == "mysql" else 11
 
 
 def test_rows_with_a_key_of_several_fields(database, redis_server):
@@ -99,8 +107,9 @@ def test_rows_with_a_key_of_several_fields(database, redis_server):
         for o in owners
         for n in range(100)
     )
-    assert max(Pair.buffered.flush().statements, 1) <= 10 * Pair.buffered.option("SHARDS")
-    assert max(AppliedBatch.objects.values_list("statements", flat=True)) <= 10
+    most = most_statements(database)
+    assert max(Pair.buffered.flush().statements, 1) <= most * Pair.buffered.option("SHARDS")
+    assert max(AppliedBatch.objects.values_list("statements", flat=True)) <= most
     assert {(p.owner_id, p.name): (p.value, p.note) for p in Pair.objects.all()} == {
         (o.pk, str(n)): (-n, None) if n % 2 else (n if n < 50 else 0, f"{o.pk} {n}")
         for o in owners
@@ -117,7 +126,8 @@ def test_deletes_and_inserts_among_the_changes(database, redis_server, configure
     Item.buffered.set_many({"number": n, "c": "changed"} for n in range(1, 300, 3))
     Item.buffered.set_many({"number": n} for n in range(300, 350))
     result = Item.buffered.flush()
-    assert (result.batches, result.statements <= 10) == (1, True)
+    # MariaDB is told for how long the session waits for a lock, and then as before.
+    assert (result.batches, result.statements <= (13 if database == "mariadb" else 11)) == (1, True)
     expected = {n: (n, "", "changed" if n % 3 == 1 else None) for n in range(300) if n % 3}
     expected |= dict.fromkeys(range(0, 300, 6), (0, "again", None))
     expected |= dict.fromkeys(range(300, 350), (0, "", None))
@@ -174,7 +184,9 @@ def test_a_row_that_others_insert_during_the_flush_is_changed(
     inserted = []
 
     def insert() -> None:
-        inserted.append(Item.objects.create(number=1, a=100, b="theirs"))
+        # Not by save(), which would be later than what is in flight.
+        Item.objects.bulk_create([Item(number=1, a=100, b="theirs")])
+        inserted.append(Item.objects.get(number=1))
         connections.close_all()
 
     def hook(step: str) -> None:
@@ -183,7 +195,7 @@ def test_a_row_that_others_insert_during_the_flush_is_changed(
             thread.start()
             thread.join()
 
-    monkeypatch.setattr(steps, "hook", hook)
+    monkeypatch.setattr(checkpoints, "hook", hook)
     Item.buffered.flush()
     assert {i.number: (i.a, i.b) for i in Item.objects.all()} == {1: (1, "theirs"), 2: (2, "")}
     assert Item.objects.get(number=1).pk == inserted[0].pk

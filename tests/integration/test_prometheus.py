@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections
 from django.test import Client
@@ -61,12 +64,13 @@ def test_says_how_the_buffers_are_doing(database, redis_server, configure, scrap
     make_older(Item.buffered, 100)
     claim(Item.buffered, size=1)
     call_command("writebehind_pause", "tests.Item", stdout=StringIO())
-    Visit.buffered.append(event=1, email="a", owner=404)
+    Visit.buffered.append(event=1, email="a", owner=404404)
     Visit.buffered.flush()
     found = scrape()
 
     assert found["up", ""] == 1
     item = of_item(found)
+    assert item.pop("buffer_up") == 1
     assert 100 <= item.pop("oldest_seconds") < 110
     assert 0 < item.pop("batch_seconds") < 10
     assert item == {
@@ -99,6 +103,7 @@ def test_redis_is_away(plain, scrape):
     for _ in range(3):
         found = scrape()
     assert found.pop(("breaker_failures_total", "")) == 3
+    assert {found.pop(key) for key in [*found] if key[0] == "buffer_up"} == {0}
     assert found == {
         ("up", ""): 0,
         ("breaker_open", ""): 1,
@@ -176,3 +181,10 @@ def test_as_openmetrics_for_who_asks_for_it(plain):
     response = Client().get("/metrics/", headers={"Accept": "application/openmetrics-text"})
     assert response["Content-Type"].startswith("application/openmetrics-text")
     assert response.content.endswith(b"# EOF\n")
+
+
+def test_without_the_extra_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "writebehind_app.contrib.prometheus")
+    with pytest.raises(ImproperlyConfigured, match=r"pip install django-writebehind\[prometheus\]"):
+        import_module("writebehind_app.contrib.prometheus")

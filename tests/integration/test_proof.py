@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.utils import timezone
 
-from demo_site import proof
+from demo_site import proof, yardstick
 from demo_site.systems import SYSTEMS
 from demo_site.systems.base import System
 from demo_site.systems.events import Events
 from demo_site.systems.lessons import Lessons
 from demo_site.systems.tickets import Tickets
+from writebehind_app.meta.models import EventRegistration
 
 pytestmark = pytest.mark.usefixtures("plain")
 
@@ -77,3 +79,28 @@ def test_what_is_not(system: System, message: str) -> None:
     run = proof.run_buffered(system, proof.plan(system, WRITES))
 
     assert any(message in difference for difference in run.differences)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.title)
+def test_the_yardstick_measures_the_orm_and_leaves_no_row(system: System) -> None:
+    measured = yardstick.measure([system])
+
+    assert measured.ms is not None
+    assert measured.ms > 0
+    writes = {system.model._meta.label: 100}
+    assert measured.rows(writes) > 25  # some writes of appointments change nothing
+    assert measured.statements(writes) >= 100
+    assert not system.model._default_manager.exists()
+
+
+def test_registrations_that_no_page_shows_any_more_go() -> None:
+    now = timezone.now()
+    for minutes in (1, 59, 61):
+        EventRegistration.objects.create(
+            event_id=1, email=f"{minutes}@b.c", registered_at=now - timedelta(minutes=minutes)
+        )
+
+    for system in SYSTEMS:
+        system.tidy()
+
+    assert sorted(row.email for row in EventRegistration.objects.all()) == ["1@b.c", "59@b.c"]

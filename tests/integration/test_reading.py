@@ -7,13 +7,16 @@ from functools import partial
 
 import pytest
 from django.db import connections
+from django.db.models import Case, Value, When
+from django.db.transaction import atomic
 from django.test.utils import CaptureQueriesContext
 
-from tests.backdoor.batches import claim
+from tests.backdoor.batches import claim, forget_ledger
 from tests.backdoor.declarations import redeclare
-from tests.backdoor.entries import put_text
-from tests.backdoor.reads import act_before_keys, act_once
-from tests.models import Child, Item, Owner, Pair, Stamp, Visit
+from tests.backdoor.entries import put_merge, put_text
+from tests.backdoor.reads import act_before_keys, act_once, forget_statements, reads_are_told_of
+from tests.models import Child, Item, Note, Owner, Pair, Stamp, Visit
+from writebehind_app import Add
 
 pytestmark = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 
@@ -36,24 +39,33 @@ class TestBetweenTheTwoReads:
         row = Item.buffered.get(number=1)
         assert (row.a, row.b) == (2, "2")
 
-    def test_the_write_is_stored_and_a_newer_one_is_pending(
-        self, database, redis_server, meanwhile
-    ):
+    def test_an_entry_is_stored_and_another_one_is_pending(self, database, redis_server, meanwhile):
         def act() -> None:
             Item.buffered.flush()
-            Item.buffered.set(number=1, b="2")
+            Item.buffered.set(number=1, a=Add(10))
 
         Item.objects.create(number=1)
-        Item.buffered.set(number=1, a=1)
-        meanwhile("after the database was asked", act)
-        row = Item.buffered.get(number=1)
-        assert (row.a, row.b) == (1, "2")
+        Item.buffered.set(number=1, a=Add(1))
+        meanwhile("before the database is asked", act)
+        assert Item.buffered.get(number=1).a == 11
+
+    def test_another_entry_of_the_shard_is_stored(
+        self, database, redis_server, meanwhile, configure
+    ):
+        """What is pending is pending still, and counts."""
+        configure(SHARDS=1)
+
+        def act() -> None:
+            Item.buffered.flush(number=2)
+
+        Item.buffered.set_many([{"number": 1, "a": 1}, {"number": 2, "a": 2}])
+        meanwhile("before the database is asked", act)
+        assert Item.buffered.get(number=1).a == 1
 
     @pytest.mark.parametrize(
         "moment",
         [
             "before the database is asked",
-            "before the rows are read",
             "after the database was asked",
         ],
     )
@@ -190,7 +202,7 @@ class TestFieldsThatAreNoMore:
         Item.buffered.set(number=2, a=3)
         for id in ("1", "2"):
             put_text(Item.buffered, id, "removed", '"x"')
-            put_text(Item.buffered, id, "gone", "1", part="key")
+            put_merge(Item.buffered, id, "gone", "key", "1")
         row = Item.buffered.get(number=1)
         assert (row.a, row.b) == (2, "stored")
         assert Item.buffered.get_many([1, 2])[2].a == 3
@@ -211,3 +223,119 @@ class TestFieldsThatAreNoMore:
         assert (visit.email, visit.note) == ("a", "none")
         (entry,) = Visit.buffered.pending()
         assert "note" not in entry.values
+
+
+class TestCost:
+    """One script and one statement, however many keys."""
+
+    @pytest.fixture
+    def cost(self, database, redis_server, trips, configure):
+        configure(SHARDS=1)
+
+        def of(act) -> tuple[int, int]:
+            trips.clear()
+            with CaptureQueriesContext(connections[database]) as queries:
+                act()
+            return len(trips), len(queries)
+
+        return of
+
+    @pytest.fixture
+    def items(self, cost):
+        Item.objects.bulk_create(Item(number=n) for n in range(40))
+        Item.buffered.set_many([{"number": n, "a": Add(1)} for n in range(0, 60, 3)])
+        claim(Item.buffered)
+        Item.buffered.set_many([{"number": n, "a": Add(1)} for n in range(0, 60, 2)])
+
+    def test_get(self, items, cost):
+        for n in (0, 1, 2, 3, 54):  # in flight and pending, neither, either, not stored
+            assert cost(lambda n=n: Item.buffered.get(number=n)) == (1, 1)
+
+    def test_get_many(self, items, cost):
+        assert cost(lambda: Item.buffered.get_many(range(80))) == (1, 1)
+
+    def test_overlay(self, items, cost):
+        Item.buffered.get(number=0)
+        assert cost(lambda: Item.buffered.overlay(Item.objects.filter(number=1))) == (1, 1)
+        assert cost(lambda: Item.buffered.overlay(Item.objects.all())) == (1, 2)
+
+    def test_metadata(self, database, cost):
+        owner = Owner.objects.create(name="o")
+        notes = Note.buffered.of(page="p", owner=owner)
+        notes.update(a=1, b=Add(2))
+        Note.buffered.flush()
+        notes.update(a=3, b=Add(2))
+        found = {}
+
+        def get_many() -> None:
+            found.update(
+                Note.buffered.get_many([("p", owner.pk), ("p", owner.pk + 1), ("q", owner.pk)])
+            )
+
+        # MariaDB is asked once more whether it takes the missing keys for others.
+        assert cost(get_many) == (1, 1 + (connections[database].vendor == "mysql"))
+        assert found == {
+            ("p", owner.pk): {"a": 3, "b": 4},
+            ("p", owner.pk + 1): {},
+            ("q", owner.pk): {},
+        }
+
+    def test_guarded_writes(self, items, cost):
+        """One trip more, for the write."""
+        assert cost(lambda: Item.buffered.create(number=100)) == (2, 1)
+        assert cost(lambda: Item.buffered.set_if({"a": 1}, number=4, b="x")) == (2, 1)
+
+    def test_append(self, cost):
+        for n in range(20):  # from now on it knows the guard of each shard
+            Visit.buffered.append(event=1, email=str(n))
+        assert cost(lambda: Visit.buffered.append(event=1, email="a")) == (1, 1)
+
+
+def test_entities_are_in_the_order_of_the_model_with_what_is_pending(
+    database, redis_server, monkeypatch
+):
+    notes = Note.buffered.of(page="p", owner=Owner.objects.create(name="o"))
+    notes.update(a=1, b=2, c=3)
+    notes.flush()
+    first = Case(When(key="b", then=Value(0)), default=Value(1))
+    monkeypatch.setattr(Note._meta, "ordering", [first, "-key"])
+    forget_statements()
+    try:
+        notes["a"] = 4
+        assert [*notes.items()] == [("b", 2), ("c", 3), ("a", 4)]
+    finally:
+        monkeypatch.undo()
+        forget_statements()
+
+
+class TestOldSnapshots:
+    """The transaction of the reader began before a batch was stored."""
+
+    @pytest.fixture
+    def told(self, caplog):
+        reads_are_told_of(Item.buffered)
+        return lambda: [r for r in caplog.records if "may miss stored values" in r.getMessage()]
+
+    def test_it_is_said(self, database, redis_server, told, monkeypatch):
+        Item.buffered.set(number=1, a=1)
+        Item.buffered.flush()
+        with atomic(database):
+            assert Item.buffered.get(number=1).a == 1
+        assert told() == []
+        forget_ledger(database)
+        with atomic(database):
+            assert Item.buffered.get(number=1).a == 1
+            assert Item.buffered.get(number=1).a == 1
+        assert len(told()) == 1
+
+    def test_outside_of_transactions_it_is_read_again(
+        self, database, redis_server, told, monkeypatch
+    ):
+        """The database that is asked lags behind."""
+        Item.buffered.set(number=1, a=1)
+        Item.buffered.flush()
+        Item.buffered.set(number=1, b="x")
+        back = forget_ledger(database)
+        act_once(monkeypatch, "after the database was asked", back)
+        assert Item.buffered.get(number=1).b == "x"
+        assert told() == []

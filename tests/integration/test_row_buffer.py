@@ -14,12 +14,14 @@ from django.test import TestCase
 from django.utils import timezone
 
 from tests import router
+from tests.backdoor.batches import claim
 from tests.backdoor.entries import id_of
 from tests.backdoor.flushes import refuse_batches
 from tests.backdoor.keyspace import beginning
 from tests.models import Child, ExamScore, GameScore, Item, Note, Owner, Pair, Stamp, Strict
-from writebehind_app import RowBuffer, registry, signals, steps
+from writebehind_app import RowBuffer, checkpoints, registry, signals
 from writebehind_app.database import deadletters
+from writebehind_app.database.letters import letters_of
 from writebehind_app.exceptions import BufferUnavailable, WriteUncertain
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import AppliedBatch
@@ -232,6 +234,19 @@ class TestDelete:
             Item.buffered.flush()
         assert Item.objects.get().pk != old.pk
 
+    def test_a_write_that_comes_while_it_is_flushed_is_later(
+        self, database, redis_server, configure
+    ):
+        configure(SHARDS=1)
+        Item.objects.create(number=1, a=1)
+        Item.buffered.delete(number=1)
+        [claimed] = claim(Item.buffered)
+        Item.buffered.set(number=1, a=2)
+        claimed.flush()
+        assert not Item.objects.exists()
+        Item.buffered.flush()
+        assert Item.objects.get().a == 2
+
     def test_the_new_row_is_as_old_as_the_write_that_made_it(self, database, redis_server):
         Item.buffered.set(number=1)
         Item.buffered.delete(number=1)
@@ -335,7 +350,6 @@ class TestPending:
         assert [e.key for e in entries] == [{"number": 3}, {"number": 1}, {"number": 2}]
         assert [e.values for e in entries] == [{"a": 3, "c": "again"}, {"b": "b"}, {}]
         assert [e.delete for e in entries] == [False, False, True]
-        assert [e.writes for e in entries] == [2, 1, 1]
         assert {(e.state, e.attempts) for e in entries} == {("pending", 0)}
         assert before <= entries[0].since <= entries[1].since <= entries[2].since
         assert [e.key["number"] for e in Item.buffered.pending(limit=2)] == [3, 1]
@@ -501,12 +515,12 @@ def claim_and_die() -> None:
         if step == "flush.claimed":
             raise Stopped
 
-    steps.hook = hook
+    checkpoints.hook = hook
     try:
         with pytest.raises(Stopped):
             Item.buffered.flush()
     finally:
-        steps.hook = None
+        checkpoints.hook = None
 
 
 @on_valkey
@@ -592,7 +606,7 @@ class TestFailure:
         third = {"third": (4, None)}
         assert pairs == third | {"other": (1, "taken")} | ({} if new else {"mine": (2, "free")})
 
-        (letter,) = deadletters.letters_of(Pair.buffered)
+        (letter,) = letters_of(Pair.buffered)
         assert deadletters.retry(Pair.buffered, [letter.pk]) == (0, 1)
         other.note = "given up"
         other.save()
@@ -612,6 +626,16 @@ class TestFailure:
         Pair.buffered.set(owner=owner, name="a", note="x")
         Pair.buffered.flush()
         assert {p.name: p.note for p in Pair.objects.all()} == {"a": "x", "b": None}
+
+    def test_of_two_that_want_a_unique_value_the_first_one_gets_it(
+        self, database, redis_server, configure
+    ):
+        configure(SHARDS=1)
+        owner = Owner.objects.create(name="o")
+        Pair.buffered.set(owner=owner, name="b", note="x")
+        Pair.buffered.set(owner=owner, name="a", note="x")
+        assert Pair.buffered.flush().dead_letters == 1
+        assert [p.name for p in Pair.objects.all()] == ["b"]
 
     @pytest.mark.parametrize("exists", [False, True])
     def test_keys_that_the_database_takes_for_equal(
@@ -671,7 +695,7 @@ class TestReceipt:
         receipt = Item.buffered.set(number=1)
         started = time.monotonic()
         assert not receipt.wait(0.1)
-        assert 0.1 <= time.monotonic() - started < 1
+        assert 0.1 <= time.monotonic() - started < 5
         assert not receipt.persisted
         Item.buffered.flush()
         assert receipt.wait(0)
@@ -681,7 +705,7 @@ class TestReceipt:
         Item.buffered.flush()
         second = Item.buffered.set(number=1, a=2)
         third = Item.buffered.delete(number=1)
-        assert [r.where for r in (first, second, third)] == ["gone", "pending", "pending"]
+        assert [r.where for r in (first, second, third)] == ["stored", "pending", "pending"]
         Item.buffered.flush()
         assert third.persisted
 
@@ -706,7 +730,7 @@ class TestOnMissing:
         assert sorted(Stamp.buffered.get_many([stamp.pk, stamp.pk + 1])) == [stamp.pk]
         assert Stamp.buffered.flush().rows == 1
         assert list(Stamp.objects.values_list("pk", "count")) == [(stamp.pk, 5)]
-        assert (missing.where, Stamp.buffered.count_pending()) == ("gone", 0)
+        assert (missing.where, Stamp.buffered.count_pending()) == ("stored", 0)
 
     def test_a_row_deleted_in_the_meantime_does_not_come_back(self, database, redis_server):
         stamp = Stamp.objects.create()

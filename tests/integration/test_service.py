@@ -18,7 +18,7 @@ from tests.backdoor.batches import claim
 from tests.integration.test_doctor import without_table
 from tests.keeper import keeper
 from tests.models import Item, Stamp, Visit
-from writebehind_app import steps
+from writebehind_app import checkpoints
 from writebehind_app.models import AppliedBatch, DeadLetter
 
 pytestmark = pytest.mark.process
@@ -45,7 +45,7 @@ def serve_until_the_first_batch(*args: str) -> None:
             print("in a batch")
             time.sleep(3600)
 
-    steps.hook = hook
+    checkpoints.hook = hook
     serve(*args)
 
 
@@ -87,7 +87,7 @@ class TestSeveral:
     def test_the_shards_of_a_dead_one_move(self, database, redis_server, configure, start):
         """Scenario 8."""
         lease = 2.0
-        configure(MAX_AGE=0, LEASE=lease)
+        configure(MAX_AGE=0, LEASE=lease, SHARDS=4)
         dying = start(serve_until_the_first_batch)
         Item.buffered.set_many({"number": n} for n in range(200))
         assert dying.stdout.readline() == "in a batch\n"
@@ -101,7 +101,7 @@ class TestSeveral:
     def test_all_take_part_and_each_entry_is_flushed_once(
         self, database, redis_server, configure, start
     ):
-        configure(MAX_AGE=0)
+        configure(MAX_AGE=0, SHARDS=4)
         services = [start() for _ in range(3)]
         written = 0
         while AppliedBatch.objects.count() < 30:
@@ -139,7 +139,7 @@ class TestEnd:
     def test_what_was_refused_before_the_signal_makes_no_failure(self, plain, configure, start):
         configure(MAX_AGE=0)
         service = start()
-        Visit.buffered.append(event=1, email="a", owner=404)
+        Visit.buffered.append(event=1, email="a", owner=404404)
         wait_for(lambda: DeadLetter.objects.exists())
         wait_for(lambda: not Visit.buffered.count_pending())
         time.sleep(0.2)  # it is in the next pass
@@ -148,7 +148,7 @@ class TestEnd:
     def test_what_is_refused_while_it_drains_makes_one(self, plain, configure, start):
         configure(MAX_AGE=3600)
         service = start()
-        Visit.buffered.append(event=1, email="a", owner=404)
+        Visit.buffered.append(event=1, email="a", owner=404404)
         assert end(service)[0] == 1
         assert DeadLetter.objects.exists()
 

@@ -22,10 +22,11 @@ from tests.backdoor.breaker import forget_calls_past_redis
 from tests.backdoor.entries import make_older, put_text
 from tests.backdoor.shards import counters_of, spoil_counter
 from tests.child import process
+from tests.cluster import cluster_that_runs
 from tests.integration.test_doctor import without_table
 from tests.keeper import keeper
 from tests.models import Item, Visit
-from writebehind_app import Add, tasks
+from writebehind_app import Add, schedules, tasks
 from writebehind_app.exceptions import BufferPaused
 from writebehind_app.meta.models import TicketMeta
 from writebehind_app.meta.services import open_ticket
@@ -84,17 +85,21 @@ class TestStatus:
         assert 0 < found["oldest_seconds"] < 10
 
     def test_says_what_was_refused(self, database, redis_server):
-        Visit.buffered.append(event=1, email="a", owner=404)
+        Visit.buffered.append(event=1, email="a", owner=404404)
         Visit.buffered.flush()
         (found,) = report("tests.Visit")["buffers"]
         assert found["dead_letters"] == 1
 
     def test_without_its_tables(self, plain):
         with without_table("default", DeadLetter):
-            err = io.StringIO()
-            call_command("writebehind_status", "tests.Item", stdout=io.StringIO(), stderr=err)
-            assert "lacks the tables of writebehind, which manage.py migrate" in err.getvalue()
-            assert of_item()["dead_letters"] is None
+            out, err = io.StringIO(), io.StringIO()
+            with pytest.raises(SystemExit, match="1"):
+                call_command("writebehind_status", "tests.Item", "--json", stdout=out, stderr=err)
+            assert err.getvalue() == (
+                "The database 'default' has no writebehind_deadletter: run manage.py migrate.\n"
+            )
+            (found,) = json.loads(out.getvalue())["buffers"]
+            assert found["dead_letters"] is None
 
     def test_redis_is_away(self, plain):
         plain.stop()
@@ -341,15 +346,32 @@ class TestHealth:
 
     def test_an_old_entry(self, plain, configure, get):
         Item.buffered.set(number=1)
-        make_older(Item.buffered, 400)
+        make_older(Item.buffered, 64)
+        assert get()[0] == 200
+        make_older(Item.buffered, 2)
         code, found = get()
         assert (code, found["status"]) == (503, "failing")
-        assert found["problems"] == ["tests.Item: the oldest entry has waited for 400 s."]
-        configure(HEALTH_OLDEST=500)
+        assert found["problems"] == ["tests.Item: the oldest entry has waited for 66 s."]
+        configure(MAX_AGE=10)
         assert get()[0] == 200
-        configure(HEALTH_OLDEST=300)
+        configure(MAX_AGE=5)
         run("writebehind_pause", "tests.Item")  # somebody wants it so
         assert get()[0] == 200
+
+    def test_a_cluster_that_flushes_nothing(self, plain, settings, get):
+        schedules.make()
+        Item.buffered.set(number=1)
+        make_older(Item.buffered, 26)
+        assert get()[0] == 200
+        with cluster_that_runs(plain, settings):
+            assert get()[1]["problems"] == [
+                "A cluster of Django-Q2 runs, and has flushed nothing for longer than two ticks."
+            ]
+            run("writebehind_pause", "tests.Item")
+            assert get()[0] == 200
+            run("writebehind_resume", "tests.Item")
+            schedules.remove()  # somebody else flushes
+            assert get()[0] == 200
 
     def test_many_entries(self, plain, configure, get):
         Item.buffered.set_many({"number": n} for n in range(3))
@@ -362,7 +384,7 @@ class TestHealth:
 
     def test_dead_letters(self, plain, configure, get):
         for email in ("a", "b"):
-            Visit.buffered.append(event=1, email=email, owner=404)
+            Visit.buffered.append(event=1, email=email, owner=404404)
         Visit.buffered.flush()
         assert get()[0] == 200
         configure(HEALTH_DEAD_LETTERS=1)

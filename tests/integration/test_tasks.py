@@ -17,13 +17,15 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
 
-from tests.backdoor import places
+from tests.backdoor import locks
 from tests.backdoor.batches import claim
 from tests.backdoor.breaker import is_asked
+from tests.backdoor.declarations import redeclare
+from tests.backdoor.entries import set_times
 from tests.backdoor.limits import limit
-from tests.models import Item, Stamp, Visit
+from tests.models import Counter, Item, Stamp, Visit
 from tests.outages import wait_for
-from writebehind_app import Add, jobs, schedules, steps, tasks
+from writebehind_app import Add, checkpoints, jobs, schedules, tasks
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.meta.models import AppointmentMeta
 from writebehind_app.models import AppliedBatch
@@ -62,19 +64,31 @@ def in_a_thread(act: Callable[[], Any]) -> Callable[[], Any]:
 
 
 class TestFlushDue:
-    def test_what_is_due_of_all_buffers_or_of_some(self, database, redis_server, configure):
-        configure(MAX_AGE=60)
-        Item.buffered.set(number=9)
+    def test_what_is_due_of_all_buffers_or_of_some(
+        self, database, redis_server, configure, monkeypatch
+    ):
         configure(MAX_AGE=0)
+        patient = {**Counter.buffered.options, "MAX_AGE": 60}
+        redeclare(monkeypatch, Counter.buffered, options=patient)
+        Counter.buffered.set(name="x")
         Item.buffered.set_many({"number": n} for n in range(3))
         Visit.buffered.append(event=1, email="a")
         assert tasks.flush_due("tests.Visit")["rows"] == 1
         assert tasks.flush_due() == {"rows": 3, "batches": 3, "dead_letters": 0, "errors": 0} | {
             "batches": AppliedBatch.objects.filter(buffer="tests.Item").count()
         }
-        assert Item.buffered.count_pending() == 1
         assert tasks.flush_due()["rows"] == 0
+        assert Counter.buffered.count_pending() == 1
         assert asked_for() == []
+
+    def test_what_waits_in_a_shard_goes_along_with_what_is_due(
+        self, database, redis_server, configure
+    ):
+        configure(MAX_AGE=60)
+        Item.buffered.set_many({"number": n} for n in range(3))
+        assert tasks.flush_due()["rows"] == 0
+        set_times(Item.buffered, "1", first=-61, last=-61, due=-1)
+        assert tasks.flush_due() == {"rows": 3, "batches": 1, "dead_letters": 0, "errors": 0}
 
     def test_again_and_again_for_a_time(self, plain, configure):
         configure(MAX_AGE=0.1)
@@ -104,13 +118,13 @@ class TestFlushDue:
     def test_a_buffer_that_cannot_be_flushed_keeps_no_other_from_it(
         self, plain, configure, monkeypatch, caplog
     ):
-        def fail(size: int) -> int:
+        def fail() -> None:
             raise LookupError("a mistake")
 
         configure(MAX_AGE=0)
         Item.buffered.set(number=1)
         Visit.buffered.append(event=1, email="a")
-        monkeypatch.setattr(Item.buffered, "expire", fail)
+        monkeypatch.setattr(Item.buffered, "layout", fail)
         found = tasks.flush_due(seconds=0.5)
         assert (found["rows"], found["errors"] > 0) == (1, True)
         assert "tests.Item.buffered cannot be flushed" in caplog.text
@@ -177,7 +191,7 @@ class TestTick:
         limit(monkeypatch, tick_alive=0.6)
         configure(MAX_AGE=0)
         schedules.make()
-        assert places.take("tick", 0.6)
+        assert locks.take("tick", 0.6)
         Item.buffered.set(number=1)
         assert tasks.flush_due(seconds=1.5, fan_out=True)["rows"] == 1  # at once
         assert len(asked_for()) == 1
@@ -247,10 +261,10 @@ class TestTimeout:
             if reached == step:
                 raise TimeoutException
 
-        monkeypatch.setattr(steps, "hook", hook)
+        monkeypatch.setattr(checkpoints, "hook", hook)
         with pytest.raises(TimeoutException):
             tasks.flush_due()
-        monkeypatch.setattr(steps, "hook", None)
+        monkeypatch.setattr(checkpoints, "hook", None)
         assert Item.buffered.count_pending() == 20
         assert tasks.flush_due()["rows"] == 20  # it is redelivered
         assert set(Item.objects.values_list("a", flat=True)) == {1}
@@ -288,7 +302,7 @@ class TestPrune:
         AppointmentMeta.objects.update(expires_at=now)
         AppliedBatch.objects.update(applied_at=now - timedelta(days=3))
         assert tasks.prune() == 1
-        assert not AppliedBatch.objects.exists()
+        assert AppliedBatch.objects.count() == 1  # the last one of its shard stays
         tasks.flush_due()
         assert not AppointmentMeta.objects.exists()
         assert tasks.prune() == 0

@@ -74,7 +74,7 @@ MUTANTS = [
     ),
     mutant(
         "the reason of a dead letter has sensitive values",
-        "_reason",
+        "reason_of",
         'isinstance(error, Error) and not hasattr(error.__cause__, "sqlite_errorname")',
         "False",
         f"{_ADMIN}test_the_reason_of_a_letter_quotes_no_part_of_a_sensitive_value[mariadb-valkey]",

@@ -60,7 +60,7 @@ MUTANTS = [
     mutant(
         "a value under a later version leaves the operations before it",
         "_followed",
-        "of_before.pop(name, None)",
+        "operations.pop(name, None)",
         "",
         _ENTRY,
         _FOLD,
@@ -68,7 +68,7 @@ MUTANTS = [
     mutant(
         "a delete is forgotten where another version wrote after it",
         "_followed",
-        "later._replace(once=once, since=entry.since, writes=entry.writes + later.writes)",
+        "later._replace(once=once, since=entry.since)",
         "later._replace(once=once, since=entry.since, deleted=0)",
         _ENTRY,
         _FOLD,
@@ -88,5 +88,13 @@ MUTANTS = [
         "True",
         _FOLD,
         "tests/unit/test_columns.py",
+    ),
+    mutant(
+        "a value that is no choice of its field is taken",
+        "Layout._check",
+        "check(value)",
+        "",
+        "tests/integration/test_errors.py::TestValues::"
+        "test_that_is_no_choice_or_that_a_validator_refuses",
     ),
 ]

@@ -3,7 +3,7 @@ notice."""
 
 from __future__ import annotations
 
-from tests.mutation.mutant import SCRIPTS, mutant
+from tests.mutation.mutant import mutant
 
 _BATCH = "tests/integration/test_batch.py::"
 _COMMIT = "tests/integration/test_on_commit.py::"
@@ -11,9 +11,9 @@ _COMMIT = "tests/integration/test_on_commit.py::"
 MUTANTS = [
     mutant(
         "what is held is not read",
-        "over",
-        "write.id in wanted",
-        "False",
+        "overlay",
+        "_held_at(buffer, id)",
+        "()",
         f"{_BATCH}TestReading::test_operations_on_every_kind",
     ),
     mutant(
@@ -40,37 +40,58 @@ MUTANTS = [
     ),
     mutant(
         "held writes outlive a savepoint",
-        "add",
-        "connection.on_commit(held)",
-        "connection.run_on_commit.append((set(), held, False))",
+        "Held.wait_for_commit",
+        "connection.on_commit(self)",
+        "connection.run_on_commit.append((set(), self, False))",
         f"{_COMMIT}TestCommitAndRollback::test_savepoints",
     ),
     mutant(
         "a write is held for a commit of which nobody tells",
         "_transaction",
-        "check_commit_is_told(connection.alias)",
+        "check_commit_is_announced(connection.alias)",
         "",
         "tests/integration/test_autocommit.py::TestWritesInsideAtomic::test_are_refused",
     ),
     mutant(
         "held writes of one commit leave one by one",
-        "_of_the_same_commit",
-        'sys._getframe(2).f_locals.get("current_run_on_commit", ())',
-        "()",
+        "Held._called_after",
+        "isinstance(entry[1], Held)",
+        "False",
         f"{_COMMIT}TestCommitAndRollback::test_it_leaves_with_the_commit",
     ),
     mutant(
+        "held writes leave with a commit although their savepoint was rolled back",
+        "Held._called_after",
+        "any(entry[1] is self for entry in self.callbacks)",
+        "False",
+        f"{_COMMIT}TestCommitAndRollback::test_a_savepoint_that_is_rolled_back_after_the_last_write",
+    ),
+    mutant(
+        "held writes leave one by one as a savepoint was rolled back before the last of them",
+        "Held.wait_for_commit",
+        "callback.callbacks is connection.run_on_commit",
+        "callback.callbacks",
+        f"{_COMMIT}TestCommitAndRollback::test_savepoints",
+    ),
+    mutant(
+        "what is saved over is sent before anybody knows that the save is committed",
+        "Strike.wait_for_commit",
+        "callbacks.insert(first, callbacks.pop())",
+        "pass",
+        "tests/integration/test_orm.py::TestTransactions::test_a_savepoint_is_rolled_back_after_the_save",
+    ),
+    mutant(
         "a commit goes ahead of what a batch has held for longer",
-        "_with_those_before",
-        "[*before, *held]",
-        "[*held]",
+        "Held.__call__",
+        "[*_earlier(calls), *calls]",
+        "calls",
         f"{_COMMIT}TestWithABatch::test_a_transaction_inside_one",
     ),
     mutant(
         "held writes go ahead of one that is decided before them",
-        "leave",
-        "one.together and keys_alone.isdisjoint(one.keys)",
-        "one.together",
+        "send_calls",
+        "groupby(waiting, key=lambda one: one.is_plain)",
+        "groupby(sorted(waiting, key=lambda one: not one.is_plain), key=lambda one: one.is_plain)",
         f"{_BATCH}TestWhatIsDecidedByWhatIsThere::test_it_sees_what_is_held_and_goes_after_it",
     ),
     mutant(
@@ -79,13 +100,6 @@ MUTANTS = [
         "write_for(row) if answer(row) == said else None",
         "write_for(row)",
         f"{_BATCH}TestWhatIsDecidedByWhatIsThere::test_somebody_else_comes_first",
-    ),
-    mutant(
-        "held writes to one row are carried out without the one before",
-        "delivery.lua",
-        "after ~= ''",
-        "false",
-        f"{SCRIPTS}TestDelivery",
     ),
     mutant(
         "an endpoint answers while its write is held",

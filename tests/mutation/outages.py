@@ -3,7 +3,7 @@ who must notice."""
 
 from __future__ import annotations
 
-from tests.mutation.mutant import SCRIPTS, mutant
+from tests.mutation.mutant import STORE, mutant
 
 _BREAKER = "tests/faults/test_breaker.py::"
 _OPENS = "tests/unit/test_breaker.py::"
@@ -11,9 +11,115 @@ _DELIVERY = "tests/faults/test_delivery.py::"
 _LINKS = "tests/faults/test_transport.py::"
 _TWINS = "tests/integration/test_async.py::"
 _CEILING = "tests/integration/test_ceiling.py::"
+_REFUSALS = f"{STORE}calls.py::TestRefusals::"
+_SENTINEL = "tests/faults/test_sentinel.py::"
+_CLUSTER = "tests/faults/test_cluster.py::"
+_SEVERAL = "tests/integration/test_several_redis.py::"
+_ONE_AWAY = "tests/faults/test_several_redis.py::"
+_SEEN = "tests/faults/test_several_redis_seen.py::"
 _DURABILITY = "tests/integration/test_durability.py::"
 
 MUTANTS = [
+    # Sentinel
+    mutant(
+        "a master that became a replica is asked on",
+        "Client._note",
+        "self.master.leave()",
+        "pass",
+        f"{_SENTINEL}TestConnections::test_a_demoted_master_is_left_at_its_first_refusal",
+    ),
+    mutant(
+        "event loops keep their connections to the old master",
+        "Client.hang_up",
+        "self.loops.end()",
+        "pass",
+        f"{_SENTINEL}TestConnections::test_a_demoted_master_is_left_by_event_loops",
+    ),
+    mutant(
+        "other threads keep their connections to a frozen master",
+        "Master.meet",
+        "self.leave()",
+        "pass",
+        f"{_SENTINEL}TestConnections::test_a_frozen_master_is_left",
+    ),
+    mutant(
+        "a replica that Sentinel takes for the master is read",
+        "Master.meet",
+        "replies[0][0] != 'master'",
+        "False",
+        f"{_SENTINEL}TestConnections::test_a_replica_that_sentinel_takes_for_the_master_is_not_used",
+    ),
+    mutant(
+        "a Sentinel that is away is asked several times",
+        "options_of",
+        "_asking_once(pool.sentinel_manager)",
+        "pool.sentinel_manager",
+        f"{_SENTINEL}TestConnections::test_without_sentinels",
+    ),
+    mutant(
+        "a batch is applied whose claim no replica has",
+        "_apply_once",
+        "related.make_safe()",
+        "pass",
+        f"{_SENTINEL}TestAStepOfAFlush::test_a_claim_that_no_replica_has_is_not_applied",
+    ),
+    mutant(
+        "a batch is applied that the new master does not know",
+        "batch_shortfall",
+        'wait.missing(waited) if is_mine else "Redis does not have the batch any more"',
+        "wait.missing(waited)",
+        f"{_SENTINEL}TestAStepOfAFlush::test_a_claim_that_was_lost_is_not_applied",
+    ),
+    # Cluster
+    mutant(
+        "a script runs where half of its shard is",
+        "keys_for",
+        "(2, key, f'{key}:none')",
+        "(1, key)",
+        f"{_CLUSTER}TestASlotThatMoves::test_calls_wait_until_it_has_moved",
+    ),
+    mutant(
+        "an ASK is followed without saying so",
+        "Exchange._parts",
+        "[_ASKING, i] if self._keys[i] else [i]",
+        "[i]",
+        f"{_CLUSTER}TestASlotThatMoves::test_what_is_no_script_is_asked_for_at_the_other_node",
+    ),
+    mutant(
+        "the durability of one node is taken for that of all",
+        "least",
+        "min(answers)",
+        "max(answers)",
+        f"{_CLUSTER}TestCalls::test_durability",
+    ),
+    mutant(
+        "a write whose answer one node owes is sent again",
+        "Exchange._sort_answers",
+        "self._again and self._is_first and isinstance(lost, redis.ConnectionError)",
+        "self._is_first and isinstance(lost, redis.ConnectionError)",
+        f"{_CLUSTER}TestCalls::test_an_answer_that_is_lost",
+    ),
+    mutant(
+        "a read whose answer one node owes is not sent again",
+        "Exchange._sort_answers",
+        "self._again and self._is_first and isinstance(lost, redis.ConnectionError)",
+        "False",
+        f"{_CLUSTER}TestCalls::test_a_read_whose_answer_is_lost",
+    ),
+    mutant(
+        "a call that was not sent to a node counts as sent",
+        "Exchange._sort",
+        "self._answers[i] = result",
+        "self._answers[i] = None",
+        f"{_CLUSTER}TestAMasterThatDies::test_its_part_of_many_rows_goes_to_the_database",
+    ),
+    mutant(
+        "one node that takes writes stands for all",
+        "ClusterClient.places",
+        "self.slots.check_covered()",
+        "return [key]",
+        f"{_CLUSTER}TestAMasterThatDies::test_a_frozen_one_is_left",
+    ),
     # The breaker
     mutant(
         "a call without an answer is no worse than any that fails",
@@ -32,16 +138,9 @@ MUTANTS = [
     mutant(
         "flush() is as patient as a flusher",
         "Buffer._flush",
-        "store.count(client(), self.shard_keys()[:1])",
+        "renew([self])",
         "",
         f"{_BREAKER}TestServers::test_a_flusher_is_not_held_back",
-    ),
-    mutant(
-        "a call with a key is refused though one of that key may be pending",
-        "Once.was_taken",
-        "may_be_in_redis",
-        "False",
-        "tests/faults/test_once.py::test_a_call_is_refused_while_redis_is_away",
     ),
     mutant(
         "Redis is asked although it is away",
@@ -165,18 +264,18 @@ MUTANTS = [
         f"{_LINKS}TestLoops::test_a_task_gets_no_answer_of_a_cancelled_one",
     ),
     mutant(
+        "each of many tasks learns for itself that Redis does not know a script",
+        "arun_dialogue",
+        "has_begun = True",
+        "pass",
+        f"{_LINKS}test_ten_thousand_writes_of_one_loop",
+    ),
+    mutant(
         "a cancelled task and the answer that it does not wait for both give a connection back",
         "LoopLinks.give",
         "not link.is_lent",
         "False",
         f"{_LINKS}TestLoops::test_a_task_that_is_cancelled_as_its_answer_comes",
-    ),
-    mutant(
-        "a forked process goes on with the connections of its parent",
-        "_forked",
-        "links.forget()",
-        "pass",
-        f"{_LINKS}TestThreads::test_of_those_before_a_fork_none_is_used_after_it",
     ),
     mutant(
         "there are as many connections as there are threads",
@@ -203,7 +302,7 @@ MUTANTS = [
     mutant(
         "a task writes past its batch",
         "may_hold_tasks",
-        "_current() is not None",
+        "current_block() is not None",
         "False",
         f"{_TWINS}test_a_batch_holds_what_a_loop_writes",
     ),
@@ -216,103 +315,216 @@ MUTANTS = [
     ),
     # Which call it is
     mutant(
-        "a call is carried out as often as it comes",
-        "delivery.lua",
-        "if known and (seq <= string.sub(known, 1, 16) or",
-        "if known and (false or",
-        f"{_DELIVERY}test_a_connection_breaks",
-    ),
-    mutant(
-        "a call is carried out when its caller has given up",
-        "delivery.lua",
-        "now > string.sub(ARGV[1], 1, 16)",
-        "false",
-        f"{_DELIVERY}test_no_answer_in_time",
-    ),
-    mutant(
-        "a call that was refused is carried out when it comes late",
-        "delivery.lua",
-        "again == '1'",
-        "false",
-        f"{SCRIPTS}TestDelivery",
-    ),
-    mutant(
         "a forked process calls in the name of its parent",
         "<module>",
         "os.register_at_fork(after_in_child=_idle.clear)",
         "",
-        f"{_DELIVERY}test_a_forked_process_has_sessions_of_its_own",
+        f"{_DELIVERY}test_a_forked_process_has_senders_of_its_own",
     ),
     mutant(
-        "writes to a row are sent after one that was not taken",
-        "_in_order",
-        "failed.setdefault(about, outcome)",
+        "calls to a shard are sent after one that was not taken",
+        "delivering",
+        "indexes.clear()",
         "",
-        f"{_DELIVERY}test_after_a_write_that_was_not_taken_none_to_its_row_is_sent",
+        f"{STORE}delivery.py::TestOrder::test_after_one_that_found_no_room_none_is_sent",
+    ),
+    mutant(
+        "calls are sent after an outage",
+        "delivering",
+        "outage or outcome",
+        "outcome",
+        f"{STORE}delivery.py::TestOrder::test_after_an_outage_none_is_sent_to_any",
+    ),
+    mutant(
+        "a call that came too late is not sent again",
+        "_send_until_decided",
+        "[i for i, outcome in enumerate(outcomes) if outcome == Refused('late')]",
+        "[]",
+        f"{_DELIVERY}test_a_clock_that_is_wrong",
     ),
     mutant(
         "what Redis may have taken goes around it",
-        "CoalescingBuffer._settled",
+        "Settlement.note",
         "write.is_idempotent",
         "True",
         "tests/faults/test_outages.py::TestFallback",
     ),
     # How many entries there may be
     mutant(
-        "nothing is ever full",
-        "delivery.lua:is_full",
-        "room ~= '-' and held + more > tonumber(room)",
+        "no shard is ever full",
+        "take.lua",
+        "call('ZCARD', due) + call('LLEN', shard .. ':flight') > tonumber(ARGV[3])",
         "false",
-        f"{_CEILING}TestRaise::test_what_is_too_much",
+        f"{_REFUSALS}test_a_full_shard_takes_no_new_entry_and_keeps_nothing_of_the_call",
+    ),
+    mutant(
+        "no log is ever full",
+        "append.lua",
+        "call('XLEN', log) + count > tonumber(ARGV[3])",
+        "false",
+        f"{STORE}logs.py::TestAppend::test_refusals_keep_nothing",
     ),
     mutant(
         "what is in flight leaves room",
-        "write.lua",
-        "redis.call('ZCARD', due) + redis.call('LLEN', shard .. ':flight')",
-        "redis.call('ZCARD', due)",
-        f"{_CEILING}TestDirect::test_what_is_in_flight_counts",
+        "take.lua",
+        "call('ZCARD', due) + call('LLEN', shard .. ':flight')",
+        "call('ZCARD', due)",
+        f"{_REFUSALS}test_what_is_in_flight_takes_room",
     ),
     mutant(
         "a shard has a ceiling of its own",
-        "_delivered",
-        "yield from again(indexes[:free], roomy=True)",
-        "",
-        f"{_CEILING}TestDirect::test_all_in_one_shard",
+        "find_room",
+        "held + size <= limit.most",
+        "False",
+        f"{STORE}delivery.py::TestRoom::test_a_shard_may_take_the_room_of_the_others",
+    ),
+    mutant(
+        "what a shard has no room for is never too much",
+        "find_room",
+        "held + size <= limit.most",
+        "True",
+        f"{STORE}delivery.py::TestRoom::test_a_shard_may_take_the_room_of_the_others",
+    ),
+    mutant(
+        "each shard may have an entry, although the buffer may have fewer than shards",
+        "plan",
+        "Limit(shards, most, most // len(shards))",
+        "Limit(shards, most, max(most // len(shards), 1))",
+        f"{_CEILING}TestDirect::test_fewer_than_there_are_shards",
     ),
     mutant(
         "many records take the room of one",
         "append.lua",
-        "is_full(redis.call('XLEN', log), #records)",
-        "is_full(redis.call('XLEN', log), 1)",
-        f"{_CEILING}TestDirect::test_records_that_come_together_stay_together",
+        "call('XLEN', log) + count",
+        "call('XLEN', log) + 1",
+        f"{STORE}delivery.py::TestRoom::test_records_of_a_call_take_the_room_of_each",
     ),
     mutant(
         "a full buffer is not drained for rows that have expired",
-        "flush",
-        'logger.warning("%s: what has expired stays until the next flush: %s", buffer, error)',
+        "_flush_here",
+        'logger.warning("%s: expired rows stay until the next flush: %s", buffer, error)',
         "raise",
         f"{_CEILING}test_rows_that_expire_do_not_keep_a_full_buffer_full",
     ),
+    # Several servers
+    mutant(
+        "all keys are on the Redis of the settings",
+        "Servers.server_of",
+        "self._by_label.get(label, self._first)",
+        "self._first",
+        f"{_SEVERAL}TestVerbs::test_rows",
+    ),
+    mutant(
+        "answers of two servers are in the order of the servers",
+        "_together",
+        "dict(zip(indexes, replies, strict=False))",
+        "dict(enumerate(replies))",
+        f"{_SEVERAL}TestTogether::test_answers_are_in_order",
+    ),
+    mutant(
+        "what was sent to one server is sent again as the other is away",
+        "_together",
+        "not of_shared",
+        "len(of_shared) < len(results)",
+        f"{_ONE_AWAY}test_a_batch",
+    ),
+    mutant(
+        "the time comes from the Redis of the settings alone",
+        "_is_whole",
+        "not isinstance(result, Exception) and result[1] is None",
+        "True",
+        f"{_ONE_AWAY}test_the_first_call_of_a_process",
+    ),
+    mutant(
+        "an fsync is looked for at the Redis of the settings",
+        "run_dialogue",
+        "client.server_of(at) if at else client",
+        "client",
+        f"{_SEVERAL}TestDurability::test_is_that_of_the_server_of_the_buffer",
+    ),
+    mutant(
+        "a call that may not go around its Redis is held although it is away",
+        "add",
+        "breaker(held.buffer.redis_key())",
+        "breaker()",
+        f"{_ONE_AWAY}test_a_batch_that_may_not_go_around_it",
+    ),
+    mutant(
+        "a buffer that is declared later is on the Redis of the settings",
+        "_see",
+        "_forget()",
+        "pass",
+        f"{_SEVERAL}TestClients::test_a_buffer_that_is_declared_later",
+    ),
+    mutant(
+        "a task flushes nothing while one Redis of several is away",
+        "_pass",
+        "groups = registry.by_server(buffers)",
+        "groups = [buffers]",
+        f"{_ONE_AWAY}TestFlushers::test_a_task",
+    ),
+    mutant(
+        "the command flushes nothing after a buffer whose Redis is away",
+        "Command._run",
+        'is_alone and not options["loop"]',
+        'not options["loop"]',
+        f"{_ONE_AWAY}TestFlushers::test_flush_writebehind",
+    ),
+    mutant(
+        "the doctor asks a server for the durability of buffers that are elsewhere",
+        "_parts_of_redis",
+        "every[known.server_of(buffer.redis_key())].append(buffer)",
+        "[its.append(buffer) for its in every.values()]",
+        f"{_SEVERAL}TestDoctor::test_the_durability_is_that_of_its_own_buffers",
+    ),
+    mutant(
+        "nothing is said about any buffer while one Redis of several is away",
+        "look",
+        "registry.by_server(buffers)",
+        "[list(buffers)]",
+        f"{_SEEN}TestHealth::test_names_the_buffers",
+    ),
+    mutant(
+        "a Redis of several that is away is not reported",
+        "look",
+        "away.append(Away(address=server.address(its), buffers=group, problem=error))",
+        "pass",
+        f"{_SEEN}TestStatus::test_for_people",
+    ),
+    mutant(
+        "no buffer is paused after one whose Redis is away",
+        "PausingCommand.handle",
+        "problems.append(unusable(error, group))",
+        "raise",
+        f"{_SEEN}test_the_others_are_paused",
+    ),
+    mutant(
+        "the admin flushes nothing while one Redis of several is away",
+        "DashboardAdmin._reached",
+        "errors and not reached",
+        "errors",
+        f"{_SEEN}TestAdmin::test_everything_is_flushed_that_can_be",
+    ),
     # What they wait for
     mutant(
-        "a call that is repeated waits for nothing",
-        "delivery.lua",
-        "redis.call('EXPIRE', memory, seconds)\n  return",
-        "return",
+        "a call whose reply was lost waits for nothing",
+        "_recover_lost",
+        "options.durability and options.durability.missing(None)",
+        "''",
         f"{_DURABILITY}test_a_call_that_is_repeated_waits_too",
     ),
     mutant(
         "a write is sent although there is no fsync to wait for",
         "delivering",
-        "yield from _look_for_waitaof(client)",
+        "yield from check_waitaof(client, [call.shard for call in calls])",
         "",
         f"{_DURABILITY}TestWithoutWaitaof::test_nothing_is_written",
     ),
     mutant(
         "nobody reads what became of the fsync",
-        "_exchange",
-        "missing := durability.missing(waited)",
-        "False",
+        "_send",
+        "shortfall or durability.missing(waited)",
+        "''",
         f"{_DURABILITY}TestFsync::test_not_on_disk_in_time",
     ),
 ]

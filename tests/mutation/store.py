@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from tests.mutation.mutant import mutant
+from tests.mutation.mutant import STORE, mutant
 
-CALLS = "tests/unit/test_next_calls.py::"
+CALLS = f"{STORE}calls.py::"
 LOST = f"{CALLS}TestLostReplies::"
 REFUSED = f"{CALLS}TestRefusals::"
 GUARDS = f"{CALLS}TestGuards::"
-BATCHES = "tests/unit/test_next_batches.py::"
+BATCHES = f"{STORE}batches.py::"
+CLAIM = f"{BATCHES}TestClaim::"
+GARBAGE = f"{BATCHES}TestGarbage::"
+DELIVERY = f"{STORE}delivery.py::TestLostReplies::"
 
 MUTANTS = [
     # Numbers
@@ -37,16 +40,79 @@ MUTANTS = [
     mutant(
         "a note of an earlier call is taken for this one",
         "again.lua",
-        "number > tonumber(ARGV[2]) and number < 2^52",
+        "number > answered and number < 2^52",
         "number > 0 and number < 2^52",
         f"{LOST}test_an_earlier_note_of_the_sender_is_not_taken_for_the_call",
     ),
     mutant(
+        "a call whose reply was lost is taken once more",
+        "again.lua",
+        "number > answered and number < 2^52",
+        "false",
+        f"{LOST}test_a_call_that_was_taken_is_known_by_its_numbers",
+    ),
+    mutant(
+        "a note below what was answered is that of an earlier call",
+        "again.lua",
+        "number > 0 and number < answered",
+        "false",
+        f"{DELIVERY}test_a_redis_that_lost_everything_and_whose_clock_was_put_back",
+    ),
+    mutant(
         "nobody remembers the number that was answered last",
-        "Sender.send",
-        "self.answered[call.shard] = outcome.first + call.size - 1",
+        "_outcomes",
+        "sent.sender.note(call, what)",
         "pass",
-        f"{LOST}test_an_earlier_note_of_the_sender_is_not_taken_for_the_call",
+        f"{DELIVERY}test_the_number_of_an_earlier_call_does_not_say_that_it_was_taken",
+    ),
+    mutant(
+        "nobody remembers the number that was answered to a call alone",
+        "Sender.was_answered",
+        "self.answered[call.shard] = clock.numbers[call.shard] = first + call.size - 1",
+        "pass",
+        f"{DELIVERY}test_the_number_of_an_earlier_call_does_not_say_that_it_was_taken",
+    ),
+    mutant(
+        "of a call of several writes the first number is remembered",
+        "Sender.was_answered",
+        "first + call.size - 1",
+        "first",
+        f"{DELIVERY}test_the_last_number_of_an_earlier_call_counts",
+    ),
+    mutant(
+        "who waits for an answer sends the next call",
+        "_outcomes",
+        "took = (clock.ticks() - sent.asked) / 1e6",
+        "give_back(sent.sender)\ntook = (clock.ticks() - sent.asked) / 1e6",
+        f"{DELIVERY}test_one_that_arrives_late_is_not_taken_for_a_later_one",
+    ),
+    mutant(
+        "a call is sent again under the name that was disowned",
+        "_recover_lost",
+        "take_sender()",
+        "lost",
+        f"{DELIVERY}test_it_is_taken_once_and_its_number_known",
+    ),
+    mutant(
+        "a call is sent again as often as its reply is lost",
+        "_recover_lost",
+        "options._replace(timeout=0)",
+        "options",
+        f"{DELIVERY}test_if_the_second_answer_is_lost_nobody_knows",
+    ),
+    mutant(
+        "a call has any number of rows",
+        "cut",
+        "len(found) == ROWS",
+        "False",
+        f"{CALLS}test_rows_are_cut_into_calls",
+    ),
+    mutant(
+        "rows with operations go as plain values",
+        "_is_value",
+        "name[:1] in _MARKS or '\"' in name or str(text)[:1] in _SIGNS",
+        "name[:1] in _MARKS or '\"' in name",
+        f"{CALLS}test_a_call_of_plain_values_alone_is_the_cheap_one",
     ),
     mutant(
         "a late original is not refused",
@@ -70,6 +136,20 @@ MUTANTS = [
         f"{LOST}test_who_was_disowned_just_now_is_not_forgotten",
     ),
     mutant(
+        "who wrote last is forgotten early",
+        "claimed.lua",
+        "'-inf', until_then",
+        "'-inf', now",
+        f"{LOST}test_who_wrote_just_now_is_not_forgotten",
+    ),
+    mutant(
+        "who was disowned is never forgotten",
+        "claimed.lua",
+        "call('ZREMRANGEBYSCORE', senders, 2^52, 2^52 + until_then)",
+        "",
+        f"{LOST}test_who_was_disowned_and_who_wrote_last_is_forgotten_after_ten_minutes",
+    ),
+    mutant(
         "a refused call leaves its ids behind",
         "take.lua",
         "call('ZREM', due, id)",
@@ -79,9 +159,16 @@ MUTANTS = [
     mutant(
         "an idempotency key lets any number of writes in",
         "looks.lua",
-        "known and {now, 'known', tonumber(known)}",
+        "type(known) == 'string' and {now, 'known', tonumber(known) or 0}",
         "nil",
         f"{CALLS}TestOnce::test_the_second_call_is_told_the_number_of_the_first",
+    ),
+    mutant(
+        "an idempotency key lets any number of records in",
+        "append.lua",
+        "if type(known) == 'string' then",
+        "if false then",
+        f"{STORE}logs.py::TestAppend::test_an_idempotency_key",
     ),
     mutant(
         "an entry has any number of names",
@@ -97,6 +184,27 @@ MUTANTS = [
         "> 100 * most_bytes",
         f"{REFUSED}test_operations_on_a_field_that_are_too_many",
     ),
+    mutant(
+        "operations that are void take the room of others",
+        "looks.lua",
+        "newest > math.max(tonumber(value) or 0, tonumber(deleted) or 0)",
+        "true",
+        f"{REFUSED}test_operations_that_a_later_write_made_void_take_no_room",
+    ),
+    mutant(
+        "a value is refused where there is no room for an operation",
+        "looks.lua",
+        "state[5] and string.find(ARGV[i + 1], '^[+><&]')",
+        "state[5]",
+        f"{REFUSED}test_operations_that_a_later_write_made_void_take_no_room",
+    ),
+    mutant(
+        "nobody looks for a field with too many operations",
+        "segments.lua",
+        "call('HSET', shard, 'crowded', 1)",
+        "",
+        f"{REFUSED}test_operations_on_a_field_that_are_too_many",
+    ),
     # Entries
     mutant(
         "a sum goes on over a value",
@@ -110,7 +218,7 @@ MUTANTS = [
         "segments.lua",
         "tonumber(newest) > (tonumber(found[4] or 0) or 0)",
         "true",
-        f"{CALLS}TestOperations::test_a_save_closes_sums",
+        f"{CALLS}TestLooks::test_no_operation_goes_on_over_it",
     ),
     mutant(
         "a sum goes on over a write of another version",
@@ -137,9 +245,24 @@ MUTANTS = [
     mutant(
         "a guard is of the shard alone",
         "looks.lua",
-        "(found[1] or found[2] or '')",
-        "''",
+        "' ' .. last",
+        "' '",
         f"{CALLS}TestGuards::test_a_write_is_taken_while_nothing_has_changed",
+    ),
+    mutant(
+        "the guard of an entry is how much it holds",
+        "looks.lua",
+        "' ' .. last",
+        "' ' .. call('HLEN', entry)",
+        f"{CALLS}TestGuards::test_after_a_write_and_a_delete",
+        also=(("last", 'texts.get("@", texts.get("!", ""))', "str(len(texts))"),),
+    ),
+    mutant(
+        "the guard of a shard is how many batches there were",
+        "acked.lua",
+        "ARGV[1] .. '-'",
+        "call('HGET', shard, 'batches') or 0",
+        f"{GUARDS}test_of_a_redis_that_lost_everything_and_did_the_same_again",
     ),
     mutant(
         "a claim leaves the guard as it was",
@@ -165,17 +288,25 @@ MUTANTS = [
     mutant(
         "the guard of an empty shard repeats",
         "read.lua",
-        "redis.call('HSETNX', shard, 'guard', ARGV[1])",
+        "redis.call('HSET', shard, 'guard', ARGV[1])",
         "",
         f"{GUARDS}test_of_an_empty_shard_repeats_after_no_loss",
     ),
     # Batches
     mutant(
-        "any token acknowledges",
+        "any token renews, gives back, revokes and acknowledges",
         "mine.lua",
         "call('HGET', shard, 'token') ~= ARGV[1]",
         "false",
         f"{BATCHES}TestAck::test_with_another_token_it_changes_nothing",
+        f"{BATCHES}TestLease",
+    ),
+    mutant(
+        "a token that was revoked is used again",
+        "revoke.lua",
+        "'token', ARGV[2],",
+        "",
+        f"{BATCHES}TestLease::test_a_token_that_nothing_may_be_applied_under_is_changed",
     ),
     mutant(
         "who takes a batch over gives it a new token",
@@ -186,23 +317,123 @@ MUTANTS = [
     ),
     mutant(
         "a due shard gives only what is due",
-        "claim.lua",
+        "chosen.lua",
         "whole and string.format('%.0f', now + max_age) or now",
         "now",
-        f"{BATCHES}TestClaim::test_a_shard_is_due_when_its_oldest_entry_is",
+        f"{CLAIM}test_a_shard_is_due_when_its_oldest_entry_is",
+    ),
+    mutant(
+        "with quiet what waits still goes along with what is due",
+        "chosen.lua",
+        "is_due and which ~= 'ripe'",
+        "is_due",
+        f"{CLAIM}test_with_quiet_only_what_is_due_itself",
+    ),
+    mutant(
+        "with quiet a key that is written all the time waits for ever",
+        "keep.lua",
+        "math.min(since + max_age, now + quiet)",
+        "now + quiet",
+        f"{CALLS}TestQuiet",
+    ),
+    mutant(
+        "a write puts off what is to be flushed at once",
+        "keep.lua",
+        "quiet > 0 and call('ZSCORE', due, ARGV[at]) ~= '1'",
+        "quiet > 0",
+        f"{CALLS}TestQuiet",
+    ),
+    mutant(
+        "what was hastened takes all of its shard along",
+        "chosen.lua",
+        "call('ZCOUNT', due, 2, now)",
+        "call('ZCOUNT', due, '-inf', now)",
+        f"{CLAIM}test_what_was_hastened_goes_alone",
+    ),
+    mutant(
+        "a batch is larger than a statement",
+        "claim.lua",
+        "bytes <= most_bytes",
+        "true",
+        f"{CLAIM}test_a_batch_is_no_larger_than_a_statement",
+    ),
+    mutant(
+        "what is in flight cannot be taken over while Redis is full",
+        "flight.lua",
+        "call('HDEL', shard, 'retry_at')",
+        "",
+        f"{CLAIM}test_a_full_redis_is_drained",
     ),
     mutant(
         "what was written with the clock ahead waits until then",
-        "claim.lua",
+        "chosen.lua",
         "string.format('(%.0f', now + max_age), '+inf',",
         "'(+inf', '+inf',",
-        f"{BATCHES}TestClaim::test_what_was_written_with_the_clock_a_day_ahead_does_not_wait_a_day",
+        f"{CLAIM}test_what_was_written_with_the_clock_a_day_ahead_does_not_wait_a_day",
     ),
     mutant(
         "with the clock put back everything is due",
         "rows.lua",
         "(first - now < 1000000 and first or now)",
         "first",
-        f"{BATCHES}TestClaim::test_after_the_clock_was_put_back_entries_are_not_due_at_once",
+        f"{CLAIM}test_after_the_clock_was_put_back_entries_are_not_due_at_once",
+    ),
+    # What somebody else wrote
+    mutant(
+        "what is no hash keeps all others from being claimed",
+        "texts.lua",
+        "redis.pcall('HGETALL', entry)",
+        "redis.call('HGETALL', entry)",
+        f"{GARBAGE}test_what_is_no_hash_is_a_broken_entry",
+    ),
+    mutant(
+        "what is no hash is in the way of writes",
+        "keep.lua",
+        "redis.pcall('HSET', entry,",
+        "redis.call('HSET', entry,",
+        f"{CALLS}TestEntries::test_what_is_no_hash_is_put_aside",
+    ),
+    mutant(
+        "any text is taken for a token",
+        "flight.lua",
+        "#token <= 32 and string.find(token, '^%w+$')",
+        "true",
+        f"{GARBAGE}test_a_token_that_is_none_is_changed",
+    ),
+    mutant(
+        "a batch without a token is lost",
+        "flight.lua",
+        "call('EXISTS', flight) == 1",
+        "false",
+        f"{GARBAGE}test_a_batch_whose_token_somebody_took_is_not_lost",
+    ),
+    mutant(
+        "any text is taken for the last number",
+        "call.lua",
+        "before < 2^52 and math.max(now, before + 1) or now",
+        "math.max(now, before + 1)",
+        f"{CALLS}TestEntries::test_a_state_that_is_no_number_changes_no_number",
+    ),
+    mutant(
+        "a record of a number to come is one of the package",
+        "claim_records.lua:record_of",
+        "number_of(found) > newest",
+        "false",
+        f"{STORE}logs.py::TestBatches::test_one_that_no_append_wrote_is_no_record",
+    ),
+    # Entries as they are read
+    mutant(
+        "operations before a value count",
+        "_with_items",
+        "number > void.get(name, 0)",
+        "True",
+        f"{STORE}codec.py::test_the_other_names",
+    ),
+    mutant(
+        "a key that was merged before a value counts",
+        "_with_items",
+        "number > void.get(field, 0)",
+        "True",
+        f"{STORE}codec.py::test_the_other_names",
     ),
 ]

@@ -94,7 +94,8 @@ def fill_ledger() -> None:
             DeadLetter(
                 buffer="tests.Item",
                 shard=0,
-                number=n,
+                first=n,
+                last=n,
                 digest=secrets.token_hex(20),
                 entry=json.dumps(made(n)),
                 error="IntegrityError",

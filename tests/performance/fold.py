@@ -18,7 +18,7 @@ from django.db import models
 
 from tests.backdoor.entries import of_reply
 from writebehind_app import RowBuffer
-from writebehind_app.database.rows import make_plan
+from writebehind_app.database.planner import make_plan
 
 ENTRIES = 1000
 ROUNDS = 15
@@ -111,8 +111,8 @@ def test_fold(model):
     for n in range(ENTRIES):
         id, texts = layout.split({"number": n, **values_of(model, n)})
         ids.append(id)
-        stored[id] = model(pk=n + 1, number=n)
-        reply = ["@", f"{n + 1} 1 {NUMBER} {NUMBER + n} 1 0"]
+        stored[id] = {"id": n + 1, "number": n}
+        reply = ["#", f"{NUMBER}", "@", f"{NUMBER + n}"]
         for name, text in texts.items():
             reply += [name, f"{NUMBER + n}{text}"]
         replies.append(reply)
@@ -121,8 +121,8 @@ def test_fold(model):
         return make_plan(layout, [*map(of_reply, ids, replies)], rows)
 
     over, new = plan(stored), plan({})
-    assert (len(over.update), len(over.changed["a"]), len(new.insert)) == (ENTRIES,) * 3
-    assert over.update[7].b == new.insert[7].b == values_of(model, 7)["b"]
+    assert (len(over.change), len(new.insert)) == (ENTRIES,) * 2
+    assert over.change[7].values["b"] == new.insert[7].b == values_of(model, 7)["b"]
     three = {name: values_of(model, 7)[name] for name in "abc"}
     ways: dict[str, Callable[[], object]] = {
         "from the reply to a plan, over stored rows": lambda: plan(stored),

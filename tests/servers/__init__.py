@@ -19,12 +19,14 @@ from collections.abc import Sequence
 
 from tests.keeper import keeper
 from tests.servers import chromium
+from tests.servers.cluster import ClusterGroup
 from tests.servers.databases import ENGINES
 from tests.servers.process import Absent
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer, lasting_keys
+from tests.servers.sentinel import SentinelGroup
 
-__all__ = ["DATABASES", "Proxy", "RedisServer", "lasting_keys"]
+__all__ = ["DATABASES", "ClusterGroup", "Proxy", "RedisServer", "SentinelGroup", "lasting_keys"]
 
 ENVIRONMENT = "WRITEBEHIND_TEST_SERVERS"
 DATABASES_MADE = "WRITEBEHIND_TEST_DATABASES_MADE"

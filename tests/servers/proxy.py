@@ -12,20 +12,23 @@ from typing import Literal
 from tests.servers.process import LOCALHOST
 from tests.servers.redis import RedisServer
 
-Fault = Literal["lose the reply", "cut", "keep", "hold"]
-_WRITE = re.compile(rb"\d{16} \d{16} [01] ")  # as in scripts/delivery.lua
+Fault = Literal["lose the reply", "cut", "keep", "hold", "none"]
+# A sender and a number after it, which calls that write have, and who asks after one; see the head
+# of scripts/call.lua and of scripts/again.lua.
+_WRITE = re.compile(rb"\$12\r\n[\w-]{12}\r\n\$\d+\r\n\d+\r\n")
 
 
 class Proxy:
     """Passes everything on between a port of its own and a server, until it is told otherwise.
 
-    A fault happens to the next piece with a write that a client sends, or with what `afflicted`
-    finds in it:
+    A fault happens to the next piece with a write that a client sends, or with the question what
+    became of one, or with what `afflicted` finds in it:
 
     lose the reply  the server gets it, and when it answers, both connections are cut
     cut             both are cut instead of sending it on
     keep            the client's connection is cut; `deliver()` sends on what was kept
     hold            likewise, and the client's connection stays
+    none            this piece is passed on
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -96,7 +99,8 @@ class Proxy:
                 self._flowing.wait()
                 if self.faults and self.afflicted.search(piece):
                     self.met += 1
-                    way.fault = self.faults.pop(0)
+                    fault = self.faults.pop(0)
+                    way.fault = None if fault == "none" else fault
                 if way.fault == "cut":
                     break
                 if way.fault in ("keep", "hold"):

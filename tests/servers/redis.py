@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ class RedisServer:
         self.binary = _redis_binary(kind)
         self.port = free_port()
         self.url = f"redis://{LOCALHOST}:{self.port}/0"
-        self.directory = keeper().directory / f"{kind}-{self.port}"
-        self.directory.mkdir()
+        # A server before it may have had the port, and was killed with its test.
+        made = tempfile.mkdtemp(prefix=f"{kind}-{self.port}-", dir=keeper().directory)
+        self.directory = Path(made)
         self.config = {
             "bind": LOCALHOST,
             "port": str(self.port),
@@ -49,8 +51,12 @@ class RedisServer:
 
     @property
     def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def process(self) -> Process:
         assert self._process is not None, f"This {self.kind} was never started."
-        return self._process.pid
+        return self._process
 
     def client(self, **options: Any) -> redis.Redis:
         return redis.Redis.from_url(self.url, **options)
@@ -59,11 +65,14 @@ class RedisServer:
         """Returns when it answers; does nothing to one that runs."""
         if self.running:
             return
+        self._process = start_process(self.directory, self.command())
+        wait_until(self._answers, self._process, self.directory)
+
+    def command(self) -> list[str]:
         command = [str(self.binary)]
         for name, value in self.config.items():
             command += [f"--{name}", value]
-        self._process = start_process(self.directory, command)
-        wait_until(self._answers, self._process, self.directory)
+        return command
 
     def stop(self) -> None:
         """Ends it in good order: what it acknowledged is on disk."""

@@ -10,19 +10,22 @@ from django.contrib.auth.models import Permission, User
 from django.http import HttpResponse
 from django.test import Client
 
-from tests.backdoor.batches import claim
+from tests.backdoor.batches import claim_and_die, take_over_where_waited_for
 from writebehind_app.buffers.base import Buffer
 
 STATES = ("pending", "in flight", "stored")
 
 
 @pytest.fixture(params=STATES)
-def bring(request: pytest.FixtureRequest) -> Callable[[Buffer], None]:
+def bring(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Buffer], None]:
     """`bring(buffer)`: what was written so far is pending, in flight and stored in turn."""
+    take_over_where_waited_for(monkeypatch)
 
     def act(buffer: Buffer) -> None:
         if request.param == "in flight":
-            claim(buffer, lease=0.05)
+            claim_and_die(buffer)
         elif request.param == "stored":
             buffer.flush()
 

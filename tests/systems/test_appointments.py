@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 from django.utils import timezone
 
 from tests.backdoor.reads import act_after_look
+from writebehind_app import tasks
 from writebehind_app.meta.models import AppointmentMeta
 from writebehind_app.meta.services import appointment, schedule, update_status
 
 
 def later(**span: float):
     return timezone.now() + timedelta(**span)
+
+
+def test_what_has_expired_goes_in_direct_mode(database, redis_server, configure):
+    schedule(1, expires_at=later(days=-1))
+    AppointmentMeta.buffered.flush()
+    configure(MODE="direct")
+    for flush in (
+        AppointmentMeta.buffered.flush,
+        tasks.prune,
+        partial(call_command, "flush_writebehind", "--all", verbosity=0),
+    ):
+        schedule(2, expires_at=later(days=-1))
+        schedule(3, expires_at=later(days=1))
+        flush()
+        assert [row.appointment_id for row in AppointmentMeta.objects.all()] == [3]
 
 
 def test_is_there_once_it_is_scheduled(database, redis_server, bring):
@@ -114,7 +132,41 @@ class TestEndpoint:
 
     @pytest.fixture(autouse=True)
     def permissions(self, allow):
+        allow("view_appointmentmeta")
         allow("change_appointmentmeta")
+
+    def test_shows_an_appointment(self, database, redis_server, bring, api):
+        schedule(3, starts_at=later(seconds=60), patient_id=8, extra={"room": 2})
+        bring(AppointmentMeta.buffered)
+        update_status(3, "arrived")
+        shown = api("GET", self.path).json()
+        assert list(shown) == [
+            *("appointment_id", "patient_id", "starts_at", "status", "status_at", "extra"),
+            *("expires_at", "created_at", "updated_at"),
+        ]
+        assert (shown["appointment_id"], shown["patient_id"]) == (3, 8)
+        assert (shown["status"], shown["extra"]) == ("arrived", {"room": 2})
+        assert shown["expires_at"] is None
+
+    def test_lists_those_that_have_not_expired_as_they_are_now(self, database, redis_server, api):
+        for number in (3, 4, 5):
+            schedule(number, expires_at=later(seconds=60))
+        AppointmentMeta.buffered.flush()
+        AppointmentMeta.buffered.set(appointment_id=3, expires_at=later(seconds=-1))
+        update_status(5, "arrived")
+        found = api("GET", "appointments/?limit=2").json()
+        assert [row["appointment_id"] for row in found["appointments"]] == [4]
+        found = api("GET", f"appointments/?limit=2&after={found['next']}").json()
+        assert found["appointments"] == [api("GET", "appointments/5/").json()]
+        assert (found["appointments"][0]["status"], found["next"]) == ("arrived", None)
+
+    def test_a_page_whose_rows_are_all_deleted(self, plain, api):
+        for number in (3, 4, 5):
+            schedule(number)
+        AppointmentMeta.buffered.flush()
+        for number in (3, 4):
+            AppointmentMeta.buffered.delete(appointment_id=number)
+        assert api("GET", "appointments/?limit=2").json() == {"appointments": [], "next": 4}
 
     def test_changes_the_status(self, database, redis_server, bring, api):
         schedule(3)

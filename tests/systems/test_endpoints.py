@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
-from django.http import UnreadablePostError
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db import DataError, IntegrityError, OperationalError
+from django.http import Http404, HttpResponse, UnreadablePostError
 from django.test import RequestFactory
+from django.utils import timezone
 
 from tests.systems.conftest import Api
 from writebehind_app.exceptions import BufferFull, NotDurable, WriteUncertain
 from writebehind_app.meta import services
-from writebehind_app.meta.models import LessonMeta, TicketMeta
+from writebehind_app.meta.models import AppointmentMeta, LessonMeta, TicketMeta
 from writebehind_app.meta.views import ProgressView
 
 LESSON = "lessons/7/progress/"
 ENDPOINTS = [
     ("GET", LESSON, None),
     ("POST", LESSON, {"a": 1}),
+    ("GET", "events/9/registrations/", None),
     ("POST", "events/9/registrations/", {}),
+    ("GET", "tickets/", None),
+    ("POST", "tickets/", {"ticket_id": 6}),
     ("GET", "tickets/5/", None),
     ("PATCH", "tickets/5/", {"status": "open"}),
+    ("GET", "appointments/", None),
+    ("GET", "appointments/3/", None),
     ("PATCH", "appointments/3/", {"status": "done"}),
     ("GET", "profile/", None),
     ("PATCH", "profile/", {"bio": "x"}),
 ]
 PERMISSIONS = {
+    ("GET", "events/9/registrations/"): "view_eventregistration",
+    ("GET", "tickets/"): "view_ticketmeta",
+    ("POST", "tickets/"): "add_ticketmeta",
+    ("GET", "appointments/"): "view_appointmentmeta",
+    ("GET", "appointments/3/"): "view_appointmentmeta",
     ("GET", "tickets/5/"): "view_ticketmeta",
     ("PATCH", "tickets/5/"): "change_ticketmeta",
     ("PATCH", "appointments/3/"): "change_appointmentmeta",
@@ -65,15 +79,20 @@ class TestWhoIsLetIn:
         User.objects.update(is_superuser=True)
         response = api(method, path, body, headers={})
         assert (response.status_code == 403) == (method != "GET")
+        if method != "GET":
+            assert response.json()["error"].startswith("The CSRF token is missing or wrong: ")
+            assert response["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
         (LESSON, "GET, HEAD, POST"),
-        ("events/9/registrations/", "POST"),
+        ("events/9/registrations/", "GET, HEAD, POST"),
+        ("tickets/", "GET, HEAD, POST"),
         ("tickets/5/", "GET, HEAD, PATCH"),
-        ("appointments/3/", "PATCH"),
+        ("appointments/", "GET, HEAD"),
+        ("appointments/3/", "GET, HEAD, PATCH"),
         ("profile/", "GET, HEAD, PATCH"),
     ],
 )
@@ -93,7 +112,36 @@ def test_head(plain, api):
 def test_ids_that_no_row_can_have(plain, user, api, id):
     User.objects.update(is_superuser=True)
     for path in (f"lessons/{id}/progress/", f"tickets/{id}/"):
-        assert api("GET", path).status_code == 404
+        assert_nothing(api("GET", path))
+
+
+def assert_nothing(response: HttpResponse) -> None:
+    assert response.status_code == 404
+    assert response.json() == {"error": "There is nothing here."}
+    assert response["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["", "tickets", "tickets/5", "lessons/7/", "x", "<b>/ü/"])
+def test_paths_that_there_are_not(plain, nobody, path):
+    for method in ("GET", "POST", "PATCH", "DELETE"):
+        assert_nothing(nobody(method, path))
+        assert_nothing(nobody(method, path, headers={}))
+
+
+def test_rows_that_there_are_not(plain, user, api):
+    """In one wording, that names no model."""
+    User.objects.update(is_superuser=True)
+    services.schedule(4, expires_at=timezone.now() - timedelta(days=1))
+    for method, path, body in [
+        ("GET", "tickets/5/", None),
+        ("PATCH", "tickets/5/", {"status": "open"}),
+        ("PATCH", "tickets/5/", {"status": "resolved"}),
+        ("GET", "appointments/3/", None),
+        ("PATCH", "appointments/3/", {"status": "done"}),
+        ("GET", "appointments/4/", None),
+        ("PATCH", "appointments/4/", {"status": "done"}),
+    ]:
+        assert_nothing(api(method, path, body))
 
 
 def test_the_greatest_id(database, redis_server, api):
@@ -198,6 +246,7 @@ class TestBody:
 def test_while_redis_is_away(plain, user, api, method, path, body):
     User.objects.update(is_superuser=True)
     TicketMeta.objects.create(ticket_id=5)
+    AppointmentMeta.objects.create(appointment_id=3)
     plain.stop()
     response = api(method, path, body)
     assert (response.status_code, response["Retry-After"]) == (503, "5")
@@ -216,6 +265,134 @@ def test_other_ways_for_a_write_to_fail(plain, api, monkeypatch, error):
     assert (response.status_code, response["Retry-After"]) == (503, "5")
     may_be_done = "It may have been done all the same." in response.json()["error"]
     assert may_be_done != isinstance(error, BufferFull)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (Http404("There is no lesson 7."), 404),
+        (PermissionDenied("of the lesson"), 403),
+        (SuspiciousOperation("very"), 400),
+        (IntegrityError("UNIQUE constraint failed"), 409),
+        (DataError("out of range"), 409),
+        (OperationalError("server closed the connection"), 503),
+    ],
+)
+def test_errors_of_a_view_of_the_project_or_of_the_database(plain, api, monkeypatch, error, status):
+    """In JSON, too, and without the text of the error, which quotes what nobody is to see."""
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(services, "progress", fail)
+    response = api("GET", LESSON)
+    assert (response.status_code, response["Cache-Control"]) == (status, "no-store")
+    assert str(error) not in response.json()["error"]
+    assert response.has_header("Retry-After") == (status == 503)
+
+
+def test_an_error_that_nobody_foresaw(plain, api, monkeypatch, caplog):
+    """The answer is JSON. The error is told to who watches for errors, as by Django."""
+
+    def fail(*args):
+        raise LookupError("secret")
+
+    monkeypatch.setattr(services, "progress", fail)
+    with pytest.raises(LookupError):  # the client of tests watches
+        api("GET", LESSON)
+    api.client.raise_request_exception = False
+    caplog.clear()
+    response = api("GET", LESSON)
+    assert response.status_code == 500
+    assert response.json() == {"error": "This failed. It may have been done all the same."}
+    (record,) = [r for r in caplog.records if r.name == "django.request"]
+    assert record.getMessage() == "Internal Server Error: /meta/lessons/7/progress/"
+    assert record.exc_info
+
+
+def test_with_the_middleware_that_requires_a_login(plain, nobody, settings):
+    """It redirects to a page. The endpoints refuse by themselves."""
+    settings.MIDDLEWARE = [
+        *settings.MIDDLEWARE,
+        "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    ]
+    assert nobody("GET", LESSON).status_code == 401
+    assert_nothing(nobody("GET", "x"))
+
+
+class TestLists:
+    @pytest.fixture(autouse=True)
+    def permissions(self, request):
+        request.getfixturevalue("user")
+        User.objects.update(is_superuser=True)
+
+    @pytest.mark.parametrize("kind", ["tickets", "appointments"])
+    @pytest.mark.parametrize("stored", [0, 1, 2, 3, 4, 5])
+    def test_page_by_page(self, plain, api, kind, stored):
+        model, key = {
+            "tickets": (TicketMeta, "ticket_id"),
+            "appointments": (AppointmentMeta, "appointment_id"),
+        }[kind]
+        numbers = [3, 7, 2**63 - 1, 9, 5][:stored]
+        model.objects.bulk_create(model(**{key: number}) for number in numbers)
+        seen, path = [], f"{kind}/?limit=2"
+        while path:
+            found = api("GET", path).json()
+            assert found.keys() == {kind, "next"}
+            assert len(found[kind]) <= 2
+            seen += [row[key] for row in found[kind]]
+            path = f"{kind}/?limit=2&after={found['next']}" if found["next"] is not None else None
+        assert seen == sorted(numbers)
+
+    def test_of_fifty_rows_where_nobody_says_how_many(self, plain, api):
+        TicketMeta.objects.bulk_create(TicketMeta(ticket_id=n) for n in range(51))
+        found = api("GET", "tickets/").json()
+        assert (len(found["tickets"]), found["next"]) == (50, 49)
+
+    def test_with_pending_values_and_without_what_is_deleted(
+        self, database, redis_server, api, bring
+    ):
+        for number in (5, 6, 7):
+            services.open_ticket(number, subject="No light")
+        TicketMeta.buffered.flush()
+        services.update_ticket(5, status="waiting")
+        TicketMeta.buffered.delete(ticket_id=6)
+        bring(TicketMeta.buffered)
+        found = api("GET", "tickets/").json()["tickets"]
+        assert [(row["ticket_id"], row["status"]) for row in found] == [(5, "waiting"), (7, "open")]
+        assert found[0] == api("GET", "tickets/5/").json()
+
+    def test_one_that_is_not_stored_has_a_page_before_it_is_in_the_list(self, plain, api):
+        services.open_ticket(5)
+        assert api("GET", "tickets/5/").status_code == 200
+        assert api("GET", "tickets/").json() == {"tickets": [], "next": None}
+        TicketMeta.buffered.flush()
+        assert len(api("GET", "tickets/").json()["tickets"]) == 1
+
+    def test_takes_two_statements(self, plain, api, django_assert_num_queries):
+        TicketMeta.objects.bulk_create(TicketMeta(ticket_id=n) for n in range(20))
+        with django_assert_num_queries(2 + 2):  # those of the session and of the user
+            api("GET", "tickets/")
+
+    @pytest.mark.parametrize(
+        ("query", "name"),
+        [
+            ("limit=0", "limit"),
+            ("limit=501", "limit"),
+            ("limit=x", "limit"),
+            ("limit=", "limit"),
+            ("limit=5&limit=6", "limit"),
+            ("after=-1", "after"),
+            (f"after={2**63}", "after"),
+            ("after=٣", "after"),
+            ("afer=5", "afer"),
+        ],
+    )
+    def test_what_a_parameter_refuses(self, plain, api, query, name):
+        for kind in ("tickets", "appointments"):
+            response = api("GET", f"{kind}/?{query}")
+            assert response.status_code == 400
+            assert list(response.json()["fields"]) == [name]
 
 
 class TestIdempotencyKey:

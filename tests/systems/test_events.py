@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.contrib.auth.models import User
@@ -117,14 +117,18 @@ class TestEndpoint:
         self, database, redis_server, configure, api
     ):
         configure(WHEN_DOWN="direct")
-        register(9, "anna@example.org")
+        named = {"headers": {"X-CSRFToken": "x" * 32, "Idempotency-Key": "1"}}
+        assert api("POST", self.path, {}, **named).status_code == 201
         buffered.flush()
         redis_server.stop()
-        headers = {"X-CSRFToken": "x" * 32}
-        for key in "1", "2", "2":
-            response = api("POST", self.path, {}, headers={**headers, "Idempotency-Key": key})
-            assert (response.status_code, "anna@" in response.json()["error"]) == (409, True)
+        response = api("POST", self.path, {})
+        assert (response.status_code, "anna@" in response.json()["error"]) == (409, True)
         assert api("POST", "events/10/registrations/", {}).status_code == 201
+        # The database knows a call that is stored; of another only Redis does.
+        assert api("POST", self.path, {}, **named).status_code == 201
+        assert api("POST", "events/11/registrations/", {}, **named).status_code == 503
+        assert emails(9) == ["anna@example.org"]
+        assert emails(11) == []
         redis_server.start()
         wait_for_redis()
 
@@ -134,6 +138,101 @@ class TestEndpoint:
         allow("add_eventregistration")
         assert api("POST", self.path, {"email": "bert@example.org"}).status_code == 201
         assert emails(9) == ["bert@example.org"]
+
+    def pages(self, api, query=""):
+        """The addresses on each page."""
+        found, since = [], ""
+        while len(found) < 10:
+            response = api("GET", f"{self.path}?limit=2{query}{since}")
+            assert response.status_code == 200
+            answer = response.json()
+            found.append("".join(row["email"][0] for row in answer["registrations"]))
+            if answer["next"] is None:
+                return found
+            since = f"&since={answer['next']}"
+        raise AssertionError(found)
+
+    @pytest.mark.parametrize("flushed", [0, 1, 2, 3, 4, 5])
+    def test_lists_them_page_by_page_in_their_order(
+        self, database, redis_server, api, allow, flushed
+    ):
+        allow("view_eventregistration")
+        assert self.pages(api) == [""]
+        for n, name in enumerate("edcba"):
+            if n == flushed:
+                buffered.flush()
+            register(9, f"{name}@example.org")
+        if flushed == 5:
+            buffered.flush()
+        register(10, "x@example.org")
+        assert self.pages(api) == ["ed", "cb", "a"]
+
+    @pytest.mark.parametrize("flushed", [0, 3, 7])
+    def test_lists_those_of_one_moment_on_one_page(self, plain, api, allow, flushed):
+        allow("view_eventregistration")
+        start = timezone.now()
+        for n, (name, minutes) in enumerate(zip("abcdefg", (0, 1, 1, 1, 2, 3, 3), strict=True)):
+            if n == flushed:
+                buffered.flush()
+            at = start + timedelta(minutes=minutes)
+            buffered.append(event_id=9, email=f"{name}@example.org", registered_at=at)
+        if flushed == 7:
+            buffered.flush()
+        assert self.pages(api) == ["a", "bcd", "e", "fg"]
+
+    def test_lists_a_window(self, plain, api, allow):
+        allow("view_eventregistration")
+        start = datetime(2026, 1, 31, 12, tzinfo=UTC)
+        for n, name in enumerate("abcd"):
+            at = start + timedelta(hours=n)
+            buffered.append(event_id=9, email=f"{name}@example.org", name=name, registered_at=at)
+        assert self.pages(api, "&until=2026-01-31T15:00:00Z") == ["ab", "c"]
+        response = api("GET", f"{self.path}?since=2026-01-31T15:00:00Z")
+        assert response.json() == {
+            "registrations": [
+                {
+                    "email": "d@example.org",
+                    "name": "d",
+                    "details": {},
+                    "registered_at": "2026-01-31T15:00:00Z",
+                }
+            ],
+            "next": None,
+        }
+        # Without an offset, it is of the time zone of the project.
+        with timezone.override("America/Chicago"):
+            response = api("GET", f"{self.path}?since=2026-01-31T09:00:00")
+        assert [row["name"] for row in response.json()["registrations"]] == ["d"]
+
+    @pytest.mark.parametrize("name", ["since", "until"])
+    @pytest.mark.parametrize(
+        "text", ["", "x", "2026-02-30T00:00:00Z", "0001-01-01T00:00%2B01:00", "5"]
+    )
+    def test_what_a_time_refuses(self, plain, api, allow, name, text):
+        allow("view_eventregistration")
+        response = api("GET", f"{self.path}?{name}={text}")
+        assert (response.status_code, list(response.json()["fields"])) == (400, [name])
+
+    @pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+    def test_times_far_away(self, database, redis_server, api, allow, text):
+        allow("view_eventregistration")
+        register(9, "a@example.org")
+        register(9, "b@example.org")
+        buffered.flush()
+        register(9, "c@example.org")
+        is_past = text.startswith("0")
+        assert self.pages(api, f"&until={text}") == ([""] if is_past else ["ab", "c"])
+        response = api("GET", f"{self.path}?since={text}")
+        assert len(response.json()["registrations"]) == (3 if is_past else 0)
+
+    def test_lists_without_time_zones(self, plain, api, allow, settings):
+        settings.USE_TZ = False
+        allow("view_eventregistration")
+        for name in "abc":
+            register(9, f"{name}@example.org")
+        buffered.flush()
+        assert self.pages(api) == ["ab", "c"]
+        assert self.pages(api, "&until=2000-01-01T00:00:00Z") == [""]
 
     def test_a_user_without_an_address(self, plain, user, api):
         User.objects.update(email="")

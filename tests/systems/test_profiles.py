@@ -71,3 +71,12 @@ class TestEndpoint:
     def test_what_is_not_for_the_user_to_change(self, plain, api, name):
         response = api("PATCH", "profile/", {name: 1})
         assert (response.status_code, list(response.json()["fields"])) == (400, [name])
+
+    @pytest.mark.parametrize("zone", ["Mars/Base", "Europe", "../../etc/passwd", "\x01"])
+    def test_a_time_zone_that_there_is_not(self, plain, user, api, zone):
+        response = api("PATCH", "profile/", {"timezone": zone})
+        assert (response.status_code, list(response.json()["fields"])) == (400, ["timezone"])
+        with pytest.raises(ValidationError, match="is not a time zone"):
+            update_profile(user, timezone=zone)
+        update_profile(user, timezone="Europe/Berlin")
+        update_profile(user, timezone="")

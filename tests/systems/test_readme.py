@@ -1,4 +1,5 @@
-"""The quick start of README.md, carried out as it is written: its code blocks, in their order.
+"""The quick start of README.md, and docs/tutorial.md, carried out as they are written: their code
+blocks, in their order.
 
 Two things differ from a reader's machine. Redis is the Valkey of the tests, named in REDIS_URL as
 the README allows. And pip installs this package alone: PYTHONPATH has what it depends on, from the
@@ -27,7 +28,9 @@ from tests.keeper import keeper
 from tests.servers import RedisServer
 
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "writebehind_app")
-SECOND_TERMINAL = "# In a second terminal, in shop\n"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+SECOND_TERMINAL = re.compile(r"# In a second terminal, in \w+\n")
+TO_BE_EDITED = re.compile(r"(?:#|<!--) (Append to|Replace|Add) (\S+)(?: -->)?\n")
 START = Callable[..., subprocess.Popen[Any]]
 
 
@@ -99,34 +102,68 @@ def checkout(tmp_path: Path) -> Path:
 
 def edit(project: Path, block: str) -> None:
     """Does with the block what its first line says."""
-    said = re.match(r"# (Append to|Replace) (\S+)\n", block)
+    said = TO_BE_EDITED.match(block)
     assert said, f"It does not say where it belongs:\n{block}"
-    path = project / said[2]
-    before = path.read_text()  # a file that Django has made
-    path.write_text(before + block if said[1] == "Append to" else block)
+    what, path = said[1], project / said[2]
+    assert path.exists() != (what == "Add")  # else Django has made it, or an earlier block
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(path.read_text() + block if what == "Append to" else block)
+
+
+class Reader:
+    """Does what the blocks of a page say, one after the other."""
+
+    def __init__(self, start: START, checkout: Path, project: str) -> None:
+        self.start = start
+        self.project = checkout.parent / project
+        self.terminal = Terminal(start, checkout)
+        self.flusher: subprocess.Popen[Any] | None = None
+
+    def follow(
+        self, page: list[tuple[str, str]], flushed: Callable[[], object] = lambda: True
+    ) -> None:
+        """`flushed` is waited for after a flusher was started."""
+        output = ""
+        for language, block in page:
+            if language in ("python", "html"):
+                edit(self.project, block)
+            elif language == "text":
+                assert re.fullmatch(re.escape(block).replace("…", ".*"), output), output
+            elif SECOND_TERMINAL.match(block):
+                # Without a shell: the signal at the end has to reach the flusher.
+                self.flusher = self.start(shlex.split(block, comments=True), cwd=self.project)
+                wait_until(flushed)
+            else:
+                assert language == "sh", block
+                output = self.terminal.paste(block)
+
+    def end(self) -> None:
+        """Tells the flusher to end, as Ctrl-C does."""
+        assert self.flusher is not None
+        self.flusher.send_signal(signal.SIGTERM)
+        assert self.flusher.wait(20) == 0
 
 
 @pytest.mark.slow
 def test_the_quick_start_ends_with_a_stored_row(start: START, checkout: Path) -> None:
-    project = checkout.parent / "shop"
-    terminal = Terminal(start, checkout)
-    flusher = None
-    output = ""
+    reader = Reader(start, checkout, "shop")
 
-    for language, block in blocks(README, "Quick start"):
-        if language == "python":
-            edit(project, block)
-        elif language == "text":
-            assert output == block
-        elif block.startswith(SECOND_TERMINAL):
-            # Without a shell: the signal at the end has to reach the flusher.
-            flusher = start(shlex.split(block, comments=True), cwd=project)
-            wait_until(lambda: rows(project, "SELECT * FROM tickets_ticket"))
-        else:
-            assert language == "sh", block
-            output = terminal.paste(block)
+    reader.follow(
+        blocks(README, "Quick start"),
+        flushed=lambda: rows(reader.project, "SELECT * FROM tickets_ticket"),
+    )
 
-    assert flusher is not None
-    assert rows(project, "SELECT number, status, views FROM tickets_ticket") == [(5, "solved", 1)]
-    flusher.send_signal(signal.SIGTERM)
-    assert flusher.wait(20) == 0
+    found = rows(reader.project, "SELECT number, status, views FROM tickets_ticket")
+    assert found == [(5, "solved", 1)]
+    reader.end()
+
+
+@pytest.mark.slow
+def test_the_tutorial_ends_with_a_stored_row(start: START, checkout: Path) -> None:
+    reader = Reader(start, checkout, "school")
+
+    reader.follow(blocks(TUTORIAL))
+
+    found = rows(reader.project, "SELECT student, lesson, watched FROM lessons_progress")
+    assert found == [("ada", 7, 45)]
+    reader.end()

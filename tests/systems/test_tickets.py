@@ -156,6 +156,29 @@ class TestEndpoint:
         assert api("PATCH", "tickets/5/", {"customer_id": None}).status_code == 202
         assert ticket(5).customer_id is None
 
+    def test_opens_a_ticket(self, database, redis_server, allow, api):
+        allow("add_ticketmeta")
+        body = {"ticket_id": 5, "subject": "No light", "extra": {"$merge": {"floor": 3}}}
+        response = api("POST", "tickets/", body)
+        assert (response.status_code, response.json()) == (201, {"pending": True})
+        assert response["Location"] == "/meta/tickets/5/"
+        assert api("GET", "tickets/5/").json()["extra"] == {"floor": 3}
+        assert not TicketMeta.objects.exists()
+        for _ in range(2):
+            response = api("POST", "tickets/", {"ticket_id": 5})
+            assert response.status_code == 409
+            assert response.json() == {"error": "There is a ticket 5 already."}
+            TicketMeta.buffered.flush()
+        assert TicketMeta.objects.get().subject == "No light"
+
+    @pytest.mark.parametrize("number", [None, -1, 2**63, "5", True, 5.0, {"$add": 1}])
+    def test_opens_none_of_such_a_number(self, plain, allow, api, number):
+        allow("add_ticketmeta")
+        for body in ({"subject": "x"}, {"ticket_id": number}):
+            response = api("POST", "tickets/", body)
+            assert response.status_code == 400
+        assert TicketMeta.buffered.count_pending() == 0
+
     def test_a_resolved_one_is_stored_when_it_answers(self, database, redis_server, api):
         open_ticket(5)
         response = api("PATCH", "tickets/5/", {"status": "resolved", "category": "power"})
@@ -178,8 +201,10 @@ class TestEndpoint:
             with pytest.raises(BufferUnavailable):
                 TicketMeta.buffered.flush(ticket_id=5)
             body = {"status": "resolved", "category": "power", "extra": {"$merge": {"b": 2}}}
+            assert api("PATCH", "tickets/5/", body, headers=HEADERS).status_code == 503
+            assert TicketMeta.objects.get(ticket_id=5).category == ""
             for _ in range(2):
-                response = api("PATCH", "tickets/5/", body, headers=HEADERS)
+                response = api("PATCH", "tickets/5/", body)
                 assert (response.status_code, response.json()) == (200, {"pending": False})
             assert time.monotonic() - started < 5
             stored = TicketMeta.objects.get(ticket_id=5)

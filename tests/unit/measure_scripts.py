@@ -1,7 +1,7 @@
 """Measures what writes cost Redis, which has one thread for all, and what it keeps of them.
 
 CPU time of the server, which only Linux tells, for a call that comes in a pipeline; next to HSET
-alone and to the scripts that are in use.
+alone.
 
 python -m pytest tests/unit/measure_scripts.py -s
 """
@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backdoor.next_store import KEY, Store
-from writebehind_app.store import lua
-from writebehind_app.store.next.calls import FOREVER, ROWS, Command, Row, Taken
+from tests.backdoor.store import FOREVER, KEY, ROWS, Row, Store, store_on
+from writebehind_app.store.link import Command
 
 CALLS = 2000
 ROUNDS = 12
@@ -27,26 +26,17 @@ WRITES = 1_000_000
 
 @pytest.fixture
 def store(redis_server) -> Iterator[Store]:
-    with redis_server.client(decode_responses=True) as client:
-        client.config_set("appendonly", "no")
-        yield Store(client)
-        client.config_set("appendonly", "yes")
+    with store_on(redis_server) as store:
+        store.client.config_set("appendonly", "no")
+        yield store
+        store.client.config_set("appendonly", "yes")
 
 
 def test_calls(store, redis_server):
     schedule = Path(f"/proc/{redis_server.pid}/schedstat")
     flat = [part for pair in THREE.items() for part in pair]
-    add = "+#1,,-99999999,99999999"
 
-    def old(*texts: str) -> Callable[[int], Command]:
-        digest, numbers = lua.digest("write"), iter(range(10**9))
-        head = f"{FOREVER} {{:016}} 0 me 0 1000000 -"
-        return lambda n: (
-            *("EVALSHA", digest, 1, f"{{old{len(texts)}}}", head.format(next(numbers))),
-            *(str(n % IDS), 5_000_000, 0, "", "", 0, *texts),
-        )
-
-    def new(texts: dict[str, str], kind: str) -> Callable[[int], Command]:
+    def writes(texts: dict[str, str], kind: str) -> Callable[[int], Command]:
         def call(n: int) -> Command:
             row = Row(f"{kind}{n % IDS}", texts)
             return store.call(row, room=10**6).command(store.sender.name, FOREVER)
@@ -55,13 +45,10 @@ def test_calls(store, redis_server):
 
     ways: dict[str, Callable[[int], Command]] = {
         "HSET of three fields": lambda n: ("HSET", f"plain{n % IDS}", *flat),
-        "a write of three fields, in use": old(*flat),
-        "an Add, in use": old("views", add),
-        "a write of three fields": new(THREE, "set"),
-        "an Add": new({"views": "+i:1"}, "add"),
-        "a Max": new({"at": ">t:1800000000000000"}, "max"),
+        "a write of three fields": writes(THREE, "set"),
+        "an Add": writes({"views": "+i:1"}, "add"),
+        "a Max": writes({"at": ">t:1800000000000000"}, "max"),
     }
-    store.client.script_load(lua.source("write"))
     cost: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
@@ -97,7 +84,7 @@ def test_room(store, redis_server):
     ]
     for texts in kinds:
         for n in range(0, WRITES // len(kinds), ROWS):
-            assert isinstance(store.send(*[Row("hot", texts(n + i)) for i in range(ROWS)]), Taken)
+            assert isinstance(store.send(*[Row("hot", texts(n + i)) for i in range(ROWS)]), int)
     kept = store.client.memory_usage(f"{KEY}:e:hot", samples=0)
     print(f"{redis_server.kind}: {kept} bytes after {WRITES} writes to one key")
     assert kept < 16_384

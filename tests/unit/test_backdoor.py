@@ -23,7 +23,7 @@ FILES = sorted(
 SHARDS = {"shards", "shard_of", "shard_key_of", "shard_keys"}
 # What a key of the package begins with, or has in it before an id or at its end.
 KEY = re.compile(
-    r"\{wb\b|:(?:e|f|w|c|due|dry|flight|log|taken|times|told):|:(?:due|dry|flight|log)$"
+    r"\{wb\b|:(?:e|f|once|taken|told|aside):|:(?:due|flight|senders|log|times|discarded)$"
 )
 # Names of others that the package happens to have, too.
 OF_OTHERS = {
@@ -125,11 +125,11 @@ def test_there_are_files_to_be_looked_at():
         "from writebehind_app.store.shard import Shard",
         "from writebehind_app import store",
         "import writebehind_app.store.lua",
-        "from writebehind_app.checks import _row_buffer",
+        "from writebehind_app.checks import _not_called",
         "def test(): from writebehind_app.store import lua",
         "engine._flush_batch(buffer)",
-        "monkeypatch.setattr(fallback, '_away_at', 0)",
-        "monkeypatch.setattr('writebehind_app.buffers.fallback._away_at', 0)",
+        "monkeypatch.setattr(reading, '_stored', None)",
+        "monkeypatch.setattr('writebehind_app.buffers.reading._stored', None)",
         "monkeypatch.setattr('writebehind_app.store.shard.hasten', away)",
         "Item.buffered.shards()[0].claim('a', lease=1)",
         "client.hget(f'{key}:e:5', 'a')",

@@ -216,7 +216,7 @@ class TestTelling:
         lines = [r.message for r in caplog.records if r.name == "writebehind"]
         assert lines[0] == (
             "Redis at here is away: Timeout reading from socket. Until it is back, calls do what "
-            "WHEN_DOWN says; what is wrong with it, manage.py writebehind_doctor may tell."
+            "WHEN_DOWN says. manage.py writebehind_doctor may know what is wrong."
         )
         assert lines[1].startswith("Redis at here is back, after ")
         assert len(lines) == 2

@@ -21,7 +21,15 @@ from django.test.utils import isolate_apps
 
 from tests.demo import ROOT, environment
 from tests.models import Item, Note, Owner, Pair, Stamp, Visit
-from writebehind_app import LogBuffer, MetaBuffer, RowBuffer, register, registry
+from writebehind_app import (
+    BufferedAdmin,
+    BufferedInline,
+    LogBuffer,
+    MetaBuffer,
+    RowBuffer,
+    register,
+    registry,
+)
 from writebehind_app.checks import check_admins, check_buffers, check_settings
 from writebehind_app.store import connection
 
@@ -177,32 +185,6 @@ class TestDeclaration:
         (warning,) = problems(Unversioned)
         assert warning.id == "writebehind.W010"
         assert "version=1" in warning.hint
-
-    @pytest.mark.parametrize("left", ["when_down", "when_full"])
-    def test_copies_for_reads_where_a_write_may_go_around_redis(self, left):
-        options = {"when_down": "raise", "when_full": "raise", left: "direct"}
-
-        class Retained(models.Model):
-            number = models.IntegerField(unique=True)
-
-            buffered = RowBuffer(key="number", retain=5, **options)
-
-        error = problem(Retained, "E023")
-        assert error.msg == f"retain is set, and {left} is 'direct'."
-        assert f"{left}='raise'" in error.hint
-
-    def test_copies_for_reads_of_a_field_that_cannot_travel(self):
-        class Retained(models.Model):
-            number = models.IntegerField(unique=True)
-            upper = models.GeneratedField(
-                expression=Lower("number"), output_field=models.TextField(), db_persist=True
-            )
-
-            buffered = RowBuffer(key="number", retain=5, when_down="raise", when_full="raise")
-
-        error = problem(Retained, "E018")
-        assert error.msg == "The field 'upper' cannot be buffered: the database computes it."
-        assert "Leave retain out" in error.hint
 
     def test_a_model_in_two_tables(self):
         class Parent(models.Model):
@@ -466,7 +448,9 @@ class TestUnsupportedFields:
             buffered = RowBuffer(key="number", expires="ends")
 
         error = problem(Endless, "E020")
-        assert error.msg == f"`expires` names the field 'ends', which {why}: rows cannot end by it."
+        assert (
+            error.msg == f"`expires` names the field 'ends', which {why}: no row can expire by it."
+        )
         assert "DateTimeField" in error.hint
 
     def test_an_end_that_is_no_field(self):
@@ -485,15 +469,16 @@ class TestOptions:
             (
                 lambda: RowBuffer(key="x", max_agee=3),
                 r"RowBuffer has no option 'max_agee'\. Did you mean 'max_age'\? "
-                r"There are: key, fields, on_missing, expires, flush_when, retain, max_age, .*",
+                r"There are: key, fields, on_missing, expires, flush_when, cache_seconds, "
+                r"max_age, .*",
             ),
             (
                 lambda: MetaBuffer(entity="x", name="n", value="v", entiti="x"),
                 r"MetaBuffer has no option 'entiti'\. Did you mean 'entity'\? .*",
             ),
             (
-                lambda: LogBuffer(time="x", retain=3),
-                r"LogBuffer has no option 'retain'\. There are: time, unique, fields, .*",
+                lambda: LogBuffer(time="x", expires=3),
+                r"LogBuffer has no option 'expires'\. There are: time, unique, fields, .*",
             ),
         ],
     )
@@ -647,7 +632,7 @@ class TestLogDeclaration:
 
 
 class TestAdmins:
-    """An admin that knows stored rows only: the next flush undoes its edits."""
+    """An admin that shows stored rows, and saves what it shows."""
 
     @pytest.fixture
     def site(self):
@@ -660,15 +645,19 @@ class TestAdmins:
         (warning,) = warnings()
         assert warning.id == "writebehind.W020"
         assert warning.obj is admin.ModelAdmin
-        assert warning.msg.startswith("tests.Item is buffered, and this admin edits")
-        assert "Put a, b, c, d, e, f, number into readonly_fields, and" in warning.hint
+        assert warning.msg.startswith("tests.Item is buffered, and this admin shows stored rows")
+        assert "class ModelAdmin(BufferedAdmin, ModelAdmin)" in warning.hint
+        assert "Or put a, b, c, d, e, f, number into readonly_fields, and" in warning.hint
         assert "has_delete_permission" in warning.hint
-        assert "SILENCED_SYSTEM_CHECKS" in warning.hint
+
+    def test_one_that_knows_of_the_buffer(self, site):
+        site.register(Item, type("ItemAdmin", (BufferedAdmin, admin.ModelAdmin), {}))
+        assert warnings() == []
 
     def test_where_a_pending_write_makes_no_row_deletions_do_not_count(self, site):
         site.register(Stamp)
         (warning,) = warnings()
-        assert "Put count, seen into readonly_fields. If" in warning.hint
+        assert warning.hint.endswith("put count, seen into readonly_fields.")
         site.unregister(Stamp)
         site.register(Stamp, readonly_fields=["count", "seen"])
         assert warnings() == []
@@ -732,6 +721,11 @@ class TestAdmins:
         (warning,) = warnings()
         assert warning.obj is Pairs
         assert "tests.Pair" in warning.msg
+        assert "class Pairs(BufferedInline, TabularInline)" in warning.hint
+        assert "Or put name, note, owner, value into readonly_fields, and" in warning.hint
+        site.unregister(Owner)
+        site.register(Owner, inlines=[type("Buffered", (BufferedInline, Pairs), {})])
+        assert warnings() == []
 
     @pytest.mark.parametrize("can_delete", [True, False])
     def test_an_inline_that_changes_nothing_stored(self, site, can_delete):
@@ -785,16 +779,9 @@ class TestAdmins:
         assert warnings() == []
 
     def test_the_ready_made_ones(self):
-        assert {warning.obj.__name__ for warning in check_admins()} == {
-            "AppointmentMetaAdmin",
-            "LessonMetaAdmin",
-            "PostMetaAdmin",
-            "TicketMetaAdmin",
-            "UserProfileAdmin",
-        }
+        assert check_admins() == []
 
     def test_the_demo_has_nothing_to_say(self, tmp_path):
-        """Its settings say why it lives with that."""
         command = [sys.executable, "manage.py", "check", "--fail-level", "WARNING"]
         done = subprocess.run(
             command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True

@@ -200,6 +200,8 @@ class TestFieldsOfTheProject:
     def test_are_not_longer_than_their_column(self):
         with pytest.raises(ValidationError, match="at most 5 characters"):
             of(Lower(max_length=5)).encode("too long")
+        with pytest.raises(ValidationError, match=r"at most 1 character \(it has 2\)"):
+            of(Lower(max_length=1)).encode("no")
 
     def test_of_json_get_text_from_the_database(self):
         settings = of(Settings())

@@ -80,10 +80,10 @@ class TestOfAWrite:
 
     def test_the_fields_that_are_left(self):
         texts = {"a": "1", "c": "+i:5", "d": "&", '&d:"x"': "[1]"}
-        entry = entry_of("7", texts, 9)._replace(apart={"a": (Segment(9, 9, "+", "i", "5"),)})
+        entry = entry_of("7", texts, 9)
         assert entry.only(["a", "c", "d", "z"]) is entry
         left = entry.only(["c"])
-        assert (left.values, [*left.operations], left.merges, left.apart) == ({}, ["c"], {}, {})
+        assert (left.values, [*left.operations], left.merges) == ({}, ["c"], {})
         assert [*entry.only(["d"]).merges] == ["d"]
 
     def test_the_last_write_to_a_field(self):
@@ -91,8 +91,6 @@ class TestOfAWrite:
             [entry_of("7", {"a": "1", "b": "1"}, 1), entry_of("7", {"a": "+i:1", "c": "+i:1"}, 2)]
         )
         assert [entry.number_of(name) for name in "abcz"] == [2, 1, 2, 0]
-        apart = entry._replace(apart={"b": (Segment(3, 4, "+", "i", "1"),)})
-        assert apart.number_of("b") == 4
 
 
 class TestCombined:
@@ -105,14 +103,43 @@ class TestCombined:
         one, two, three = entries
         assert combined([combined([one, two]), three]) == combined([one, combined([two, three])])
         assert combined(entries) == combined([combined([one, two]), three])
-        assert combined(entries).writes == number
         assert combined(entries).since == 1
+
+    @given(SEQUENCES.map(lambda writes: [w for w in writes if w is not DELETE]), st.integers(0, 4))
+    def test_in_parts(self, writes, last):
+        """The second part is what one would have without the first. Both are the whole."""
+        numbered_writes = [*enumerate([{}, *writes])]
+        whole = entry_of_writes(COUNTERS, KEY, numbered_writes)
+        earlier, later = whole.part(lambda n: n <= last), whole.part(lambda n: n > last)
+        if after := numbered_writes[last + 1 :]:
+            alone = entry_of_writes(COUNTERS, KEY, after)
+            assert (later.values, later.operations, later.merges) == (
+                alone.values,
+                alone.operations,
+                alone.merges,
+            )
+        both = combined([earlier, later])
+        assert (both.values, both.operations, both.merges) == (
+            whole.values,
+            whole.operations,
+            whole.merges,
+        )
+        assert earlier.numbers() | later.numbers() == whole.numbers()
+
+    def test_parts_of_a_merge_that_was_joined(self):
+        texts = {"d": "&", '&d:"x"': "[1]", '&d:"y"': "[2]"}
+        merge = entry_of("7", texts, 1)
+        merge.merges["d"]['"y"'] = numbered(3, "[2]")
+        joined = merge._replace(operations={"d": (Segment(1, 3, "&", "", ""),)})
+        earlier, later = joined.part(lambda n: n <= 2), joined.part(lambda n: n > 2)
+        assert (earlier.operations, later.operations) == (joined.operations, joined.operations)
+        assert earlier.merges == {"d": {'"x"': numbered(1, "[1]")}}
+        assert later.merges == {"d": {'"y"': numbered(3, "[2]")}}
 
     def test_a_value_ends_what_was_there_of_the_field(self):
         before = entry_of("7", {"a": "+i:5", "d": "&", '&d:"x"': "[1]"}, 1)
-        before = before._replace(apart={"a": (Segment(1, 1, "+", "i", "1"),)})
         found = combined([before, entry_of("7", {"a": "1", "d": "[{}]"}, 2)])
-        assert (found.operations, found.merges, found.apart) == ({}, {}, {})
+        assert (found.operations, found.merges) == ({}, {})
         assert found.values == {"a": numbered(2, "1"), "d": numbered(2, "[{}]")}
         assert (found.first, found.last) == (1, 2)
 
@@ -184,9 +211,7 @@ class TestAsText:
     @given(SEQUENCES)
     def test_comes_back(self, writes):
         entry = entry_of_writes(COUNTERS, KEY, enumerate(writes, 1))
-        entry = entry._replace(
-            older=(entry,), once=("a",), apart={"a": (Segment(1, 2, "=", "#", "1,,,1"),)}
-        )
+        entry = entry._replace(older=(entry,), once=("a",))
         assert loaded(dumped(entry)) == entry
 
     @pytest.mark.parametrize(
@@ -205,7 +230,7 @@ class TestAsText:
             {"operations": {"a": 1}},
             {"operations": {"a": [[1, 2, "+", "i"]]}},
             {"operations": {"a": [[1, "2", "+", "i", "5"]]}},
-            {"apart": {"a": ["abcde"]}},
+            {"operations": {"a": ["abcde"]}},
             {"older": [1]},
             {"older": {}},
         ],

@@ -101,9 +101,7 @@ class TestWhatItLeaves:
         assert found.operations == {"big": (Segment(20, 20, "+", "i", "1"),)}
 
     def test_operations_of_a_value_that_is_void(self):
-        """The scripts carry a sum out on a pending value, and keep it apart next to that."""
-        apart = {"small": (Segment(10, 20, "+", "i", "3"),)}
-        entry = pending({"small": 4})._replace(last=30, apart=apart)
+        entry = pending({"small": 4}, {"small": Add(3)})
         found = self.left(entry, {15: {"small": 100}})
         assert found is not None
         assert fold(COUNTERS, found, {**ROW, "small": 100}).values == {"small": 103}
@@ -133,9 +131,9 @@ class TestWhatItLeaves:
 
     def test_a_field_that_is_gone_from_the_model(self):
         gone = entry_of_write(COUNTERS, KEY, {"small": 1}, 10)
-        gone = gone._replace(values={"gone": numbered(10, "1")})
-        assert Fence(5, 0, {"gone": 5}).left_of(COUNTERS, gone, ROW) == gone
-        anew = Fence(15, 0, {"gone": 15}).left_of(COUNTERS, pending(None), ROW)
+        gone = gone._replace(values={"stored": numbered(10, "1")})
+        assert Fence(5, 0, {"stored": 5}).left_of(COUNTERS, gone, ROW) == gone
+        anew = Fence(15, 0, {"stored": 15}).left_of(COUNTERS, pending(None), ROW)
         assert anew is not None
         assert anew.values == {}
 

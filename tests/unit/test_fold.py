@@ -202,7 +202,7 @@ class TestDecoding:
 
     def test_of_a_field_that_is_gone(self):
         with pytest.raises(REFUSALS):
-            decoded(self.EVERYTHING, {"gone": numbered(1, "1")})
+            decoded(self.EVERYTHING, {"stored": numbered(1, "1")})
 
 
 # Next to writes past Redis

@@ -161,10 +161,13 @@ class TestTheGraph:
 @cache
 def modules() -> dict[str, ast.Module]:
     """The code of each module of the package but the package itself, which imports by name."""
-    files = (ROOT / "writebehind_app").rglob("*.py")
+    package = Path(writebehind_app.__file__).parent
+    files = package.rglob("*.py")
     found = {}
     for file in files:
-        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        name = ".".join(file.relative_to(package.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        )
         if "migrations" not in file.parts and name != "writebehind_app":
             found[name] = ast.parse(file.read_text())
     return found

@@ -63,17 +63,22 @@ def test_pages_of_a_log(plain, newest_first):
     claimed.release(retry_in=60, error="no")
 
     def read(after: Place | None) -> list[Listed]:
-        return listing.pending(redis, keys, 3, newest_first=newest_first, after=after).rows
+        page = listing.pending(redis, keys, 3, is_log=True, newest_first=newest_first, after=after)
+        return page.rows
 
     found = list(walk(read, 3))
     assert len(found) == 20 - len(claimed.ids)
     places = [listed.place for listed in found]
     assert places == sorted(places, reverse=newest_first)
-    flying = list(walk(lambda after: listing.in_flight(redis, keys, 1, after=after).rows, 1))
+
+    def read_flying(after: Place | None) -> list[Listed]:
+        return listing.in_flight(redis, keys, 1, is_log=True, after=after).rows
+
+    flying = list(walk(read_flying, 1))
     assert [listed.entry.id for listed in flying] == claimed.ids
     assert flying[0].attempts == 1
     assert flying[0].error == "no"
-    places = [(row.place.shard, row.entry.no) for row in (flying[0], found[0])]
+    places = [(row.place.shard, row.entry.since) for row in (flying[0], found[0])]
     records = listing.records(redis, keys, [(0, 1), *places])
     assert records == [(True, flying[0]), (False, found[0])]
 
@@ -94,7 +99,8 @@ def test_what_is_long_is_not_read_for_a_list(plain):
     assert len(str(listed.entry)) < 1000
     assert Everything.buffered.layout().columns["json"].decode(listed.entry.texts()["json"]) == "…"
     Visit.buffered.append(event=1, email="a@b.c", details={"long": long})
-    (listed,) = listing.pending(redis_client(), Visit.buffered.shard_keys(), 50).rows
+    keys = Visit.buffered.shard_keys()
+    (listed,) = listing.pending(redis_client(), keys, 50, is_log=True).rows
     assert len(str(listed.entry)) < 1000
 
 

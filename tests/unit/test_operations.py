@@ -22,13 +22,12 @@ from tests.unit.test_columns import of
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.fields.columns import Column, column
 from writebehind_app.fields.entry import Segment, combined, entry_of, merge_key, numbered
+from writebehind_app.fields.kinds import decimal_kind, exact_decimal
 from writebehind_app.fields.layout import layout
 from writebehind_app.fields.limits import REFUSALS
 from writebehind_app.fields.operations import (
     Operation,
-    decimal_kind,
     described_operations,
-    exact_decimal,
     is_current,
     operation_texts,
     outcome,

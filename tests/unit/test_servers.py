@@ -110,12 +110,18 @@ def leave_a_trace(text: str) -> None:
         client.set("trace", text)
 
 
+# It sleeps in small pieces: Python handles a signal between two calls, and one that comes just
+# before a call that blocks would wait for its end.
 OWNER = """
+import signal
+import time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
 from tests.servers import RedisServer
 server = RedisServer("valkey")
 server.start()
 print(server.port, server.directory, flush=True)
-input()
+for _ in range(600):
+    time.sleep(0.1)
 """
 
 

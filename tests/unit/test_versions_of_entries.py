@@ -143,7 +143,7 @@ class TestUnderOneVersion:
             (lambda v, version: {"real": Add(1)}, ValidationError, "Add needs a field"),
             (lambda v, version: {"small": (Add(1), Max(2))}, ValidationError, "Several operations"),
             (lambda v, version: {"small": DELETED}, ValidationError, "DELETED is for meta keys"),
-            (lambda v, version: {"small": v["gone"]}, KeyError, "gone"),
+            (lambda v, version: {"small": v["stored"]}, KeyError, "stored"),
         ],
     )
     def test_what_upgrade_may_not_return(self, how, error, why):
@@ -186,10 +186,10 @@ class TestUnderTwoVersions:
             written({"small": Add(1)}, under=1, first=2),
             written({"small": Add(2)}, under=2, first=3),
         )
-        found = upgraded(Declared(upgrade, version=2), entry._replace(no=7, head="head"))
+        found = upgraded(Declared(upgrade, version=2), entry)
         assert asked == [0, 1]
         assert fold(COUNTERS, found, None).values == {"name": "n", "small": 8}
-        assert (found.no, found.head) == (7, "head")
+        assert (found.since, found.first, found.last) == (1, 1, 3)
 
     def test_a_delete_of_a_newer_one_ends_what_an_older_one_wrote(self):
         entry = under_several(written({"small": 1}), written(DELETE, {"big": 2}, under=1, first=2))

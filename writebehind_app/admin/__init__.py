@@ -1,7 +1,6 @@
-"""The admin: what is pending and since when, what the database refused, and what to do about it.
+"""The admin section: pending entries, dead letters, the flush history, and health.
 
-It registers itself with the default site, also where that is one of the project's own. For another
-one, call `register(site)`.
+It registers itself with the default site of the project. For another site, call `register(site)`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from writebehind_app.models import AppliedBatch, Dashboard, DeadLetter
 
 
 def register(site: admin.AdminSite) -> None:
-    """Give the pages to a site."""
+    """Add the section to an admin site."""
     site.register(Dashboard, DashboardAdmin)
     site.register(DeadLetter, DeadLetterAdmin)
     site.register(AppliedBatch, AppliedBatchAdmin)

@@ -1,4 +1,7 @@
-"""Who may do what: the permissions of `Dashboard`, whichever model a page is about."""
+"""Permissions, masks and the log of the admin section.
+
+All its pages use the permissions of the model `Dashboard`.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,15 @@ _View = Callable[..., HttpResponse]
 
 
 def may(request: HttpRequest, what: str) -> bool:
-    """Whether the user may do that; whoever may not see anything may do nothing."""
+    """Whether the user has this permission. Without `view`, a user has none of the others."""
     user = request.user
     return user.has_perm("writebehind.view") and user.has_perm(f"writebehind.{what}")
 
 
 class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A section of the admin with those permissions, in place of the model's own."""
+    """A ModelAdmin with the permissions of `Dashboard` in place of those of its model."""
 
-    lookups: tuple[str, ...] = ()  # what the URL of the list may ask for
+    lookups: tuple[str, ...] = ()  # the filters that the URL of the list may name
 
     class Media:
         css = {"all": ["writebehind/admin.css"]}
@@ -51,11 +54,11 @@ class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """Those of the filters alone: with others, values could be guessed that are not shown."""
+        """Allow the filters only: with other lookups, a user could guess hidden values."""
         return lookup.split("__")[0] in self.lookups and lookup.count("__") <= 1
 
     def guarded(self, view: _View, what: str = "view") -> _View:
-        """A view for those who may do that."""
+        """Wrap a view, so that it needs this permission."""
 
         def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if not may(request, what):
@@ -64,12 +67,12 @@ class Guarded(admin.ModelAdmin):  # type: ignore[type-arg]
             return view(request, *args, **kwargs)
 
         found = self.admin_site.admin_view(update_wrapper(wrapper, view))
-        # Flushes have transactions of their own, also where ATOMIC_REQUESTS is on.
+        # A flush commits its own transactions, even with ATOMIC_REQUESTS.
         found._non_atomic_requests = set(connections)  # type: ignore[attr-defined]
         return found
 
     def context(self, request: HttpRequest, title: str, **more: Any) -> dict[str, Any]:
-        """What the templates of the admin need, and whether the user may do each thing."""
+        """The context that the templates need, with the permissions of the user."""
         actions = ("flush", "discard", "retry", "pause")
         return {
             **self.admin_site.each_context(request),
@@ -86,7 +89,7 @@ def masked(
     key: Mapping[str, Any],
     values: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A key and values as the user may see them."""
+    """A key and values, with masks for those that the user may not see."""
     hidden = hidden_names(request, buffer, key)
 
     def visible(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def masked(
 def hidden_names(
     request: HttpRequest, buffer: Declaration | None, key: Mapping[str, Any]
 ) -> set[str]:
-    """The names of values that the user may not see, of an entry or a row of that key."""
+    """The names of the values that the user may not see in the row with this key."""
     if may(request, "reveal"):
         return set()
     if buffer is None or (buffer.sensitive and isinstance(key, Raw)):
@@ -109,15 +112,18 @@ def hidden_names(
 
 
 class _Everything(set[str]):
-    """All names: nobody knows what is sensitive."""
+    """Contains every name. Used if it is not known which values are sensitive."""
 
     def __contains__(self, name: object) -> bool:
         return True
 
 
 def hides(buffer: Declaration | None, hidden: set[str], name: str) -> bool:
-    """Whether a name is among those, or nobody knows what it means to a buffer that has some: it is
-    that of a field that went, or what is not to be understood has it in Redis."""
+    """Whether a value must be masked.
+
+    It must if its name is among the hidden ones. It also must if the buffer has hidden names and
+    does not know this one: the field was removed, or the entry in Redis cannot be read.
+    """
     if name in hidden or not hidden or buffer is None:
         return name in hidden
     layout = buffer.layout()
@@ -129,7 +135,7 @@ def hides(buffer: Declaration | None, hidden: set[str], name: str) -> bool:
 def log(
     request: HttpRequest, about: type[models.Model], objects: Sequence[tuple[str, str]], what: str
 ) -> None:
-    """Enter into the log of the admin what was done to objects, which are given by id and name."""
+    """Write to the log of the admin what was done to objects. Objects are given by id and name."""
     LogEntry.objects.bulk_create(
         LogEntry(
             user_id=cast(int, request.user.pk),

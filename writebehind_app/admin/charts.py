@@ -1,11 +1,10 @@
-"""What waited over time, and what was flushed, as bars: drawn from the samples, and the ledger."""
+"""The charts of the dashboard: what was flushed over time, from the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from django import forms
@@ -28,37 +27,30 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from writebehind_app import registry, sampling
-from writebehind_app.admin.shown import duration
-from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app import registry
+from writebehind_app.admin.display import duration
 from writebehind_app.models import AppliedBatch
-from writebehind_app.store import samples
-from writebehind_app.store.connection import client
-from writebehind_app.store.samples import Sample, Step
 
-WIDTH, HEIGHT = 320, 130  # of the whole, in units of the SVG
-_LEFT, _TOP, _BOTTOM = 46, 8, 18  # what the labels take of it
+WIDTH, HEIGHT = 320, 130  # of a chart, in units of the SVG
+_LEFT, _TOP, _BOTTOM = 46, 8, 18  # the margins for the labels
 
 
 class _Span(NamedTuple):
     name: Promise
-    unit: Step
     step: timedelta
     steps: int
     truncated: Any
-    digits: int  # of a time as SQLite keeps it, down to the step
+    digits: int  # the length of a time's text in SQLite, cut after the step
 
 
 SPANS = {
-    "hour": _Span(
-        gettext_lazy("the last hour"), "minute", timedelta(minutes=1), 60, TruncMinute, 16
-    ),
-    "day": _Span(gettext_lazy("the last day"), "hour", timedelta(hours=1), 24, TruncHour, 13),
+    "hour": _Span(gettext_lazy("the last hour"), timedelta(minutes=1), 60, TruncMinute, 16),
+    "day": _Span(gettext_lazy("the last day"), timedelta(hours=1), 24, TruncHour, 13),
 }
 
 
 class Choice(forms.Form):
-    """What is drawn."""
+    """The form that chooses what the charts show."""
 
     buffer = forms.ChoiceField(
         label=gettext_lazy("Buffer"),
@@ -74,9 +66,8 @@ class Choice(forms.Form):
 
 @dataclass(slots=True)
 class _Sums:
-    """What was flushed in a step of time, and what waited."""
+    """What was flushed in one step of time."""
 
-    sample: Sample | None = None  # None where nobody looked
     rows: int = 0
     batches: int = 0
     seconds: float = 0.0
@@ -92,7 +83,7 @@ class _Sums:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Texts, as a number would be written as the language does it."""
+    """A bar. Its numbers are texts, as a template would write numbers with the user's comma."""
 
     x: str
     y: str
@@ -105,16 +96,15 @@ class Bar:
 class Chart:
     name: str
     summary: str
-    gaps: list[Bar]  # where nothing is known
     bars: list[Bar]
-    top: str  # what the upper end of the axis is
-    first: str  # when the time axis begins
-    last: str
+    top: str  # the label of the upper end of the value axis
+    first: str  # the label of the beginning of the time axis
+    last: str  # and of its end
 
 
 @dataclass(frozen=True, slots=True)
 class Charts:
-    """Some charts of one span of time."""
+    """All charts, of one span of time."""
 
     choice: Choice
     charts: list[Chart]
@@ -126,7 +116,7 @@ class Charts:
 
 
 def drawn(given: Mapping[str, str]) -> Charts:
-    """The charts that are asked for."""
+    """The charts that the query of the request chooses."""
     choice = Choice(given)
     asked = choice.cleaned_data if choice.is_valid() else {}
     span, label = asked.get("span") or "hour", asked.get("buffer", "")
@@ -142,8 +132,6 @@ def drawn(given: Mapping[str, str]) -> Charts:
     return Charts(
         choice,
         [
-            _chart(_("Entries that wait, at most"), steps, _waiting, number),
-            _chart(_("Age of the oldest, at most"), steps, _oldest, duration),
             _chart(_("Rows stored, %s") % per, steps, lambda sums: sums.rows, number),
             _chart(_("Batches, %s") % per, steps, lambda sums: sums.batches, number),
             _chart(_("Time for a batch, mean"), steps, mean, duration),
@@ -152,16 +140,8 @@ def drawn(given: Mapping[str, str]) -> Charts:
     )
 
 
-def _waiting(sums: _Sums) -> float | None:
-    return sums.sample and sums.sample.entries
-
-
-def _oldest(sums: _Sums) -> float | None:
-    return sums.sample and sums.sample.oldest
-
-
 def _steps(span: _Span, labels: Sequence[str]) -> Iterator[tuple[datetime, _Sums]]:
-    """What was flushed and what waited in each step, oldest first."""
+    """What was flushed in each step, oldest first."""
     now = timezone.now()
     last = now.replace(second=0, microsecond=0)
     if span.step >= timedelta(hours=1):
@@ -185,35 +165,17 @@ def _steps(span: _Span, labels: Sequence[str]) -> Iterator[tuple[datetime, _Sums
         try:
             for found in by_step:
                 sums.setdefault(_moment(found["step"]), _Sums()).add(found)
-        except Error:  # the health says what is wrong with the database
+        except Error:  # the health page says what is wrong with the database
             continue
-    waited = _waited(span.unit, labels)
     for number in range(span.steps):
         at = first + span.step * number
-        own = sums.get(at, _Sums())
-        own.sample = waited.get(int(at.timestamp() // span.step.total_seconds()))
-        yield at, own
-
-
-def _waited(unit: Step, labels: Sequence[str]) -> dict[int, Sample]:
-    """What waited in these buffers, by the number of the step."""
-    try:
-        found = samples.read(client(), sampling.key(), unit)
-    except BufferUnavailable:
-        return {}
-    waited = {}
-    for at, seen in found.items():
-        own = [seen[label] for label in labels if label in seen]
-        if own:
-            oldest = max(sample.oldest for sample in own)
-            waited[at] = Sample(sum(sample.entries for sample in own), oldest)
-    return waited
+        yield at, sums.get(at, _Sums())
 
 
 def _expressions(span: _Span, vendor: str) -> tuple[Any, Any]:
-    """The step that a batch is in, and how long its oldest write had waited.
+    """SQL expressions: the step of a batch, and how long its oldest write had waited.
 
-    SQLite would call Python for both, row by row: a busy day took seconds.
+    With Django's own expressions, SQLite calls Python for each row: a busy day took seconds.
     """
     if vendor == "sqlite":
         days = [
@@ -236,11 +198,11 @@ def _moment(step: str | datetime) -> datetime:
 def _chart(
     name: str,
     steps: Mapping[datetime, _Sums],
-    value: Callable[[_Sums], float | None],
+    value: Callable[[_Sums], float],
     text: Callable[[float], str],
 ) -> Chart:
     values = {at: value(sums) for at, sums in steps.items()}
-    greatest = max((found for found in values.values() if found), default=0)
+    greatest = max(values.values())
     width = (WIDTH - _LEFT) / len(values)
     bars = []
     for number, (at, found) in enumerate(values.items()):
@@ -259,29 +221,11 @@ def _chart(
     return Chart(
         name=name,
         summary=_("%(name)s; at most %(top)s") % {"name": name, "top": text(greatest)},
-        gaps=list(_gaps(values, width)),
         bars=bars,
         top=text(greatest) if greatest else "",
         first=_clock(first),
         last=_clock(last),
     )
-
-
-def _gaps(values: Mapping[datetime, float | None], width: float) -> Iterator[Bar]:
-    """Steps in a row of which nothing is known."""
-    number = 0
-    for is_known, group in groupby(values.items(), lambda item: item[1] is not None):
-        steps = list(group)
-        if not is_known:
-            yield Bar(
-                x=f"{_LEFT + number * width:.1f}",
-                y=str(_TOP),
-                width=f"{width * len(steps):.1f}",
-                height=str(HEIGHT - _TOP - _BOTTOM),
-                title=_("%(first)s to %(last)s: nobody looked")
-                % {"first": _clock(steps[0][0]), "last": _clock(steps[-1][0])},
-            )
-        number += len(steps)
 
 
 def _clock(at: datetime) -> str:

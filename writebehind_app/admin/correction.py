@@ -1,4 +1,4 @@
-"""The form in which the values of a dead letter are corrected."""
+"""The form that corrects the values of a dead letter."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from django.utils.choices import flatten_choices
 from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 
-from writebehind_app.admin.shown import shown
+from writebehind_app.admin.display import display
 from writebehind_app.declaration import Declaration
 from writebehind_app.fields.columns import Column
 from writebehind_app.fields.operations import are_operations
 
-_LONGEST = 100_000  # characters of a value in the form
+_LONGEST = 100_000  # characters; longer values are not in the form
 
 
 def rendered(field: forms.Field, value: Any) -> str:
-    """What a browser sends back for a value that nobody touched."""
+    """The text that a browser sends back for a value that nobody changed."""
     found: Any = field.widget.format_value(field.prepare_value(value))
-    if isinstance(found, list):  # of a select
+    if isinstance(found, list):  # a select gives a list
         found = next(iter(found), "")
     return "" if found is None else str(found)
 
@@ -32,14 +32,17 @@ def _lines(text: str) -> str:
 
 
 class _Correction(forms.Form):
-    """Of the fields, those that were changed count: the others may be as wrong as they are."""
+    """A form in which only the changed fields are checked: the others may hold wrong values."""
 
-    left_out: Sequence[str] = ()  # fields whose values are too long to be sent back
+    left_out: Sequence[str] = ()  # fields whose values are too long for the form
 
     @cached_property
     def changed_data(self) -> list[str]:
-        """Those that come back in another form than they were shown in: what a field makes of its
-        own value may be another one, as of a time in an hour that there is twice."""
+        """The fields whose text is not the one that was shown.
+
+        Texts are compared, not values: a field may read its own text as another value, such as a
+        time in the hour that the end of summer time repeats.
+        """
         return [
             name
             for name, field in self.fields.items()
@@ -60,8 +63,7 @@ def correction(
     hidden: Container[str],
     data: Mapping[str, Any] | None,
 ) -> forms.Form:
-    """A form of the fields of the model, with what a letter writes in it; not of those that are
-    hidden."""
+    """A form with the values of a letter, for all fields of the model that are not hidden."""
     fields: dict[str, forms.Field] = {}
     initial = {}
     left_out: list[str] = []
@@ -81,7 +83,7 @@ def correction(
             if value is not None and str(value) not in known:
                 field.choices = [*choices, (value, str(value))]
         if are_operations(value):
-            field.help_text = _("Now: %s. A value takes its place.") % shown(value)
+            field.help_text = _("Now: %s. A value that you enter replaces it.") % display(value)
         elif column.name in values:
             initial[column.name] = value
         else:
@@ -91,7 +93,7 @@ def correction(
 
 
 def _form_field(column: Column, using: str) -> forms.Field | None:
-    """A form field for values of a column; None where nobody can type them."""
+    """A form field for the values of a column; None if nobody can type them."""
     field: Any = column.field
     match field:
         case models.BinaryField():
@@ -106,7 +108,7 @@ def _form_field(column: Column, using: str) -> forms.Field | None:
             found = field.formfield(using=using, widget=forms.TextInput)
         case _:
             found = field.formfield()
-    if found is None:  # as an AutoField
+    if found is None:  # for an AutoField
         return None
     if isinstance(found.widget, forms.Select) and not isinstance(field, models.BooleanField):
         choices = [choice for choice in found.choices if choice[0] not in ("", None)]

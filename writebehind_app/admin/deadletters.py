@@ -1,4 +1,4 @@
-"""Dead letters in the admin: what was refused and why, and how it is mended."""
+"""The pages of dead letters: the list, a letter, its correction, and the actions."""
 
 from __future__ import annotations
 
@@ -24,21 +24,31 @@ from django.utils.translation import gettext_lazy, ngettext
 from writebehind_app import registry
 from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
 from writebehind_app.admin.correction import correction
+from writebehind_app.admin.display import display, moment
 from writebehind_app.admin.filters import DatabaseFilter, using_of
-from writebehind_app.admin.shown import inline, moment, shown
-from writebehind_app.buffers.base import Raw
+from writebehind_app.admin.masking import (
+    EXPORTED,
+    cell,
+    exported,
+    file,
+    masked_edits,
+    masked_texts,
+    parts_of,
+)
+from writebehind_app.admin.names import named, title
 from writebehind_app.database import deadletters
+from writebehind_app.database.letters import Encoder, described
 from writebehind_app.database.parents import ParentPending
 from writebehind_app.declaration import Declaration
-from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.exceptions import BufferUnavailable, EditedSince
 from writebehind_app.models import DeadLetter
 
-_PATIENCE = 20.0  # seconds that retries may take, as somebody waits for the page
-_SAMPLE = 20  # letters that are shown before they are discarded
+_PATIENCE = 20.0  # seconds for all retries of one request: somebody waits for the page
+_SAMPLE = 20  # letters to show before all of them are discarded
 
 
 class DeadLetterAdmin(Guarded):
-    list_display = ("id", "buffer", "short_reason", "attempts", "last_refused")
+    list_display = ("id", "rows_of", "short_reason", "refused")
     list_filter = (
         DatabaseFilter,
         ("buffer", admin.AllValuesFieldListFilter),
@@ -62,7 +72,7 @@ class DeadLetterAdmin(Guarded):
 
     def get_list_display(self, request: HttpRequest) -> Any:
         def row_key(letter: DeadLetter) -> str:
-            return _described(request, letter)["key"]
+            return masked_texts(request, letter)["key"]
 
         row_key.short_description = _("key")  # type: ignore[attr-defined]
         first, second, *others = self.list_display
@@ -70,11 +80,16 @@ class DeadLetterAdmin(Guarded):
 
     @admin.display(description=gettext_lazy("reason"))
     def short_reason(self, letter: DeadLetter) -> str:
-        return shown(f"{letter.error}: {letter.reason}", 120)
+        return display(f"{letter.error}: {letter.reason}", 120)
 
-    @admin.display(description=gettext_lazy("last seen"), ordering="last_seen")
-    def last_refused(self, letter: DeadLetter) -> str:
-        return moment(letter.last_seen)
+    @admin.display(description=gettext_lazy("buffer"), ordering="buffer")
+    def rows_of(self, letter: DeadLetter) -> str:
+        return named(letter.buffer)
+
+    @admin.display(description=gettext_lazy("refused"), ordering="last_seen")
+    def refused(self, letter: DeadLetter) -> str:
+        text = ngettext("once, %(at)s", "%(count)d times, last %(at)s", letter.attempts)
+        return text % {"count": letter.attempts, "at": moment(letter.last_seen)}
 
     def has_retry_permission(self, request: HttpRequest) -> bool:
         return may(request, "retry")
@@ -88,7 +103,7 @@ class DeadLetterAdmin(Guarded):
     def retry(self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]) -> None:
         deadline = time.monotonic() + _PATIENCE
         outcomes: Counter[str] = Counter()
-        # Those of the last try come last: with the next one, it goes on where this one stops.
+        # Letters that were tried last come last: so the next request goes on where this one stops.
         for letter in list(queryset.order_by("last_seen", "pk")):
             if time.monotonic() > deadline:
                 outcomes["left"] += 1
@@ -102,10 +117,12 @@ class DeadLetterAdmin(Guarded):
     ) -> HttpResponse | None:
         letters = list(queryset.order_by("pk"))
         if not letters:
-            messages.warning(request, _("These dead letters have gone: stored, or discarded."))
+            messages.warning(
+                request, _("These dead letters are gone: they were stored or discarded.")
+            )
             return None
         word = str(len(letters))
-        across = request.POST.get("select_across") == "1"  # more than a form can name
+        across = request.POST.get("select_across") == "1"  # too many to name each in a form
         typed = request.POST.get("confirmation")
         shown_set = request.POST.get("shown_set")
         this_set = _digest_of(letters)
@@ -116,7 +133,7 @@ class DeadLetterAdmin(Guarded):
             )
             typed = None
         if typed == word:
-            about = [(str(x.pk), str(x)) for x in letters]  # which have no key any more, once gone
+            about = [(str(x.pk), str(x)) for x in letters]  # before they lose their primary keys
             count = deadletters.discard_all(letters)
             log(request, DeadLetter, about, "Discarded.")
             messages.success(
@@ -124,16 +141,16 @@ class DeadLetterAdmin(Guarded):
                 ngettext("%d dead letter discarded.", "%d dead letters discarded.", count) % count,
             )
             return None
-        described = [(letter, _described(request, letter)) for letter in letters[:_SAMPLE]]
+        sample = [(letter, masked_texts(request, letter)) for letter in letters[:_SAMPLE]]
         context = self.context(
             request,
-            _("Discard"),
+            _("Discard dead letters"),
             total=len(letters),
             word=word,
             shown_set=this_set,
             lost=[
                 (f"{letter.buffer} {each['key']}", each["values"], letter)
-                for letter, each in described
+                for letter, each in sample
             ],
             more=max(len(letters) - _SAMPLE, 0),
             wrong=typed is not None,
@@ -148,41 +165,46 @@ class DeadLetterAdmin(Guarded):
     def export_csv(
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse:
-        response = _file("text/csv", "csv")
-        response.write("\ufeff")  # by which Excel knows that it is UTF-8
+        response = file("text/csv", "csv")
+        response.write("\ufeff")  # tells Excel that the file is UTF-8
         rows = self._rows(request, queryset)
         writer = csv.writer(response)
-        writer.writerow(_EXPORTED)
-        writer.writerows([_cell(row[name]) for name in _EXPORTED] for row in rows)
+        writer.writerow(EXPORTED)
+        writer.writerows([cell(row[name]) for name in EXPORTED] for row in rows)
         return response
 
     @admin.action(permissions=["view"], description=gettext_lazy("Export as JSON"))
     def export_json(
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> HttpResponse:
-        response = _file("application/json", "json")
+        response = file("application/json", "json")
         rows = self._rows(request, queryset)
-        response.write(json.dumps(rows, cls=deadletters.Encoder, ensure_ascii=False))
+        response.write(json.dumps(rows, cls=Encoder, ensure_ascii=False))
         return response
 
     def _rows(
         self, request: HttpRequest, queryset: models.QuerySet[DeadLetter]
     ) -> list[dict[str, Any]]:
-        """What an export says, which is in the log of the admin then."""
-        rows = [_exported(request, letter) for letter in queryset.order_by("pk")]
+        """The rows of an export. The log of the admin notes that they were exported."""
+        rows = [exported(request, letter) for letter in queryset.order_by("pk")]
         about = ", ".join(str(row["id"]) for row in rows)
         log(request, DeadLetter, [("", about)], f"Exported: {len(rows)}.")
         return rows
 
-    def _retry(self, request: HttpRequest, letter: DeadLetter) -> str:
-        """What became of it: stored, refused, waiting, gone, homeless or failed."""
+    def _retry(self, request: HttpRequest, letter: DeadLetter, over: str = "") -> str:
+        """Retry a letter; return stored, refused, edited, waiting, gone, homeless or failed.
+
+        `over` is the digest of the edits that were shown to the user: these may be overwritten.
+        """
         buffer = registry.buffers().get(letter.buffer)
         if buffer is None:
             return "homeless"
         try:
-            stored, refused = deadletters.retry(buffer, [letter.pk])
+            stored, refused = deadletters.retry(buffer, [letter.pk], over=over)
         except DeadLetter.DoesNotExist:
             return "gone"
+        except EditedSince:
+            return "edited"
         except (ParentPending, BufferUnavailable):
             return "waiting"
         except Error:
@@ -192,26 +214,10 @@ class DeadLetterAdmin(Guarded):
         return outcome
 
     def _tell(self, request: HttpRequest, outcomes: Mapping[str, int]) -> None:
-        """Say what retries came to."""
-        texts = {
-            "stored": (_("%d stored"), messages.SUCCESS),
-            "refused": (_("%d refused again: see why below"), messages.WARNING),
-            "waiting": (
-                _("%d wait for a row that is still pending: flush first"),
-                messages.WARNING,
-            ),
-            "gone": (_("%d had gone already"), messages.WARNING),
-            "homeless": (
-                _("%d are of a model without a buffer: export, then discard them"),
-                messages.ERROR,
-            ),
-            "failed": (_("%d could not be tried: the database did not take them"), messages.ERROR),
-            "left": (_("%d were not tried yet: retry once more"), messages.WARNING),
-        }
-        found = {name: count for name, count in outcomes.items() if count}
-        text = ", ".join(texts[name][0] % count for name, count in found.items())
-        level = max((texts[name][1] for name in found), default=messages.INFO)
-        messages.add_message(request, level, f"{text}.")
+        """Show the user what became of the retries."""
+        found = [_outcome(name, count) for name, count in outcomes.items() if count]
+        level = max((level for level, _text in found), default=messages.INFO)
+        messages.add_message(request, level, f"{', '.join(text for _level, text in found)}.")
 
     # One letter
 
@@ -228,12 +234,12 @@ class DeadLetterAdmin(Guarded):
         pk = unquote(object_id)
         letter = self.get_queryset(request).filter(pk=pk).first() if pk.isdecimal() else None
         if letter is None:
-            messages.warning(request, _("This dead letter has gone: stored, or discarded."))
+            messages.warning(request, _("This dead letter is gone: it was stored or discarded."))
             return HttpResponseRedirect(self._changelist_url(request))
         buffer = registry.buffers().get(letter.buffer)
         form = None
         if buffer and may(request, "retry"):
-            key, values = _parts(letter)
+            key, values = parts_of(letter)
             hidden = hidden_names(request, buffer, key)
             data = request.POST if request.method == "POST" else None
             form = correction(buffer, values, hidden, data)
@@ -242,17 +248,18 @@ class DeadLetterAdmin(Guarded):
                 raise PermissionDenied
             if form.is_valid() and self._edited(request, buffer, letter, form):
                 return self._after_edit(request, letter)
-        described = _described(request, letter)
+        inlined = masked_texts(request, letter)
         context = self.context(
             request,
-            f"{letter.buffer} {described['key']}",
+            title(buffer, masked(request, buffer, *parts_of(letter))[0]) if buffer else str(letter),
             letter=letter,
-            described=described,
-            values=masked(request, buffer, *_parts(letter))[1],
+            described=inlined,
+            values=masked(request, buffer, *parts_of(letter))[1],
             form=form,
-            delete=deadletters.described(letter)["delete"],
+            edits=masked_edits(request, buffer, letter) if buffer else None,
+            delete=described(letter)["delete"],
             action=self._changelist_url(request),
-            # Without the filters, which may hide the letter by now.
+            # Without the filters: they might hide the letter.
             discarding=f"{request.path.removesuffix(f'{object_id}/change/')}"
             f"?{urlencode({'database': using_of(request)})}",
         )
@@ -262,7 +269,7 @@ class DeadLetterAdmin(Guarded):
         if "_retry" not in request.POST:
             messages.success(request, _("The values are kept for the next retry."))
             return HttpResponseRedirect(request.get_full_path())
-        outcome = self._retry(request, letter)
+        outcome = self._retry(request, letter, request.POST.get("over", ""))
         self._tell(request, {outcome: 1})
         if outcome in ("stored", "gone"):
             return HttpResponseRedirect(self._changelist_url(request))
@@ -271,7 +278,8 @@ class DeadLetterAdmin(Guarded):
     def _edited(
         self, request: HttpRequest, buffer: Declaration, letter: DeadLetter, form: forms.Form
     ) -> bool:
-        """Whether what was changed in the form is in the letter now; else the form says why not."""
+        """Put the changed values of the form into the letter. False if they are wrong: then the
+        form has the errors."""
         values = {name: form.cleaned_data[name] for name in form.changed_data}
         if not values:
             return True
@@ -301,57 +309,46 @@ class DeadLetterAdmin(Guarded):
         return f"{url}?{urlencode({'database': using_of(request)})}"
 
 
+def _outcome(name: str, count: int) -> tuple[int, str]:
+    """The level and the text of a message: this became of so many letters."""
+    level = messages.WARNING
+    match name:
+        case "stored":
+            level, text = messages.SUCCESS, _("%d stored")
+        case "refused":
+            text = _("%d refused again: see why below")
+        case "waiting":
+            text = ngettext(
+                "%d waits for a row that is still pending: flush first",
+                "%d wait for rows that are still pending: flush first",
+                count,
+            )
+        case "edited":
+            text = ngettext(
+                "%d not written: its row was edited since; open it to decide",
+                "%d not written: their rows were edited since; open them to decide",
+                count,
+            )
+        case "gone":
+            text = ngettext("%d was gone already", "%d were gone already", count)
+        case "homeless":
+            level = messages.ERROR
+            text = ngettext(
+                "%d is of a model without a buffer: export, then discard it",
+                "%d are of a model without a buffer: export, then discard them",
+                count,
+            )
+        case "failed":
+            level, text = messages.ERROR, _("%d could not be tried: the database failed")
+        case _:
+            text = ngettext(
+                "%d was not tried yet: retry once more",
+                "%d were not tried yet: retry once more",
+                count,
+            )
+    return level, text % count
+
+
 def _digest_of(letters: Sequence[DeadLetter]) -> str:
-    """Tells a set of letters from others."""
+    """A digest of a set of letters, to notice if the set changes."""
     return sha1(repr([letter.pk for letter in letters]).encode(), usedforsecurity=False).hexdigest()
-
-
-_EXPORTED = (
-    "id",
-    "buffer",
-    "key",
-    "values",
-    "delete",
-    "superseded",
-    "error",
-    "reason",
-    "attempts",
-    "first_seen",
-    "last_seen",
-)
-
-
-def _parts(letter: DeadLetter) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The key and the values of a letter."""
-    found = deadletters.described(letter)
-    key = found["key"]
-    return key if isinstance(key, dict) else Raw(id=key), dict(found["values"])
-
-
-def _described(request: HttpRequest, letter: DeadLetter) -> dict[str, str]:
-    """The key and the values of a letter on a line each, as the user may see them."""
-    buffer = registry.buffers().get(letter.buffer)
-    key, values = masked(request, buffer, *_parts(letter))
-    return {"key": inline(key), "values": inline(values)}
-
-
-def _exported(request: HttpRequest, letter: DeadLetter) -> dict[str, Any]:
-    buffer = registry.buffers().get(letter.buffer)
-    key, values = masked(request, buffer, *_parts(letter))
-    return {**deadletters.described(letter), "key": key, "values": values}
-
-
-_FORMULA = tuple("=+-@")
-
-
-def _cell(value: Any) -> str:
-    """A value in a file for a spreadsheet, which takes some texts for formulas."""
-    if not isinstance(value, str):
-        value = json.dumps(value, cls=deadletters.Encoder, ensure_ascii=False).strip('"')
-    return f"'{value}" if value.lstrip()[:1] in _FORMULA else value
-
-
-def _file(kind: str, ending: str) -> HttpResponse:
-    response = HttpResponse(content_type=f"{kind}; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="dead_letters.{ending}"'
-    return response

@@ -1,8 +1,9 @@
-"""The pages about what is pending in a buffer, and what acts on some of it."""
+"""The pages of one buffer: its pending entries, one entry, and the actions on chosen entries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,29 +23,32 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET, require_POST, require_safe
 
 from writebehind_app import registry
-from writebehind_app.admin import flushing, pending, search
+from writebehind_app.admin import flushing, names, pending, search
 from writebehind_app.admin.access import Guarded, hidden_names, hides, log_buffers, masked
+from writebehind_app.admin.display import display, duration, inline
 from writebehind_app.admin.search import Search
-from writebehind_app.admin.shown import duration, inline, shown
 from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import CoalescingBuffer
+from writebehind_app.database.divided import renew
 from writebehind_app.declaration import MASK, Declaration
+from writebehind_app.english import counted
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.flush import giving_up
-from writebehind_app.store import shard as store
+from writebehind_app.fields.limits import REFUSALS
+from writebehind_app.flush import discards
+from writebehind_app.store import state
 from writebehind_app.store.connection import client
 
-_MOST = 100  # entries that one request acts on by their ids
-_SAMPLE = 20  # entries that are shown before they are discarded
+_MOST = 100  # entries that one request may name by their ids
+_SAMPLE = 20  # entries to show before all of them are discarded
 
 
 class EntryPages(Guarded):
-    """The list of a buffer, an entry of it, and what is done to those that are chosen."""
+    """The list of the entries of a buffer, the page of one entry, flush and discard."""
 
     def entry_urls(self) -> list[URLPattern]:
         return [
             self.page("<str:label>/", require_safe(self.entries), "entries"),
-            # Where the log of the admin links to.
+            # The log of the admin links to this address.
             self.page("<path:label>/change/", require_GET(self.change), "change"),
             self.page("<str:label>/entry/", require_safe(self.entry), "entry"),
             self.page("<str:label>/flush/", require_POST(self.flush_some), "flush_some", "flush"),
@@ -65,13 +69,19 @@ class EntryPages(Guarded):
         filters.is_valid()
         given = {name: filters.cleaned_data.get(name, "") for name in filters.fields}
         context = self.context(
-            request, label, buffer=buffer, filters=filters, is_keyed=bool(buffer.layout().key)
+            request,
+            names.plural(buffer),
+            buffer=buffer,
+            filters=filters,
+            is_list=True,
+            is_filtered=any(given.values()) or "after" in request.GET,
+            is_keyed=bool(buffer.layout().key),
         )
         try:
             context["keys"], wanted = _searched(request, buffer)
             if wanted.id:
                 return redirect(self._entry_url(label, wanted.id))
-            shards = store.overview(client(), buffer.shard_keys()).values()
+            shards = state.overview(client(), buffer.shards()).values()
             page = pending.page(buffer, given, request.GET.get("after", ""), wanted.beginning)
         except BufferUnavailable as error:
             context["redis_problem"] = str(error)
@@ -96,7 +106,7 @@ class EntryPages(Guarded):
         return TemplateResponse(request, "writebehind/entries.html", context)
 
     def _row(self, request: HttpRequest, buffer: Buffer, row: pending.Row) -> dict[str, Any]:
-        """A line of the list. Where the key is hidden, so is the id, which is made of it."""
+        """A line of the list. If the key is hidden, so is the id: the id contains the key."""
         entry = row.entry
         is_hidden = _is_key_hidden(request, buffer)
         deletes = entry.delete and not entry.values
@@ -119,17 +129,22 @@ class EntryPages(Guarded):
         _refuse_hidden(request, buffer)
         id = request.GET.get("id", "")
         context = self.context(
-            request, id, buffer=buffer, id=id, is_keyed=bool(buffer.layout().key)
+            request,
+            names.title(buffer, masked(request, buffer, _key_of(buffer, id), {})[0]),
+            buffer=buffer,
+            id=id,
+            is_keyed=bool(buffer.layout().key),
         )
         try:
             context["detail"] = detail = pending.detail(buffer, id)
         except BufferUnavailable as error:
             context["redis_problem"] = str(error)
-        except (Error, OverflowError) as error:  # a table may be missing, or a key be none
-            context["problem"] = f"{type(error).__name__}: {shown(str(error))}"
+        except (Error, OverflowError) as error:  # a table is missing, or the key is not valid
+            context["problem"] = f"{type(error).__name__}: {display(str(error))}"
         else:
             if detail:
-                context["title"] = inline(masked(request, buffer, detail.key, {})[0]) or id
+                key = masked(request, buffer, detail.key, {})[0]
+                context["title"] = names.title(buffer, key)
                 hidden = hidden_names(request, buffer, detail.key)
                 context["lines"] = [
                     replace(line, stored=MASK, pending=[MASK] * len(line.pending), result=MASK)
@@ -142,7 +157,7 @@ class EntryPages(Guarded):
     # Acting
 
     def flush_some(self, request: HttpRequest, label: str) -> HttpResponse:
-        """Flush the entries that were chosen."""
+        """Flush the chosen entries."""
         buffer = buffer_of(label)
         ids = request.POST.getlist("id")[:_MOST]
         _refuse_hidden(request, buffer)
@@ -156,12 +171,13 @@ class EntryPages(Guarded):
             except BufferUnavailable as error:
                 self.tell_away(request, error)
             else:
-                log_buffers(request, [buffer], f"Flushed {len(ids)} chosen entries: {outcome}")
+                chosen = counted(len(ids), "chosen entry", "chosen entries")
+                log_buffers(request, [buffer], f"Flushed {chosen}: {outcome}")
                 self.tell(request, outcome, [buffer])
         return self.back(request, label)
 
     def discard(self, request: HttpRequest, label: str) -> HttpResponse:
-        """Show what would be lost; discard it once the name of the buffer was typed."""
+        """Show what would be lost, and discard it after the user has typed the buffer's name."""
         buffer = buffer_of(label)
         ids = request.POST.getlist("id")[:_MOST]
         everything = "all" in request.POST
@@ -174,13 +190,15 @@ class EntryPages(Guarded):
         try:
             if typed == label:
                 count = _discarded(buffer, () if everything else ids)
-                log_buffers(request, [buffer], f"Discarded {count} entries.")
+                about = counted(count, "entry", "entries")
+                log_buffers(request, [buffer], f"Discarded {about}.")
                 messages.success(
                     request, ngettext("%d entry discarded.", "%d entries discarded.", count) % count
                 )
                 return self.back(request, label)
             if everything:
-                counts = store.count(client(), buffer.shard_keys()).values()
+                renew([buffer])
+                counts = state.count(client(), buffer.shards()).values()
                 total = sum(count.pending for count in counts)
                 lost = buffer.pending(_SAMPLE)
             else:
@@ -190,13 +208,13 @@ class EntryPages(Guarded):
             self.tell_away(request, error)
             return self.back(request, label)
         except Error as error:
-            problem = f"{type(error).__name__}: {shown(str(error))}"
-            messages.error(request, _("The database did not take it: %s") % problem)
+            problem = f"{type(error).__name__}: {display(str(error))}"
+            messages.error(request, _("The database refused it: %s") % problem)
             return self.back(request, label)
         waiting = [entry for entry in lost if entry.state == "pending"][:_SAMPLE]
         context = self.context(
             request,
-            _("Discard"),
+            _("Discard %s") % names.plural(buffer),
             buffer=buffer,
             ids=[] if everything else ids,
             everything=everything,
@@ -214,10 +232,8 @@ class EntryPages(Guarded):
     def tell(
         self, request: HttpRequest, outcome: flushing.Outcome, buffers: Sequence[Declaration]
     ) -> None:
-        """Say what a flush of these came to."""
-        letters = reverse(
-            "admin:writebehind_deadletter_changelist", current_app=self.admin_site.name
-        )
+        """Show the user the result of a flush of these buffers."""
+        letters = self.url_of("deadletter_changelist")
         databases = {buffer.layout().using for buffer in buffers}
         if len(databases) == 1:
             letters += "?" + urlencode({"database": databases.pop()})
@@ -231,7 +247,8 @@ class EntryPages(Guarded):
             left = ngettext("%d entry is left", "%d entries are left", outcome.left) % outcome.left
             text = format_html("{}; {}", text, left)
         if outcome.paused:
-            paused = _("paused: %s") % ", ".join(outcome.paused)
+            held = [names.plural(each) for each in buffers if each.label in outcome.paused]
+            paused = _("paused: %s") % ", ".join(held)
             text = format_html("{}; {}", text, paused)
         if outcome.failed:
             text = format_html(
@@ -246,12 +263,15 @@ class EntryPages(Guarded):
     # Addresses
 
     def back(self, request: HttpRequest, label: str) -> HttpResponse:
-        """To the list that the reader came from."""
+        """Redirect to the list that the user came from."""
         query = QueryDict(request.POST.get("back", "")).urlencode()
         return redirect(f"{self.url('entries', label)}{'?' if query else ''}{query}")
 
     def url(self, name: str, *args: str) -> str:
-        full = f"admin:writebehind_dashboard_{name}"
+        return self.url_of(f"dashboard_{name}", *args)
+
+    def url_of(self, page: str, *args: str) -> str:
+        full = f"admin:writebehind_{page}"
         return reverse(full, args=args, current_app=self.admin_site.name)
 
     def _entry_url(self, label: str, id: str) -> str:
@@ -265,22 +285,29 @@ def buffer_of(label: str) -> Buffer:
     return buffer
 
 
+def _key_of(buffer: Buffer, id: str) -> dict[str, Any]:
+    """The key in an id; nothing if this is the id of a record, or not the id of any entry."""
+    if isinstance(buffer, CoalescingBuffer):
+        with suppress(*REFUSALS):
+            return buffer.key_layout().key_of(id)
+    return {}
+
+
 def _is_key_hidden(request: HttpRequest, buffer: Buffer) -> bool:
-    """Whether the user may not see a part of the key, of which an id is made. A record of a log has
-    a number."""
+    """Whether the user may not see a part of the key. A record of a log has no key."""
     columns = buffer.key_layout().key if isinstance(buffer, CoalescingBuffer) else ()
     names = {name for column in columns for name in (column.name, column.attname)}
     return bool(hidden_names(request, buffer, {}) & names)
 
 
 def _refuse_hidden(request: HttpRequest, buffer: Buffer) -> None:
-    """An entry of such a key is not to be guessed."""
+    """Refuse the request if the key is hidden: otherwise the user could guess keys."""
     if _is_key_hidden(request, buffer):
         raise PermissionDenied
 
 
 def _searched(request: HttpRequest, buffer: Buffer) -> tuple[forms.Form | None, Search]:
-    """The form of the fields of a key, where there are any, and what was searched for in it."""
+    """The form that searches by the fields of the key, or None, and the search in the request."""
     columns = search.columns(buffer, hidden_names(request, buffer, {}))
     if not columns:
         return None, Search()
@@ -296,11 +323,11 @@ def _searched(request: HttpRequest, buffer: Buffer) -> tuple[forms.Form | None, 
 
 
 def _discarded(buffer: Buffer, ids: Sequence[str]) -> int:
-    """Throw away entries by their ids, or all; says how many."""
+    """Discard entries by their ids, or all without ids; return how many."""
     if not ids or buffer.layout().key:
-        return giving_up.discard(buffer, ids)
+        return discards.discard(buffer, ids)
     places = [place for id in ids if (place := pending.place_of_record(buffer, id))]
-    return giving_up.discard_records(buffer, places)
+    return discards.discard_records(buffer, places)
 
 
 def _lost(request: HttpRequest, buffer: Buffer, entry: PendingEntry) -> tuple[str, str, Any]:

@@ -1,4 +1,4 @@
-"""Filters of the lists that are in the database of the rows, of which there may be several."""
+"""Filters of the lists of dead letters and batches, which may be in several databases."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from writebehind_app import registry
 
 
 def databases() -> list[str]:
-    """The databases with rows of buffers."""
+    """The databases that have rows of buffers."""
     return sorted({buffer.layout().using for buffer in registry.buffers().values()})
 
 
 def using_of(request: HttpRequest) -> str:
-    """The database that the list is about, also on the page of one of its rows."""
+    """The database that the request is about: of a list, or of the page of one row."""
     found = parse_qs(request.GET.get("_changelist_filters", ""))
     asked = request.GET.get("database") or "".join(found.get("database", []))
     known = databases()
@@ -29,7 +29,7 @@ def using_of(request: HttpRequest) -> str:
 
 
 class DatabaseFilter(admin.SimpleListFilter):
-    """Which database, where there are several; see using_of()."""
+    """Choose the database, if there are several. `using_of()` applies it."""
 
     title = _("database")
     parameter_name = "database"
@@ -45,7 +45,7 @@ class DatabaseFilter(admin.SimpleListFilter):
 
 
 class BufferFilter(admin.SimpleListFilter):
-    """Which buffer: those there are, as nobody wants to wait for a long table to name them."""
+    """Choose one of the declared buffers. To collect the labels from a long table would be slow."""
 
     title = _("buffer")
     parameter_name = "buffer"

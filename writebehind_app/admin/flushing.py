@@ -1,4 +1,4 @@
-"""Flushes that somebody asked for: of chosen entries at once, of whole buffers step by step."""
+"""Flushes from the admin: of chosen entries at once, or of whole buffers step by step."""
 
 from __future__ import annotations
 
@@ -13,42 +13,45 @@ from django.contrib.sessions.backends.base import SessionBase
 
 from writebehind_app import conf, registry
 from writebehind_app.buffers.base import Buffer
+from writebehind_app.database.divided import renew
 from writebehind_app.database.parents import parents_first
 from writebehind_app.declaration import Declaration
+from writebehind_app.english import counted
 from writebehind_app.flush import engine
-from writebehind_app.store import places
-from writebehind_app.store import shard as store
+from writebehind_app.store import locks, state
 from writebehind_app.store.connection import client
-from writebehind_app.store.keys import place_key
+from writebehind_app.store.keys import shared_key
 
 _STEP = 1.5  # seconds of a step
-_PATIENCE = 15.0  # seconds that chosen entries may take, as somebody waits for the page
-_PAUSE = 0.2  # seconds between two looks at what another flusher is at
-_IDLE = 20  # steps in a row without anything done, as where another flusher is at it
-_LONGEST = 60  # seconds of a step, which may be at a batch still
-_KEY = "writebehind.flush"  # in the session
+_PATIENCE = 15.0  # seconds for chosen entries: somebody waits for the page
+_PAUSE = 0.2  # seconds between two looks while another flusher has the shard
+_IDLE = 20  # steps in a row without progress, after which the flush ends
+_LONGEST = 60  # seconds that a step may take if its last batch is slow
+_KEY = "writebehind.flush"  # the key of the job in the session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a flush came to."""
+    """The result of a flush."""
 
     rows: int
     refused: int
     left: int
     failed: bool
-    paused: Sequence[str] = ()  # buffers with something left
+    paused: Sequence[str] = ()  # paused buffers that still hold entries
 
     def __str__(self) -> str:
         failed = ", a batch failed" if self.failed else ""
         paused = f", paused: {', '.join(self.paused)}" if self.paused else ""
-        return f"{self.rows} rows stored, {self.refused} refused, {self.left} left{failed}{paused}."
+        stored = counted(self.rows, "row")
+        return f"{stored} stored, {self.refused} refused, {self.left} left{failed}{paused}."
 
 
 def flush_ids(buffer: Declaration, ids: Sequence[str]) -> Outcome:
     """Flush entries by their ids."""
-    # Asked first, as a flusher would wait long for a Redis that is away.
-    shards = store.overview(client(), buffer.shard_keys())
+    # Ask this first: it fails at once if Redis is away. A flusher would wait long.
+    renew([buffer])
+    shards = state.overview(client(), buffer.shards())
     result = engine.flush(
         buffer, ids=ids, ignore_backoff=True, deadline=time.monotonic() + _PATIENCE
     )
@@ -63,7 +66,7 @@ def flush_ids(buffer: Declaration, ids: Sequence[str]) -> Outcome:
 
 @dataclass(slots=True, kw_only=True)
 class Job:
-    """A flush of whole buffers: of what they held when it began."""
+    """A flush of whole buffers, step by step: of what they held when it began."""
 
     labels: list[str]
     total: int
@@ -82,11 +85,11 @@ class Job:
 
     @property
     def progress(self) -> int:
-        """How many of them are not pending any more, whoever flushed them."""
+        """How many entries are no longer pending, whoever flushed them."""
         return min(max(self.done, self.total - self.left), self.total)
 
     def step(self) -> None:
-        """Flush for a moment."""
+        """Flush for about `_STEP` seconds."""
         deadline = time.monotonic() + _STEP
         before = self.progress
         while True:
@@ -99,10 +102,11 @@ class Job:
         self.over = not is_waiting or self.failed or self.idle >= _IDLE
 
     def _pass(self, deadline: float) -> bool:
-        """Flush what can be at once; says whether anything is left that is not paused."""
+        """Flush what no other flusher has; return whether unpaused buffers still hold entries."""
         self.left, self.paused, waiting = 0, [], 0
         buffers = self.buffers()
-        shards = store.overview(client(), [k for buffer in buffers for k in buffer.shard_keys()])
+        renew(buffers)
+        shards = state.overview(client(), [s for buffer in buffers for s in buffer.shards()])
 
         def note(entries: int) -> None:
             self.done += entries
@@ -147,34 +151,36 @@ class Job:
 
 
 def begin(buffers: Sequence[Buffer]) -> Job:
-    """A flush that is to bring what these buffers hold to the database."""
+    """A new job that flushes everything these buffers hold now."""
     total = sum(buffer.count_pending() for buffer in buffers)
     return Job(labels=[buffer.label for buffer in buffers], total=total, left=total, over=not total)
 
 
 def of_session(session: SessionBase) -> Job | None:
-    """The flush that was begun last."""
+    """The last job of the session, or None."""
     try:
         return Job(**session[_KEY])
-    except (KeyError, TypeError):  # there is none, or one of another release
+    except (KeyError, TypeError):  # there is none, or it is of another release
         return None
 
 
 @contextmanager
 def alone(session: SessionBase) -> Iterator[bool]:
-    """Says whether this is the only step of the session: of two, as in two tabs, each would count
-    what it did to the figures from before the other one."""
+    """Hold a lock, so that a session does one step at a time; False if another request has it.
+
+    With two steps at once, as in two tabs, each would overwrite the figures of the other.
+    """
     token = secrets.token_hex(8)
     name = sha1(str(session.session_key).encode(), usedforsecurity=False).hexdigest()
-    place = place_key(conf.prefix(), f"step:{name}")
-    is_alone = places.hold(client(), place, token, _LONGEST)
+    place = shared_key(conf.prefix(), f"step:{name}")
+    is_alone = locks.hold(client(), place, token, _LONGEST)
     try:
         yield is_alone
     finally:
         if is_alone:
-            places.leave(client(), place, token)
+            locks.release(client(), place, token)
 
 
 def latest(session: SessionBase) -> Job | None:
-    """The flush as another request may have left it since this one began."""
+    """The last job of the session, read again: another request may have changed it."""
     return of_session(type(session)(session.session_key))

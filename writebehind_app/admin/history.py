@@ -1,4 +1,4 @@
-"""The history of the flushes: the ledger, as the admin lists it."""
+"""The flush history: a list of the ledger."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from django.utils.functional import cached_property
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from writebehind_app import registry
 from writebehind_app.admin.access import Guarded
+from writebehind_app.admin.display import display, duration, moment
 from writebehind_app.admin.filters import BufferFilter, DatabaseFilter, using_of
-from writebehind_app.admin.shown import duration, moment, shown
+from writebehind_app.admin.names import named
 from writebehind_app.models import AppliedBatch
 
 
 class _SomeFilter(admin.SimpleListFilter):
-    """Whether there are any of what a field counts."""
+    """Choose rows in which a counter is zero, or is not."""
 
     field: str
 
@@ -50,7 +52,7 @@ class FailuresFilter(_SomeFilter):
 
 
 class _Newest(Paginator):  # type: ignore[type-arg]
-    """Pages of the newest rows: to count all of a long ledger takes longer than to show a page."""
+    """Pages of the newest rows. To count a whole long ledger would take longer than a page."""
 
     MOST = 10_000
 
@@ -65,7 +67,7 @@ class AppliedBatchAdmin(Guarded):
     paginator = _Newest
     list_display = (
         "applied",
-        "buffer",
+        "rows_of",
         "shard",
         "entries",
         "rows",
@@ -80,11 +82,11 @@ class AppliedBatchAdmin(Guarded):
     lookups = ("database", "buffer", "applied_at", "letters", "failures")
     list_per_page = 50
     show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER  # each would count the whole ledger
+    show_facets = admin.ShowFacets.NEVER  # each facet would count the whole ledger
     actions = None
 
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[AppliedBatch]:
-        # Without a duration it is no batch, but the token of one that was discarded.
+        # A row without a duration is a void token, not an applied batch.
         batches = AppliedBatch.objects.using(using_of(request))
         return batches.filter(duration__isnull=False).order_by("-applied_at")
 
@@ -95,14 +97,23 @@ class AppliedBatchAdmin(Guarded):
             request, {"title": _("Flush history"), **(extra_context or {})}
         )
 
+    def get_list_display(self, request: HttpRequest) -> Any:
+        if any(len(buffer.shard_keys()) > 1 for buffer in registry.buffers().values()):
+            return self.list_display
+        return [name for name in self.list_display if name != "shard"]
+
+    @admin.display(description=gettext_lazy("buffer"), ordering="buffer")
+    def rows_of(self, batch: AppliedBatch) -> str:
+        return named(batch.buffer)
+
     @admin.display(description=gettext_lazy("applied"), ordering="applied_at")
     def applied(self, batch: AppliedBatch) -> str:
         return moment(batch.applied_at)
 
     @admin.display(description=gettext_lazy("failed attempts"), ordering="attempts")
     def failures(self, batch: AppliedBatch) -> str:
-        """How often it failed before, and why the last time."""
-        return f"{batch.attempts}: {shown(batch.error, 120)}" if batch.attempts else "0"
+        """How often the batch had failed before, and the last error."""
+        return f"{batch.attempts}: {display(batch.error, 120)}" if batch.attempts else "0"
 
     @admin.display(description=gettext_lazy("took"), ordering="duration")
     def took(self, batch: AppliedBatch) -> str:

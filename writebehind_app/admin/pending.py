@@ -1,4 +1,4 @@
-"""What is pending in a buffer: a page of it, and one entry with what it would change."""
+"""Read pending entries for the admin: a page of a list, and what one entry would change."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer, PendingEntry
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.meta import MetaBuffer
+from writebehind_app.database import divided
+from writebehind_app.database.divided import renew
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.limits import REFUSALS
 from writebehind_app.store import listing, lua
-from writebehind_app.store import shard as store
 from writebehind_app.store.codec import understood
 from writebehind_app.store.connection import client
 from writebehind_app.store.listing import Listed, Place
+from writebehind_app.store.reads import Reading
 
 PAGE = 50
-_ROUNDS = 3  # in which a page looks for entries of some age, or whose ids begin in some way
+_ROUNDS = 3  # round trips in which a page looks for entries that match its filters
 _RECORD = re.compile(r"([0-9]{1,18})-([0-9]{1,4})")
 _SALT = "writebehind.pending"
 
@@ -40,7 +42,7 @@ STATES = {
 
 
 class Filters(forms.Form):
-    """Which entries of a buffer are listed, and in which order."""
+    """The form that chooses which entries are listed, and their order."""
 
     state = forms.ChoiceField(
         label=_("State"),
@@ -74,38 +76,47 @@ class Filters(forms.Form):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """An entry of a page."""
+    """An entry on a page of the list."""
 
     id: str
     entry: PendingEntry
     state: State
-    seconds: float  # since the first write
-    error: str  # of its batch, the last time
-    is_free: bool  # nobody works on it
+    seconds: float  # since its first write
+    error: str  # the last error of its batch
+    is_free: bool  # whether it is not in flight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     rows: list[Row]
-    after: str  # where the next page begins, or ''
-    is_cut: bool  # the page is not full, as not all there is was looked through
+    after: str  # the place after which the next page begins, signed; "" for none
+    is_cut: bool  # the page is not full because the search gave up, and not at the end
 
 
 def page(buffer: Buffer, given: Mapping[str, Any], after: str = "", beginning: str = "") -> Page:
-    """A page of the list that cleaned filters ask for; of the entries whose ids begin so."""
+    """A page of the entries that match the cleaned filters and whose ids have this beginning."""
+    renew([buffer])
     connection, keys = client(), buffer.shard_keys()
-    now = lua.now(connection)
+    now = lua.now(connection, keys[0])
     since = now - int(given["age"] or 0) * 1_000_000
     is_flying = given["state"] in ("in_flight", "retrying")
+
+    is_log = buffer.is_log
 
     def read(start: Place | None) -> listing.Page:
         if is_flying:
             failed = given["state"] == "retrying"
             return listing.in_flight(
-                connection, keys, PAGE + 1, after=start, beginning=beginning, failed=failed
+                connection,
+                keys,
+                PAGE + 1,
+                is_log=is_log,
+                after=start,
+                beginning=beginning,
+                failed=failed,
             )
-        is_log = not buffer.layout().key
-        # A record's place is when it came; that of others is that and max_age, or earlier.
+        # The place of a record is its time. The place of another entry is the time at which it is
+        # due: at most max_age after its first write.
         age = round(buffer.option("MAX_AGE") * 1e6)
         due = now - age if is_log else now
         oldest = (since if is_log else since + age) if given["age"] else None
@@ -114,6 +125,7 @@ def page(buffer: Buffer, given: Mapping[str, Any], after: str = "", beginning: s
             connection,
             keys,
             PAGE + 1,
+            is_log=is_log,
             least=due + 1 if given["state"] == "waiting" else None,
             greatest=min(bounds, default=None),
             newest_first=given["order"] == "newest",
@@ -138,33 +150,33 @@ def page(buffer: Buffer, given: Mapping[str, Any], after: str = "", beginning: s
 
 
 def _place(after: str, keys: Sequence[str], *, is_keyed: bool) -> Place | None:
-    """Where a page begins. What nobody was given begins at the beginning."""
+    """The place in a signed address; None, and so the first page, if the signature is wrong."""
     try:
         at, shard, alias = signing.loads(after, salt=_SALT)
     except (signing.BadSignature, ValueError):
         return None
-    if not is_keyed:  # the place says all
+    if not is_keyed:  # then the place needs no id
         return Place(at, shard, alias)
     ids = listing.ids_at(client(), keys[shard], at) if shard < len(keys) else []
     return Place(at, shard, next((id for id in ids if _alias(id) == alias), ""))
 
 
 def _alias(id: str) -> str:
-    """In place of an id in an address, as an id may say what not everybody is to see."""
+    """A digest that stands for an id in an address: an id may contain sensitive values."""
     return salted_hmac(_SALT, id, algorithm="sha256").hexdigest()[:16]
 
 
 def _row(buffer: Buffer, listed: Listed, now: int, *, in_flight: bool) -> Row:
     entry = listed.entry
     due = listed.place.at
-    if not entry.head:  # a record
+    if buffer.is_log:
         due += round(buffer.option("MAX_AGE") * 1e6)
     if in_flight:
         state: State = "retrying" if listed.attempts else "in_flight"
     else:
         state = "due" if due <= now else "waiting"
     return Row(
-        id=entry.id if entry.head else record_id(listed.place.shard, entry.no),
+        id=record_id(listed.place.shard, entry.since) if buffer.is_log else entry.id,
         entry=_described(buffer, listed, in_flight=in_flight),
         state=state,
         seconds=max(now - entry.since, 0) / 1e6 if entry.since else 0.0,
@@ -178,7 +190,7 @@ def _described(buffer: Buffer, listed: Listed, *, in_flight: bool) -> PendingEnt
     return buffer._describe(listed.entry, attempts, "in_flight" if in_flight else "pending")
 
 
-# The id of a record, which has none in Redis: no two shards share a number and a place.
+# A record has no id in Redis. In the admin, its number and its shard are its id.
 
 
 def record_id(shard: int, number: int) -> str:
@@ -186,7 +198,7 @@ def record_id(shard: int, number: int) -> str:
 
 
 def place_of_record(buffer: Buffer, id: str) -> tuple[int, int] | None:
-    """The shard and the number of a record; None for what is no id of one."""
+    """The shard and the number of a record; None if this is not the id of a record."""
     found = _RECORD.fullmatch(id)
     if found is None or int(found[2]) >= len(buffer.shard_keys()):
         return None
@@ -201,7 +213,7 @@ class _Absent:
         return "—"
 
 
-ABSENT = _Absent()  # in place of a value of what is not there
+ABSENT = _Absent()  # stands for the value of a field in a row that does not exist
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,46 +222,40 @@ class Line:
 
     name: str
     stored: Any = ABSENT
-    pending: Sequence[Any] = ()  # what is in flight, then what waits
+    pending: Sequence[Any] = ()  # the value in flight, then the pending one
     result: Any = ABSENT
     changed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
-    """What an entry would change."""
+    """What the entries of one id would change."""
 
     key: dict[str, Any]
     entries: list[PendingEntry]  # the one in flight, then the pending one
     lines: list[Line]
-    stored: bool  # something is stored
-    left: bool  # something will be, after the flush
+    stored: bool  # whether there is a stored row now
+    left: bool  # whether there will be one after the flush
 
 
 def detail(buffer: Buffer, id: str) -> Detail | None:
-    """The entries of an id, or of the number of a record; None where there is none any more."""
+    """What the entries of an id, or of a record, would change; None if there are none any more."""
     if isinstance(buffer, CoalescingBuffer):
         return _detail_of_id(buffer, id)
     return _detail_of_record(buffer, id)
 
 
 def entries_of(buffer: Buffer, ids: Sequence[str]) -> list[PendingEntry]:
-    """The entries of some ids: what is in flight and what is pending."""
+    """The entries of these ids, in flight and pending."""
     if isinstance(buffer, CoalescingBuffer):
-        by_shard: dict[str, list[str]] = {}
-        for id in ids:
-            by_shard.setdefault(buffer.shard_key_of(id), []).append(id)
-        readings = store.read(client(), by_shard)
-        return [entry for id in ids for entry in _read(buffer, id, readings)]
+        readings = divided.read(buffer, ids)
+        return [entry for id in ids for entry in _read(buffer, id, readings[id])]
     places = [place for id in ids if (place := place_of_record(buffer, id))]
     found = listing.records(client(), buffer.shard_keys(), places)
     return [_described(buffer, each, in_flight=is_flying) for is_flying, each in found]
 
 
-def _read(
-    buffer: CoalescingBuffer, id: str, readings: Mapping[str, store.Reading]
-) -> list[PendingEntry]:
-    reading = readings[buffer.shard_key_of(id)]
+def _read(buffer: CoalescingBuffer, id: str, reading: Reading) -> list[PendingEntry]:
     found = []
     if id in reading.in_flight:
         found.append(buffer._describe(reading.in_flight[id], reading.attempts, "in_flight"))
@@ -259,16 +265,15 @@ def _read(
 
 
 def _detail_of_id(buffer: CoalescingBuffer, id: str) -> Detail | None:
-    shard = buffer.shard_key_of(id)
-    readings = store.read(client(), {shard: [id]})
-    found, entries = readings[shard], _read(buffer, id, readings)
+    found = divided.read(buffer, [id])[id]
+    entries = _read(buffer, id, found)
     if not entries:
         return None
     if not _is_understood(buffer, id, [*found.in_flight.values(), *found.pending.values()]):
         lines = [Line(name=n, pending=[v]) for e in entries for n, v in e.values.items()]
         return Detail(key=entries[0].key, entries=entries, lines=lines, stored=False, left=False)
     stored = buffer.stored([id]).get(id)
-    result = reading.rows(buffer, [id]).get(id)  # which may change the rows that it reads
+    result = reading.rows(buffer, [id]).get(id)  # a second read: this one may change its rows
     before, after = _values(buffer, stored), _values(buffer, result)
     names = list(dict.fromkeys([*before, *after, *(name for e in entries for name in e.values)]))
     return Detail(
@@ -290,9 +295,9 @@ def _detail_of_id(buffer: CoalescingBuffer, id: str) -> Detail | None:
 
 
 def _is_understood(buffer: CoalescingBuffer, id: str, entries: Sequence[Entry]) -> bool:
-    """Whether the package may have written this: a flush will say what is wrong with the rest."""
+    """Whether all these entries can be read. If not, a flush makes a dead letter that says why."""
     try:
-        understood(entries, records=False)
+        understood(entries)
         buffer.key_layout().key_of(id)
         for entry in entries:
             buffer.description(entry)
@@ -302,7 +307,7 @@ def _is_understood(buffer: CoalescingBuffer, id: str, entries: Sequence[Entry]) 
 
 
 def _values(buffer: CoalescingBuffer, found: Any) -> dict[str, Any]:
-    """The values of a row by the names of its fields, or of an entity by its meta keys."""
+    """The values of a row by field name, or of an entity by meta key."""
     if found is None:
         return {}
     if isinstance(buffer, MetaBuffer):

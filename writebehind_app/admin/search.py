@@ -1,4 +1,4 @@
-"""The search for pending entries by the fields of their key."""
+"""Search for pending entries by the fields of their key."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from django.utils.translation import gettext_lazy as _
 
 from writebehind_app.admin.pending import record_id
 from writebehind_app.buffers.log import LogBuffer
+from writebehind_app.database.divided import renew
 from writebehind_app.declaration import Declaration, KeyedDeclaration
-from writebehind_app.fields.columns import Column
-from writebehind_app.fields.layout import encoded
+from writebehind_app.fields.columns import Column, encoded
 from writebehind_app.store import listing
 from writebehind_app.store.connection import client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """What is searched for; nothing, where both are empty."""
+    """What to search for. If both are empty, nothing is searched for."""
 
-    id: str = ""  # one entry
-    beginning: str = ""  # all whose ids begin so
+    id: str = ""  # the id of one entry
+    beginning: str = ""  # the beginning of the ids of several entries
 
 
 def columns(buffer: Declaration, hidden: Container[str]) -> list[Column]:
-    """The fields that may be searched for, up to one that is hidden; of a log, the fields of which
-    no two records have the same values."""
+    """The fields that the user may search by: those of the key, up to the first hidden one.
+
+    For a log, these are the unique fields.
+    """
     if isinstance(buffer, LogBuffer):
         found = buffer.unique_columns()
         return found if all(map(_shown(hidden), found)) else []
@@ -41,7 +43,7 @@ def columns(buffer: Declaration, hidden: Container[str]) -> list[Column]:
 
 
 def form(columns: Sequence[Column]) -> type[forms.Form]:
-    """Asks for values of these fields, as text."""
+    """A form class that asks for the values of these fields, as texts."""
     fields = {
         column.name: forms.CharField(label=column.field.verbose_name, required=False, strip=False)
         for column in columns
@@ -50,19 +52,25 @@ def form(columns: Sequence[Column]) -> type[forms.Form]:
 
 
 def search(buffer: Declaration, columns: Sequence[Column], texts: Mapping[str, str]) -> Search:
-    """What somebody typed is for: the entry whose key is given as a whole, or all whose keys begin
-    so, where the last text ends in * or the last fields are left out. A ValidationError says which
-    field is wrong."""
+    """The search for the texts that somebody typed.
+
+    A whole key finds one entry. If the last text ends in *, or the last fields are left out, it
+    finds all entries whose keys have this beginning. A ValidationError says which field is wrong.
+    """
     given = [texts[column.name] for column in columns]
     count = sum(1 for _ in takewhile(bool, given))
     if any(given[count:]):
-        raise ValidationError({columns[count].name: _("The fields after it need this one, too.")})
+        raise ValidationError(
+            {columns[count].name: _("Fill in this field too: a later one is filled in.")}
+        )
     if not count:
         return Search()
     parts = []
     for column, text in zip(columns[: count - 1], given, strict=False):
         if text.endswith("*"):
-            raise ValidationError({column.name: _("Only the last one that is given ends in *.")})
+            raise ValidationError(
+                {column.name: _("Only the last field that you fill in may end in *.")}
+            )
         parts.append(_exact(column, text))
     column, text = columns[count - 1], given[count - 1]
     is_begun = text.endswith("*")
@@ -70,7 +78,7 @@ def search(buffer: Declaration, columns: Sequence[Column], texts: Mapping[str, s
     id = ",".join(parts)
     if isinstance(buffer, LogBuffer):
         if is_begun or count < len(columns):
-            message = _("Records are found by exact values of all of these fields.")
+            message = _("A record is found only by the exact values of all these fields.")
             raise ValidationError({column.name: message})
         return Search(id=_of_record(buffer, id))
     assert isinstance(buffer, KeyedDeclaration)
@@ -94,7 +102,7 @@ def _exact(column: Column, text: str) -> str:
 
 
 def _begun(column: Column, text: str) -> str:
-    """The beginning of a text of the column, as an id has it."""
+    """The beginning of a value, as it stands in an id."""
     if isinstance(_target(column), models.IntegerField):
         return text
     return json_string(text)[:-1]
@@ -108,7 +116,8 @@ def _target(column: Column) -> Any:
 
 
 def _of_record(buffer: LogBuffer, unique_id: str) -> str:
-    """The id of the pending record with these values; '-' where there is none."""
+    """The id of the pending record with these unique values; "-" if there is none."""
+    renew([buffer])
     key = buffer.shard_key_of(unique_id)
     number = listing.record_number(client(), key, unique_id)
     return "-" if number is None else record_id(buffer.shard_keys().index(key), number)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from writebehind_app.conf import is_direct
 from writebehind_app.exceptions import BufferFull, BufferUnavailable, WriteUncertain
-from writebehind_app.store import shard as store
+from writebehind_app.store import clock, state
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
@@ -19,68 +19,68 @@ if TYPE_CHECKING:
 logger = logging.getLogger("writebehind")
 
 _Result = TypeVar("_Result")
-_CAUTIOUS = 60  # seconds: by then, what was pending before Redis was away is flushed
-_away_at = -float("inf")  # on the clock of time.monotonic(), as are the next
-_told: dict[str, float] = {}  # by the buffer, when it was last said that it is full
-_SILENCE = 60  # seconds until that is said again
-around: Counter[str] = Counter()  # by the buffer, calls that Redis does not know of yet
+_logged_at: dict[str, float] = {}  # by the buffer: when it was last logged that it is full
+_SILENCE = 60  # seconds until that is logged again
+direct_calls: Counter[str] = Counter()  # by the buffer: calls around Redis, not counted there yet
 
 
 def goes_around(buffer: Declaration, error: Exception, *, again: bool = False) -> bool:
-    """Whether a call that Redis did not take is to go around it; `again` if it may do so although
-    Redis has perhaps taken it."""
-    global _away_at
+    """Return whether a call that Redis did not take goes straight to the database.
+
+    With `again` it may do so even if Redis has perhaps taken it. Then this waits for the deadline
+    of the call: later, Redis takes no copy of it, so the database has the newer value.
+    """
     is_full = isinstance(error, BufferFull)
     is_down = isinstance(error, BufferUnavailable) or (again and isinstance(error, WriteUncertain))
     if is_full:
-        _tell(buffer, error)
+        _log_full(buffer, error)
     if (is_full or is_down) and buffer.option("WHEN_FULL" if is_full else "WHEN_DOWN") == "direct":
-        _away_at = time.monotonic()
-        around[buffer.label] += 1
+        direct_calls[buffer.label] += 1
+        if isinstance(error, WriteUncertain):
+            time.sleep(max(error.until - clock.now(), 0) / 1e6)
         return True
     return False
 
 
 def report(buffer: Declaration) -> None:
-    """Count in Redis the calls that went around it, now that it is back."""
-    if calls := around.pop(buffer.label, 0):
+    """Add the calls that went around Redis to the counter there, now that it is back."""
+    if calls := direct_calls.pop(buffer.label, 0):
         try:
-            store.count_up(client(), buffer.shard_keys()[0], "fallbacks", calls)
+            state.count_up(client(), buffer.shard_keys()[0], "fallbacks", calls)
         except BufferUnavailable:
-            around[buffer.label] += calls
+            direct_calls[buffer.label] += calls
 
 
-def _tell(buffer: Declaration, error: Exception) -> None:
-    """Log that it is full; not with each write."""
+def _log_full(buffer: Declaration, error: Exception) -> None:
+    """Log that a buffer is full, but not with each write."""
     now = time.monotonic()
-    if now - _told.get(buffer.label, -float("inf")) > _SILENCE:
-        _told[buffer.label] = now
+    if now - _logged_at.get(buffer.label, -float("inf")) > _SILENCE:
+        _logged_at[buffer.label] = now
         logger.warning("%s is full. %s", buffer, error)
 
 
-def otherwise(
+def with_fallback(
     buffer: Declaration, buffered: Callable[[], _Result], directly: Callable[[], _Result]
 ) -> _Result:
-    """What a call comes to: through Redis, or directly where that is away or not to be asked."""
+    """Run a call through Redis; or directly, if Redis is away or the mode is direct.
+
+    A full Redis is no reason to run it directly: such a call may depend on pending values, and a
+    full Redis still takes writes to entries that it has.
+    """
     if not is_direct():
         try:
             return buffered()
-        except (BufferUnavailable, BufferFull) as error:
+        except BufferUnavailable as error:
             if not goes_around(buffer, error):
                 raise
     return directly()
 
 
-def is_cautious() -> bool:
-    """Whether Redis was away a moment ago, and may hold what was written directly since."""
-    return time.monotonic() - _away_at < _CAUTIOUS
-
-
-def if_there(buffered: Callable[[], _Result], nothing: _Result) -> _Result:
-    """What a call comes to that is about what Redis holds: nothing, where there need be none."""
+def ask_redis(buffered: Callable[[], _Result], default: _Result) -> _Result:
+    """Run a call that only Redis can answer; return `default` if Redis is away in direct mode."""
     try:
         return buffered()
     except BufferUnavailable:
         if not is_direct():
             raise
-    return nothing
+    return default

@@ -1,20 +1,20 @@
-"""What a declaration comes to under the settings in force: worked out once, for all its writes."""
+"""How writes to a buffer go under the current settings. This is worked out once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from writebehind_app import conf
-from writebehind_app.fields.entry import SIGNS
-from writebehind_app.fields.writes import script_texts
-from writebehind_app.store.calls import Call, Durability, Limit
-from writebehind_app.store.codec import ONCE
+from writebehind_app.declaration import KeyedDeclaration
+from writebehind_app.store import divisions
+from writebehind_app.store.calls import Call, Limit, Terms, cut, writes_call
+from writebehind_app.store.durability import Durability
 from writebehind_app.store.keys import shard_number
 
 if TYPE_CHECKING:
-    from writebehind_app.declaration import Declaration
+    from writebehind_app.declaration import Bases, Declaration
     from writebehind_app.fields.layout import Layout
     from writebehind_app.fields.versions import Names
     from writebehind_app.fields.writes import Write
@@ -22,71 +22,91 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """How writes to a buffer go, in one database."""
+    """How writes to a buffer go, for one database."""
 
-    settings: conf.Settings  # under which it holds, and no longer
-    options: Mapping[str, Any]  # the same
+    settings: conf.Settings  # the plan holds only while these are in force,
+    known: divisions.Known  # and nothing else is known of the shards,
+    options: Mapping[str, Any]  # and the options of the buffer are these
     using: str
     layout: Layout
+    key: Layout  # the fields that name an id
+    bases: Bases | None
     names: Names
     shards: Sequence[str]
-    limit: Limit  # of calls that make one entry
+    terms: Terms
     durability: Durability | None
-    max_age: int  # µs, as the next
-    quiet: int
-    version: int
     is_direct: bool
-    # Whether a write that nothing holds back is one call of Redis, and no more.
+    # Whether a write is a single call of Redis, if nothing holds it back.
     is_plain: bool
 
-    def call(
-        self,
-        write: Write,
-        void: Mapping[str, int] = {},
-        *,
-        max_age: int | None = None,
-        once: str = "",
-    ) -> Call:
-        """What the script `write` is called with; `void` as in `script_texts()`."""
-        fields: list[str] = []
-        for pair in write.texts.items():
-            if pair[1][:1] in SIGNS or pair[0][:1] == "&" or self.names.is_stamped:
-                texts = script_texts(self.names, write.texts, void)
-                fields = [part for pair in texts.items() for part in pair]
-                break
-            fields += pair
-        if once:
-            fields += [ONCE + once, ""]
-        return (
-            self.shards[shard_number(write.id, len(self.shards))],
-            write.id,
-            self.max_age if max_age is None else max_age,
-            self.quiet,
-            write.delete,
-            write.guard,
-            self.version,
-            *fields,
+    def call(self, write: Write) -> Call:
+        """Return the call of a single write."""
+        shard = self.shard_of(write.id)
+        return writes_call(shard, [write], self.terms, is_stamped=self.names.is_stamped)
+
+    def calls(
+        self, writes: Iterable[Write], *, is_at_once: bool = False
+    ) -> list[tuple[list[int], Call]]:
+        """Return the calls of many writes, each with the indexes of its writes. With `is_at_once`,
+        the entries are due at once."""
+        terms = self.terms._replace(max_age=0) if is_at_once else self.terms
+        by_shard: dict[str, list[tuple[int, Write]]] = {}
+        for i, write in enumerate(writes):
+            by_shard.setdefault(self.shard_of(write.id), []).append((i, write))
+        found = []
+        for shard, pairs in by_shard.items():
+            for part in cut(pairs):
+                its = [write for _, write in part]
+                call = writes_call(shard, its, terms, is_stamped=self.names.is_stamped)
+                found.append(([i for i, _ in part], call))
+        return found
+
+    def once_call(self, write: Write, digest: str) -> Call:
+        """Return the call of a write that is taken once under this idempotency key."""
+        return writes_call(
+            self.shard_of(write.id),
+            [write],
+            self.terms,
+            is_stamped=self.names.is_stamped,
+            once=digest,
+            once_ms=self.once_ms,
         )
+
+    @property
+    def once_ms(self) -> int:
+        """How long Redis remembers an idempotency key."""
+        return max(round(self.settings.ONCE_DAYS * 86_400_000), 1)
+
+    def shard_of(self, id: str) -> str:
+        shards = self.shards
+        return shards[0] if len(shards) == 1 else shards[shard_number(id, len(shards))]
 
 
 def plan(buffer: Declaration, using: str) -> Plan:
-    """The plan of a buffer for now."""
+    """Return the plan of a buffer under the current settings."""
     level = buffer.option("DURABILITY")
-    settings = conf.settings()
+    settings, known = conf.settings(), divisions.known
     durability = None if level == "memory" else Durability(level, settings.DURABILITY_TIMEOUT)
     shards = buffer.shard_keys()
+    most = buffer.option("MAX_PENDING")
+    terms = Terms(
+        Limit(shards, most, most // len(shards)),
+        buffer.version,
+        round(buffer.option("MAX_AGE") * 1e6),
+        round(buffer.option("QUIET") * 1e6),
+    )
     return Plan(
         settings,
+        known,
         buffer.options,
         using,
         buffer.layout(),
+        buffer.key_layout() if isinstance(buffer, KeyedDeclaration) else buffer.layout(),
+        buffer.bases(),
         buffer.names(),
         shards,
-        Limit(shards, buffer.option("MAX_PENDING")),
+        terms,
         durability,
-        round(buffer.option("MAX_AGE") * 1e6),
-        round(buffer.option("QUIET") * 1e6),
-        buffer.version,
         conf.is_direct(),
         is_plain=not conf.is_direct() and durability is None,
     )

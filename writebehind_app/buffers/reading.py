@@ -1,143 +1,304 @@
 """Read your writes: what the database has, with what Redis holds over it.
 
-What is read by one id is a row, or all rows of an entity.
+An id names a row, or all rows of an entity.
 
-Redis and the database are read one after the other, and a flusher may move a write from one to
-the other in between. A write must be seen once then, not twice and not at all:
+Redis is asked first, then the database, in one statement each. A flusher may move a write from one
+to the other in between. Each write must still be seen exactly once:
 
-- What is in flight counts only while its token is not in the ledger. The ledger is read before
-  the rows and again after them, until both say the same.
-- What is pending counts only if it is pending still after the rows were read. Rows of which that
-  is not so are read again.
-- Of what Redis holds, nothing counts that is older than a write which went around it.
-- A copy that a flush left is all there is; see retained.py.
+- What is in flight counts only while its token is not in the ledger.
+- If a later batch of the shard is in the ledger, it may have what was pending, or what was in
+  flight under another token. Then Redis is asked again, and what has changed is read anew.
+- What is older than a write that went around Redis does not count.
+
+The statement says all of that as of one moment; see database/snapshot.py.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import models
 
-from writebehind_app.database import retained
-from writebehind_app.database.fences import Fences
-from writebehind_app.database.keyed import all_rows
+from writebehind_app.database import divided
+from writebehind_app.database.bases import fenced_rows, is_own, may_be_read, text_of
+from writebehind_app.database.fences import no_fence
+from writebehind_app.database.lookup import all_rows
+from writebehind_app.database.snapshot import Asked, Seen, snapshot
+from writebehind_app.database.transactions import shows_what_is_committed
+from writebehind_app.declaration import Bases
+from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.fence import Fence
 from writebehind_app.fields.layout import Layout
-from writebehind_app.fields.limits import REFUSALS, shown
+from writebehind_app.fields.limits import REFUSALS, excerpt
 from writebehind_app.fields.versions import upgraded
-from writebehind_app.models import AppliedBatch
-from writebehind_app.store import shard as store
+from writebehind_app.store import divisions, reads
+from writebehind_app.store.bases import fill, new_lease
+from writebehind_app.store.codec import entry as entry_of_reply
 from writebehind_app.store.connection import client
-from writebehind_app.store.shard import Reading
+from writebehind_app.store.keys import parts_of
+from writebehind_app.store.reads import Reading
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.coalescing import CoalescingBuffer
+    from writebehind_app.buffers.plan import Plan
     from writebehind_app.buffers.row import RowBuffer
+
+logger = logging.getLogger("writebehind")
+
+_TRIES = 2  # more, if the database shows less than Redis knows to be stored
+
+
+def row(buffer: CoalescingBuffer, plan: Plan, id: str) -> Any | None:
+    """Return what an id has with all accepted writes. No transaction may be open."""
+    bases, shard = plan.bases, plan.shard_of(id)
+    lease = new_lease() if bases else ""
+    reply = reads.read_one(client(), shard, id, bases.terms if bases else None, lease)
+    _, _, _, acked, _, closed, pending, in_flight, base = reply
+    if closed and divisions.are_moved(client(), {shard: closed}):
+        return _rows(buffer, [id], _read(buffer, [id])).get(id)
+    _acked[shard] = acked
+    if bases and base and base != lease and (known := bases.format.rows(base)) is not None:
+        number, stored = known[0], buffer.gathered(known[1])
+        for flat in (in_flight, pending):
+            if flat and (entry := entry_of_reply(id, flat)):
+                if not entry.since > number:
+                    break
+                stored = _merged(buffer, entry, stored, no_fence)
+        else:
+            return stored
+    reading = reads.reading_of(shard, [id], reply)
+    seen = _ask_database(buffer, {id: reading}, lease)[id]
+    if seen.is_overtaken or seen.is_too_old:
+        return _rows(buffer, [id], {id: reading}, bases, lease).get(id)
+    if bases and base == lease:
+        _fill(buffer, bases, lease, {id: reading}, {id: seen})
+    return _value(buffer, id, reading, seen)
 
 
 def rows(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Any]:
-    """What is there of those ids with all accepted writes, by id."""
+    """Return what these ids have with all accepted writes, by id."""
+    bases, using = buffer.bases(), buffer.layout().using
+    if bases is None or not may_be_read(using):
+        return _rows(buffer, ids, _read(buffer, ids))
+    lease = new_lease() if shows_what_is_committed(using) else ""
+    readings = _read(buffer, ids, bases=bases.terms, lease=lease)
     found: dict[str, Any] = {}
-    retains = retained.seconds(buffer) > 0
-    while ids:
-        readings = _read(buffer, ids, copies=retains)
-        if retains:
-            kept = {id: r.copies[id] for id, r in readings.items() if id in r.copies}
-            found |= retained.rows(buffer, kept)
-            ids = [id for id in ids if id not in found]
-        fences = _fences(buffer, readings)
-        stored, applied = _stored(buffer, ids, readings)
-        pending = [id for id in ids if id in readings[id].pending]
-        still = _read(buffer, pending)
-        again = []
-        for id in ids:
-            reading, row = readings[id], stored.get(id)
-            if id in reading.in_flight and reading.token not in applied:
-                row = _merged(buffer, reading.in_flight[id], row, fences)
-            if id in reading.pending:
-                entry = still[id].pending.get(id)
-                if entry is None or entry.no != reading.pending[id].no:
-                    again.append(id)
-                    continue
-                row = _merged(buffer, entry, row, fences)
+    missed: dict[str, Reading] = {}
+    for id, reading in readings.items():
+        base = reading.bases[id]
+        known = bases.format.rows(base) if base and base != lease else None
+        if known is None or _began(id, reading) <= known[0]:
+            missed[id] = reading
+        else:
+            row = _value(buffer, id, reading, Seen(buffer.gathered(known[1]), no_fence))
             if row is not None:
                 found[id] = row
-        ids = again
+    if missed:
+        found |= _rows(buffer, [*missed], missed, bases, lease)
     return found
 
 
-def guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, tuple[Any | None, str]]:
-    """What there seems to be of each id, and a guard: a write with it is accepted only if it was
-    so, and is still. Without such a write, `is_unchanged()` tells."""
-    readings = _read(buffer, ids)
-    fences = _fences(buffer, readings)
-    stored, applied = _stored(buffer, ids, readings)
+def _began(id: str, reading: Reading) -> float:
+    """Return the number of the first write that is pending or in flight."""
+    entries = (of[id] for of in (reading.pending, reading.in_flight) if id in of)
+    return min((entry.since for entry in entries), default=math.inf)
+
+
+def _rows(
+    buffer: CoalescingBuffer,
+    ids: Sequence[str],
+    readings: dict[str, Reading],
+    bases: Bases | None = None,
+    lease: str = "",
+) -> dict[str, Any]:
+    """Do the same for ids whose readings are known. Those that have the lease get a base."""
+    found: dict[str, Any] = {}
+    # The snapshot of a transaction gets no younger.
+    tries = _TRIES if shows_what_is_committed(buffer.layout().using) else 0
+    while ids:
+        seen = _ask_database(buffer, readings, lease)
+        again = _moved(buffer, readings, seen)
+        if old := [id for id in ids if seen[id].is_too_old]:
+            if tries:
+                again |= {*old}
+                tries -= 1
+            else:
+                _tell_of_age(buffer)
+        if bases is not None and lease:
+            _fill(buffer, bases, lease, {id: readings[id] for id in ids if id not in again}, seen)
+        for id in ids:
+            if id not in again:
+                row = _value(buffer, id, readings[id], seen[id])
+                if row is not None:
+                    found[id] = row
+        ids = [id for id in ids if id in again]
+        readings = _read(buffer, ids)
+    return found
+
+
+def _fill(
+    buffer: CoalescingBuffer,
+    bases: Bases,
+    lease: str,
+    readings: Mapping[str, Reading],
+    seen: Mapping[str, Seen],
+) -> None:
+    """Make bases of what was seen, for ids that have the lease."""
+    texts: dict[str, dict[str, str]] = defaultdict(dict)
+    for id, reading in readings.items():
+        if reading.bases.get(id) == lease and not seen[id].is_too_old:
+            text = text_of(buffer, bases, id, seen[id], _fenced_rows(buffer, id, reading))
+            if text is not None:
+                texts[reading.shard][id] = text
+    if texts:
+        with suppress(BufferUnavailable):
+            fill(client(), bases.terms, lease, texts)
+
+
+def _fenced_rows(buffer: CoalescingBuffer, id: str, reading: Reading) -> set[str]:
+    entries = [of[id] for of in (reading.pending, reading.in_flight) if id in of]
+    return fenced_rows(buffer, id, entries)
+
+
+class Guarded(NamedTuple):
+    """What an id seems to have."""
+
+    row: Any | None
+    guard: str  # a write with it is taken only if this was so, and still is
+    is_moving: bool  # a flusher, or a save, may be changing the row
+
+
+def guarded(buffer: CoalescingBuffer, ids: Sequence[str]) -> dict[str, Guarded]:
+    """Return what each id seems to have. If no write follows, `is_unchanged()` says whether it was
+    so."""
+    readings, using = _read(buffer, ids, guarded=True), buffer.layout().using
     found = {}
-    for id in ids:
-        reading, row = readings[id], stored.get(id)
-        if id in reading.in_flight and reading.token not in applied:
-            row = _merged(buffer, reading.in_flight[id], row, fences)
-        if id in reading.pending:
-            row = _merged(buffer, reading.pending[id], row, fences)
-        found[id] = row, _guard(reading, id)
+    for id, seen in _ask_database(buffer, readings).items():
+        reading = readings[id]
+        is_moving = (id in reading.in_flight and not seen.is_applied) or not all(
+            is_own(using, token) for token in reading.marks[id]
+        )
+        row = _value(buffer, id, reading, seen)
+        found[id] = Guarded(row, reading.guards[id], is_moving)
     return found
 
 
-def _merged(buffer: CoalescingBuffer, entry: Entry, row: Any | None, fences: Fences) -> Any | None:
+def _ask_database(
+    buffer: CoalescingBuffer, readings: Mapping[str, Reading], lease: str = ""
+) -> dict[str, Seen]:
+    """Return what the database has of ids whose readings are known."""
+    is_old = not shows_what_is_committed(buffer.layout().using)
+    asked = {id: _asked(buffer, id, reading, is_old, lease) for id, reading in readings.items()}
+    return snapshot(buffer, asked)
+
+
+def _asked(buffer: CoalescingBuffer, id: str, reading: Reading, is_old: bool, lease: str) -> Asked:
+    entries = id in reading.pending or id in reading.in_flight
+    fills = bool(lease) and reading.bases.get(id) == lease
+    if not (entries or fills):
+        return Asked(acked=reading.acked) if is_old else _NOTHING
+    row_ids = _fenced_rows(buffer, id, reading)
+    if not entries:
+        return Asked(reading.acked, row_ids=frozenset(row_ids))
+    token = reading.token if id in reading.in_flight else ""
+    shard = parts_of(reading.shard)[2]
+    return Asked(reading.acked, token, shard, reading.batch, frozenset(row_ids))
+
+
+_NOTHING = Asked()
+
+
+def _value(buffer: CoalescingBuffer, id: str, reading: Reading, seen: Seen) -> Any | None:
+    row = seen.stored
+    if id in reading.in_flight and not seen.is_applied:
+        row = _merged(buffer, reading.in_flight[id], row, seen.fence_of)
+    if id in reading.pending:
+        row = _merged(buffer, reading.pending[id], row, seen.fence_of)
+    return row
+
+
+def _moved(
+    buffer: CoalescingBuffer, readings: Mapping[str, Reading], seen: Mapping[str, Seen]
+) -> set[str]:
+    """Return the ids of which Redis no longer holds what it held, if a later batch may have stored
+    that."""
+    doubtful = [id for id, reading in readings.items() if seen[id].is_overtaken]
+    now = _read(buffer, doubtful)
+    return {id for id in doubtful if _state_of(id, now[id]) != _state_of(id, readings[id])}
+
+
+def _state_of(id: str, reading: Reading) -> tuple[int, str]:
+    """Return what changes with a claim of the id, or a revoke of its batch."""
+    entry = reading.pending.get(id)
+    return entry.since if entry else 0, reading.token if id in reading.in_flight else ""
+
+
+_told: dict[str, float] = {}  # by the buffer, when this was last logged, by time.monotonic()
+_SILENCE = 60  # seconds until it is logged again
+
+
+def _tell_of_age(buffer: CoalescingBuffer) -> None:
+    now = time.monotonic()
+    if now - _told.get(buffer.label, -_SILENCE) >= _SILENCE:
+        _told[buffer.label] = now
+        logger.warning(
+            "%s: a read may miss stored values: its transaction began before they were stored, or "
+            "its database is a replica that lags behind",
+            buffer,
+        )
+
+
+def _merged(
+    buffer: CoalescingBuffer,
+    entry: Entry,
+    row: Any | None,
+    fence_of: Callable[[str], Fence | None],
+) -> Any | None:
     try:
         current = upgraded(buffer, entry)
     except REFUSALS:  # it will not be stored
         return row
-    return buffer.merged(current, row, fences.of)
-
-
-def _row_ids(buffer: CoalescingBuffer, entry: Entry) -> Sequence[str]:
-    try:
-        return buffer.row_ids(upgraded(buffer, entry))
-    except REFUSALS:  # it will not be stored
-        return ()
+    return buffer.merged(current, row, fence_of)
 
 
 def is_unchanged(buffer: CoalescingBuffer, id: str, guard: str) -> bool:
-    return _guard(_read(buffer, [id])[id], id) == guard
-
-
-def _guard(reading: Reading, id: str) -> str:
-    """As scripts/write.lua has it: what is pending, or that nothing was claimed."""
-    pending = reading.pending.get(id)
-    return pending.head if pending else f"moves {reading.moves}"
+    return _read(buffer, [id], guarded=True)[id].guards[id] == guard
 
 
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
-    """The rows of a queryset as they are with all accepted writes."""
+    """Return the rows of a queryset with all accepted writes."""
     layout = buffer.layout()
-    before = store.read(client(), {key: [] for key in buffer.shard_keys()})
-    stored = _with_keys(layout, matching(buffer, queryset))
+    known = {key: _acked.get(key, "") for key in buffer.shard_keys()}
+    stored = with_keys(layout, matching(buffer, queryset))
     ids = [layout.id_of(row) for row in stored]  # the same twice where a join repeats a row
     after = _read(buffer, dict.fromkeys(ids))
-    # A shard that moved a batch while the queryset ran may have brought values to the database
-    # that the queryset missed and Redis holds no more.
+    # If a batch stored something while the queryset ran, the queryset may have missed it, and Redis
+    # no longer holds it.
     changed = {
-        id
+        id: reading
         for id, reading in after.items()
         if id in reading.pending
         or id in reading.in_flight
-        or reading.moves != before[buffer.shard_key_of(id)].moves
+        or reading.acked != known.get(reading.shard)
     }
-    return renewed(buffer, stored, changed, lambda ids: rows(buffer, ids))
+    return reread(buffer, stored, changed, lambda ids: _rows(buffer, ids, changed))
 
 
-def renewed(
-    buffer: RowBuffer,
+def reread(
+    buffer: CoalescingBuffer,
     stored: list[Any],
     changed: Collection[str],
     read: Callable[[Sequence[str]], dict[str, Any]],
 ) -> list[Any]:
-    """The rows of a queryset, those of the changed ids as they are read anew."""
-    stored = _with_keys(buffer.layout(), stored)
+    """Return the rows of a queryset, with those of the changed ids read anew."""
+    stored = with_keys(buffer.layout(), stored)
     ids = [buffer.layout().id_of(row) for row in stored]
     fresh = read([id for id in dict.fromkeys(ids) if id in changed])
     gone = {id for id in changed if id not in fresh}
@@ -150,9 +311,9 @@ def renewed(
 
 
 def matching(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
-    """The rows of a queryset as they are stored."""
+    """Return the rows of a queryset as they are stored."""
     if not isinstance(queryset, models.QuerySet):
-        raise TypeError(f"{buffer}: overlay() takes a queryset, not {shown(queryset)}.")
+        raise TypeError(f"{buffer}: overlay() takes a queryset, not {excerpt(queryset)}.")
     if not issubclass(queryset.model, buffer.model):
         raise TypeError(
             f"{buffer} overlays rows of {buffer.label}, not of {queryset.model._meta.label}."
@@ -163,8 +324,8 @@ def matching(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     return stored
 
 
-def _with_keys(layout: Layout, rows: list[Any]) -> list[Any]:
-    """The rows with the fields of the key, which a queryset may have deferred: all by one query."""
+def with_keys(layout: Layout, rows: list[Any]) -> list[Any]:
+    """Return the rows with the fields of the key. Those that were deferred take one query."""
     if all(c.attname in row.__dict__ for row in rows for c in layout.key):
         return rows
     keys = all_rows(layout).only(*(c.name for c in layout.key)).in_bulk([row.pk for row in rows])
@@ -175,50 +336,14 @@ def _with_keys(layout: Layout, rows: list[Any]) -> list[Any]:
     return rows
 
 
+_acked: dict[str, str] = {}  # by shard, the last acknowledged token that is known
+
+
 def _read(
-    buffer: CoalescingBuffer, ids: Iterable[str], *, copies: bool = False
+    buffer: CoalescingBuffer, ids: Iterable[str], *, guarded: bool = False, **bases: Any
 ) -> dict[str, Reading]:
-    """What Redis holds for each id."""
-    by_shard: dict[str, list[str]] = defaultdict(list)
-    for id in ids:
-        by_shard[buffer.shard_key_of(id)].append(id)
-    readings = store.read(client(), by_shard, copies=copies) if by_shard else {}
-    return {id: readings[key] for key, ids in by_shard.items() for id in ids}
-
-
-def _fences(buffer: CoalescingBuffer, readings: dict[str, Reading]) -> Fences:
-    """The fences of the rows of which Redis holds something. To be read before the rows: then what
-    is missing among the fences, and not among the rows, is as new as what Redis holds."""
-    return Fences(
-        buffer,
-        [
-            row_id
-            for id, reading in readings.items()
-            for entries in (reading.pending, reading.in_flight)
-            if id in entries
-            for row_id in _row_ids(buffer, entries[id])
-        ],
-    )
-
-
-def _stored(
-    buffer: CoalescingBuffer, ids: Sequence[str], readings: dict[str, Reading]
-) -> tuple[dict[str, Any], set[str]]:
-    """What is there as the database has it, and which batches in flight are in them already."""
-    tokens = {readings[id].token for id in ids if id in readings[id].in_flight}
-    if not tokens:
-        return buffer.stored(ids), set()
-    ledger = AppliedBatch.objects.using(buffer.layout().using).filter(
-        token__in=tokens, duration__isnull=False
-    )
-
-    def applied() -> set[str]:
-        return set(ledger.values_list("token", flat=True))
-
-    before = applied()
-    while True:
-        stored = buffer.stored(ids)
-        after = applied()
-        if before == after:
-            return stored, before
-        before = after
+    """Return what Redis holds for each id; `bases` as for `reads.read()`."""
+    readings = divided.read(buffer, ids, guarded=guarded, **bases)
+    for reading in readings.values():
+        _acked[reading.shard] = reading.acked
+    return readings

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Unpack
 
 from asgiref.sync import sync_to_async
-from django.db import models, router
-from django.utils import timezone
+from django.core import checks
+from django.core.exceptions import ValidationError
+from django.db import models
 
-from writebehind_app.buffers import outbox, reading, urgency
-from writebehind_app.buffers.base import asynchronous
+from writebehind_app.buffers import expiry, flush_when, outbox, reading
+from writebehind_app.buffers.base import Owner, Row, asynchronous
 from writebehind_app.buffers.coalescing import CoalescingBuffer
-from writebehind_app.buffers.fallback import if_there, otherwise
+from writebehind_app.buffers.fallback import with_fallback
 from writebehind_app.buffers.receipt import Receipt
-from writebehind_app.conf import is_direct
-from writebehind_app.database import direct
-from writebehind_app.database.keyed import all_rows, rows_by_id
+from writebehind_app.database.lookup import rows_by_id
+from writebehind_app.declaration import Options
+from writebehind_app.declaration_checks import (
+    error,
+    left_out,
+    named_fields,
+    names_a_row,
+    sets_itself,
+    supported,
+)
 from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fence import Fence
 from writebehind_app.fields.fold import described
-from writebehind_app.fields.layout import Layout, layout
-from writebehind_app.fields.limits import as_dict, shown
+from writebehind_app.fields.layout import Layout, layout, may_be_written
+from writebehind_app.fields.limits import as_dict, excerpt
 from writebehind_app.fields.versions import Names, RowNames
 from writebehind_app.fields.writes import Write
 
 
-class RowBuffer(CoalescingBuffer):
+class RowBuffer(CoalescingBuffer, Generic[Row]):
     """Buffers writes to the rows of a model.
 
     `key` names a row: a field, several, or "pk"; they carry a unique constraint. `fields` are
     those that may be written: by default all that are not in the key, not the primary key, and
-    not set by themselves. `on_missing` says what becomes of a write to a row that is not there:
-    "insert" makes one, "discard" forgets the write (the default where the key is the primary key).
-    `expires` names the date and time from which on a stored row is removed by the next flush.
-    `flush_when` says of a row, after a write to a field that it looks at first, whether the entry
-    is to be flushed at once.
+    do not set themselves. `on_missing` says what becomes of a write to a missing row: "insert"
+    makes the row, "discard" drops the write (the default if the key is the primary key).
+    `expires` names the field with the time from which the next flush removes a stored row.
+    `flush_when` takes a row after a write to the field that it reads first, and says whether to
+    flush the entry at once. `cache_seconds` says for how long reads may be answered from a copy
+    of the stored row in Redis.
     """
 
     def __init__(
@@ -48,9 +56,12 @@ class RowBuffer(CoalescingBuffer):
         on_missing: str | None = None,
         expires: str | None = None,
         flush_when: Callable[[Any], bool] | None = None,
-        **options: Any,
+        cache_seconds: float | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
+        if cache_seconds is not None:
+            self.options["CACHE_SECONDS"] = cache_seconds
         self.key = (key,) if isinstance(key, str) else tuple(key)
         names = (fields,) if isinstance(fields, str) else fields
         self.fields = None if names is None else tuple(names)
@@ -60,7 +71,7 @@ class RowBuffer(CoalescingBuffer):
 
     def layout(self) -> Layout:
         """The declaration, worked out for the database that the rows are written to."""
-        using = router.db_for_write(self.model)
+        using = self.using()
         if using not in self._layouts:
             self._layouts[using] = layout(
                 self.model,
@@ -74,13 +85,75 @@ class RowBuffer(CoalescingBuffer):
 
     key_layout = layout
 
+    if TYPE_CHECKING:  # `Ticket.buffered` is a `RowBuffer[Ticket]`
+
+        def __get__(  # type: ignore[override]
+            self, instance: models.Model | None, owner: type[Owner]
+        ) -> RowBuffer[Owner]: ...
+
+    # Checking
+
+    def check_fields(self) -> Iterator[checks.CheckMessage]:
+        if self.on_missing not in ("insert", "discard"):
+            yield error(
+                13,
+                f"on_missing is {self.on_missing!r}.",
+                "Set it to 'insert' or 'discard'.",
+                self,
+            )
+        yield from named_fields(self, self.sensitive, "sensitive")
+        key = yield from named_fields(self, self.key, "key")
+        named = written = yield from named_fields(self, self.fields or (), "fields")
+        if not self.key:
+            yield error(15, "The key is empty.", "Name the fields that name a row.", self)
+        if key and len(key) == len(self.key):
+            yield from names_a_row(self, key, "key")
+        for field in written:
+            if field.primary_key or field in key:
+                yield error(
+                    16,
+                    f"The field {field.name!r} names the row and is among the written ones.",
+                    f"Leave {field.name!r} out of `fields`.",
+                    self,
+                )
+            elif sets_itself(field):
+                yield error(
+                    17,
+                    f"The field {field.name!r} sets itself and is among the written ones.",
+                    f"Leave {field.name!r} out of `fields`; it gets the time of the write.",
+                    self,
+                )
+        if self.flush_when is not None and not callable(self.flush_when):
+            yield error(
+                22,
+                f"flush_when is {self.flush_when!r}.",
+                "Set it to a function that takes a row and says whether to flush it at once.",
+                self,
+            )
+        yield from expiry.check(self)
+        if self.fields is None:
+            written = [f for f in self.model._meta.concrete_fields if may_be_written(f)]
+        yield from supported(self, key, "Choose another key.")
+        others = [field for field in written if field not in key]
+        hint = "Name the fields to be written in `fields`, without this one."
+        yield from supported(self, others, hint)
+        if self.on_missing == "insert" and len(named) == len(self.fields or ()):
+            hint = (
+                "Name it in `fields`, give it a default, let it be NULL; or set "
+                "on_missing='discard', if all rows are there."
+            )
+            yield from left_out(self, [*key, *written], hint)
+
     # Writing
 
     # Of calls with the same text as `once`, one is carried out; see once.py.
 
     def set(self, /, *, once: str | None = None, **values: Any) -> Receipt:
         """Write fields of the row that the key fields name: values, or operations on what is
-        there, as `Add(1)`."""
+        there, such as `Add(1)`. Returns the receipt.
+
+        If there is no such row, it is made or not, as `on_missing` says.
+        """
         plan = self.plan()
         write = Write(*plan.layout.split(self._cleaned(values)))
         return self._write_one(plan, write, once)
@@ -88,15 +161,34 @@ class RowBuffer(CoalescingBuffer):
     def set_many(
         self, rows: Iterable[Mapping[str, Any] | models.Model], *, once: str | None = None
     ) -> list[Receipt]:
-        """Write many rows in few round trips; an instance is written with all its loaded fields.
+        """Write many rows in few round trips. Return the receipts, in the order of the rows.
 
-        All are checked before the first is sent.
+        An instance is written with all its loaded fields.
+
+        All are checked before the first is sent. The rows of a shard go two hundred at a time, and
+        each two hundred are taken all or not at all. If some are not taken, the others are, and
+        then the error is raised.
         """
         return self._write(self._checked_many(rows), once)
 
+    def save(
+        self,
+        row: Row,
+        update_fields: Iterable[str] | None = None,
+        *,
+        once: str | None = None,
+    ) -> Receipt:
+        """Write an instance as its own save() would, through the buffer: all its buffered fields
+        that were loaded, or the named ones. `on_missing` says whether a missing row is made. No
+        signal is sent."""
+        write = self._instance(row, update_fields)
+        if update_fields is not None and not write.texts:
+            return Receipt("", write.id, 0)
+        return self._write_one(self.plan(), write, once)
+
     def create(self, /, *, once: str | None = None, **values: Any) -> Receipt:
-        """Write a new row; `AlreadyExists` where there is one, pending or stored. For buffers that
-        make rows: with on_missing="insert"."""
+        """Write a new row. `AlreadyExists` if there is one, pending or stored. The buffer must have
+        on_missing="insert"."""
         if not self.layout().insert:
             raise TypeError(
                 f'{self} has on_missing="discard": it makes no rows. Declare on_missing="insert", '
@@ -124,10 +216,11 @@ class RowBuffer(CoalescingBuffer):
         once: str | None = None,
         **values: Any,
     ) -> bool:
-        """Write to the row only while it is there and as expected; says whether it did. Nobody's
-        write comes between the look and the write.
+        """Write to the row only if it is there and as expected. Return whether it was written. No
+        other write comes in between.
 
-        Expected are values of fields, or what a function says of the row.
+        `expected` is a dict of values of fields, or a function that returns whether a row is as
+        expected.
         """
         layout = self.layout()
         write = self._checked(values)
@@ -145,66 +238,86 @@ class RowBuffer(CoalescingBuffer):
         return self._write_if(write.id, write_for, once=once) is not None
 
     def delete(self, /, *, once: str | None = None, **key: Any) -> Receipt:
-        """Delete the row, with what its deletion cascades to, when it is flushed."""
-        return self._write_one(self.plan(), Write(self._id(key), {}, delete="1"), once)
+        """Delete the row, with what its deletion cascades to, when it is flushed. Reads do not show
+        it any more. If there is no such row, nothing is deleted."""
+        return self._write_one(self.plan(), Write(self._id(key), {}, delete=True), once)
 
     def took(self, writes: Sequence[Write]) -> None:
         if self.flush_when is not None:
-            urgency.hasten(self, writes)
+            flush_when.hasten(self, writes)
 
     def _checked_many(self, rows: Iterable[Mapping[str, Any] | models.Model]) -> list[Write]:
-        values_of = self.layout().values_of
+        layout, cleaned = self.layout(), self._cleaned
+        split, values_of, instances = layout.split, layout.values_of, models.Model
         return [
-            self._checked(values_of(row) if isinstance(row, models.Model) else row) for row in rows
+            Write(*split(cleaned(values_of(row) if isinstance(row, instances) else row)))
+            for row in rows
         ]
+
+    def _instance(self, row: Row, update_fields: Iterable[str] | None) -> Write:
+        """Return the write of an instance."""
+        layout = self.layout()
+        values = layout.values_of(row)
+        named = None if update_fields is None else layout.named(update_fields)
+        for c in layout.key:
+            values[c.name] = getattr(row, c.attname)  # loaded now, if it was deferred
+            if values[c.name] is None:
+                raise ValidationError(
+                    {
+                        c.name: f"The instance has no {c.name}, by which {self} names its row. "
+                        "Save it by its own save() before."
+                    }
+                )
+        if named is not None:
+            key = {c.name for c in layout.key}
+            values = {name: value for name, value in values.items() if name in key | named}
+            values |= {name: getattr(row, name) for name in named - values.keys()}
+        return self._checked(values)
 
     def _checked(self, values: Mapping[str, Any]) -> Write:
         return Write(*self.layout().split(self._cleaned(values)))
 
     # Reading
 
-    def get(self, /, **key: Any) -> Any:
-        """The row as it is with all its writes; `Model.DoesNotExist` where there is none."""
-        id = self._id(key)
-        row = self._rows([id]).get(id)
+    def get(self, /, **key: Any) -> Row:
+        """Return the row with all its writes. `Model.DoesNotExist` if there is none."""
+        plan = self.plan()
+        row: Row | None = self._row(plan, plan.key.id(key))
         if row is None:
-            given = ", ".join(f"{name}={shown(value)}" for name, value in key.items())
+            given = ", ".join(f"{name}={excerpt(value)}" for name, value in key.items())
             missing: Any = self.model
             raise missing.DoesNotExist(f"{self.label} with {given} does not exist.")
         return row
 
-    def get_many(self, keys: Iterable[Any]) -> dict[Any, Any]:
-        """The rows that there are, by the keys as they were given.
+    def get_many(self, keys: Iterable[Any]) -> dict[Any, Row]:
+        """Return the rows that exist, by the keys as they were given.
 
-        A key of one field is its value; of several, a tuple in the order of the declaration.
+        A key of one field is given as its value, a key of several fields as a tuple in the order of
+        the declaration.
         """
         ids = {key: self._id(self._key(key)) for key in keys}
         rows = self._rows(list(dict.fromkeys(ids.values())))
         return {key: rows[id] for key, id in ids.items() if id in rows}
 
-    def overlay(self, queryset: models.QuerySet[Any]) -> list[Any]:
-        """The rows of a queryset, with pending values over the stored ones.
+    def overlay(self, queryset: models.QuerySet[Row]) -> list[Row]:
+        """Return the rows of a queryset, with pending values over the stored ones.
 
-        Rows that a pending write deletes are left out. Which rows there are, and their order, is
-        what the database says: a row that is not stored yet is not among them.
+        The database chooses and orders the rows. A row that is not stored yet is not among them. A
+        row that a pending write deletes is left out.
         """
-        rows = otherwise(
+        rows = with_fallback(
             self,
             lambda: reading.overlay(self, queryset),
             lambda: reading.matching(self, queryset),
         )
         held = {part.id for one in outbox.held_of(self) for part in one.parts.values()}
-        return reading.renewed(self, rows, held, self._rows) if held else rows
+        return reading.reread(self, rows, held, self._rows) if held else rows
 
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
         return rows_by_id(self.layout(), ids, lock=lock)
 
-    def every_row(self, found: Any) -> list[Any]:
-        return [found]
-
-    def of_rows(self, rows: Sequence[Any]) -> Any:
-        (row,) = rows
-        return row
+    def gathered(self, rows: Sequence[Any]) -> Any | None:
+        return rows[0] if rows else None
 
     def merged(
         self, entry: Entry, stored: Any | None, fence_of: Callable[[str], Fence | None]
@@ -222,37 +335,7 @@ class RowBuffer(CoalescingBuffer):
         return layout.key_of(entry.id), described(layout, layout.known(entry))
 
     def expire(self, size: int) -> int:
-        """Write that stored rows go whose time has passed: due at once, and none of those to which
-        anything is written in this moment, as that may be a later time. In direct mode the rows go
-        now."""
-        if (expires := self.expires) is None:
-            return 0
-        layout, now = self.layout(), timezone.now()
-        passed = all_rows(layout).filter(**{f"{expires}__lte": now}).order_by(expires)
-        passed = passed.only(*(c.name for c in layout.key))
-        ids = [layout.id_of(row) for row in passed[:size]]
-
-        def removal(id: str, row: Any | None, guard: str = "") -> Write | None:
-            ends = row and getattr(row, expires)
-            is_over = ends is not None and ends <= now
-            return Write(id, {}, delete="1", guard=guard) if is_over else None
-
-        if is_direct():
-            return self._remove(ids, removal)
-        found = reading.guarded(self, ids).items()
-        removals = [write for id, (row, guard) in found if (write := removal(id, row, guard))]
-        return len(self._buffered(removals, max_age=0)) if removals else 0
-
-    def _remove(
-        self, ids: Sequence[str], removal: Callable[[str, Any | None], Write | None]
-    ) -> int:
-        """Delete stored rows directly, if `removal` still says so under the lock of the row; says
-        how many. Where Redis holds a write that gives a row more time, the row stays."""
-        rows = if_there(lambda: reading.rows(self, ids), None)
-        if rows is not None:
-            ids = [id for id in ids if removal(id, rows.get(id))]
-        removed = [direct.write_if(self, id, partial(removal, id), whole=False) for id in ids]
-        return sum(write is not None for write in removed)
+        return 0 if self.expires is None else expiry.remove(self, self.expires, size)
 
     async def _aset(self, /, *, once: None = None, **values: Any) -> Receipt:
         plan = self.plan()
@@ -261,11 +344,20 @@ class RowBuffer(CoalescingBuffer):
     async def _aset_many(
         self, rows: Iterable[Mapping[str, Any] | models.Model], *, once: None = None
     ) -> list[Receipt]:
-        if not isinstance(rows, list | tuple):  # to go through it may be to ask the database
+        if not isinstance(rows, list | tuple):  # an iterator may ask the database
             return await sync_to_async(self.set_many)(rows)
         return await self._asend(self._checked_many(rows))
 
+    async def _asave(
+        self, row: Row, update_fields: Iterable[str] | None = None, *, once: None = None
+    ) -> Receipt:
+        is_loaded = isinstance(row, self.model) and not row.get_deferred_fields()
+        if update_fields is not None or not is_loaded:  # it may have to be loaded
+            return await sync_to_async(self.save)(row, update_fields)
+        return await self._awrite_one(self.plan(), self._instance(row, None))
+
     aset = asynchronous(set, _aset)
+    asave = asynchronous(save, _asave)
     acreate = asynchronous(create)
     aset_if = asynchronous(set_if)
     aset_many = asynchronous(set_many, _aset_many)

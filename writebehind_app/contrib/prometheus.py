@@ -14,20 +14,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
-from writebehind_app import registry, sampling, status
+from writebehind_app import registry, status
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.status import Status
-from writebehind_app.store.connection import breaker, client
+from writebehind_app.status import Look
+from writebehind_app.store.connection import breakers, client
+
+try:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    raise ImproperlyConfigured(
+        f"writebehind_app.contrib.prometheus needs the extra `prometheus` ({error}): "
+        "pip install django-writebehind[prometheus]"
+    ) from None
 
 # Of each buffer; by the names of Status.
 _GAUGES = {
@@ -54,39 +62,39 @@ _NAMES = {"seconds": "batch_seconds", "attempts": "failed_attempts"}
 
 class WritebehindCollector(Collector):
     """Reads all of it when it is scraped. A Redis that is away is no error: `writebehind_up` is 0
-    then, and nothing else is known of it. What is called a breaker's is of the process that is
-    scraped."""
+    then, and of the buffers on it nothing else is known than `writebehind_buffer_up`, which is 0,
+    too. What is called a breaker's is of the process that is scraped."""
 
     def describe(self) -> Iterable[Metric]:
-        """What there may be: whoever registers it asks no server."""
-        return [*_of_process(None), *_of_buffers([]), *_of_redis({})]
+        """The names of all metrics, without a question to any server."""
+        return [*_of_process(None), *_of_buffers(Look([], [], [])), *_of_redis({})]
 
     def collect(self) -> Iterable[Metric]:
         close_old_connections()  # a thread that is scraped knows no requests
         try:
-            up, found = True, status.read(client(), list(registry.buffers().values()))
-            sampling.take(client())
-        except BufferUnavailable:
-            up, found = False, []
+            seen = status.look(list(registry.buffers().values()))
         finally:
             close_old_connections()
+        up = not seen.away
         try:
-            redis = status.of_redis(client()) if up else {}
+            redis = status.of_redis(client().servers()) if up else {}
         except BufferUnavailable:
             up, redis = False, {}
-        return [*_of_process(up), *_of_buffers(found), *_of_redis(redis)]
+        return [*_of_process(up), *_of_buffers(seen), *_of_redis(redis)]
 
 
 def _of_process(up: bool | None) -> Iterable[Metric]:
     """None for names alone."""
     is_open, outages, failures = None, None, None
     if up is not None:
-        known = breaker()
-        is_open, outages, failures = known.is_open, known.outages, known.failures
-    yield GaugeMetricFamily("writebehind_up", "1 where Redis answers.", value=up)
+        known = breakers()
+        is_open = any(each.is_open for each in known)
+        outages = sum(each.outages for each in known)
+        failures = sum(each.failures for each in known)
+    yield GaugeMetricFamily("writebehind_up", "1 where Redis answers, each of them.", value=up)
     yield GaugeMetricFamily(
         "writebehind_breaker_open",
-        "1 while this process asks Redis no more, or only to read.",
+        "1 while this process does not use Redis, or only reads from it.",
         value=is_open,
     )
     yield CounterMetricFamily(
@@ -101,7 +109,17 @@ def _of_process(up: bool | None) -> Iterable[Metric]:
     )
 
 
-def _of_buffers(found: list[Status]) -> Iterable[Metric]:
+def _of_buffers(seen: Look) -> Iterable[Metric]:
+    found = seen.found
+    reached = GaugeMetricFamily(
+        "writebehind_buffer_up", "1 where the Redis of the buffer answers.", labels=["buffer"]
+    )
+    for one in found:
+        reached.add_metric([one.label], 1)
+    for each in seen.away:
+        for buffer in each.buffers:
+            reached.add_metric([buffer.label], 0)
+    yield reached
     for name, text in _GAUGES.items():
         gauge = GaugeMetricFamily(f"writebehind_{_NAMES.get(name, name)}", text, labels=["buffer"])
         for one in found:

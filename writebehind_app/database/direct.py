@@ -1,54 +1,50 @@
-"""The way around Redis: each verb straight in the database, in one transaction.
+"""Writes that go around Redis: each verb, directly in the database, in one transaction.
 
-What is written so leaves fences, in the same transaction, by which nothing that Redis still holds
-comes over it.
+Each direct write leaves a fence in the same transaction. So no older value that Redis still holds
+can overwrite it.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, connections, transaction
 
-from writebehind_app.database import deadletters, fences
-from writebehind_app.database.failures import kind
-from writebehind_app.database.keyed import rows_by_id
-from writebehind_app.database.rows import write as write_rows
-from writebehind_app.database.transactions import autocommits
+from writebehind_app.database import fences, superseding
+from writebehind_app.database.bases import passing
+from writebehind_app.database.lookup import rows_by_id
+from writebehind_app.database.planner import Stored, write_entries
+from writebehind_app.database.transactions import committed
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fold import fold
 from writebehind_app.fields.limits import out_of_range
-from writebehind_app.models import Fence
 from writebehind_app.store import clock
 
 if TYPE_CHECKING:
     from writebehind_app.database.once import Once
     from writebehind_app.declaration import Declaration, KeyedDeclaration
     from writebehind_app.fields.writes import Write
-    from writebehind_app.store.shard import Record
+    from writebehind_app.store.calls import Record
 
 _Result = TypeVar("_Result")
-_TRIES = 6  # where somebody was in the way
-_PAUSE = 0.005  # seconds before the second of them, at most: doubled each time
 
 
 # Rows and entities
 
 
 def write(buffer: KeyedDeclaration, writes: Sequence[Write], *, once: Once | None = None) -> None:
-    """Write all or nothing, in order."""
+    """Write all of these writes in order, or none."""
 
     def act() -> bool:
-        fences.hold(buffer, {write.id for write in writes})
+        rows: Stored | None = _rows_in(buffer, _locked(buffer, {write.id for write in writes}))
         for part in _distinct(writes):
-            _write(buffer, part)
+            _write(buffer, part, stored=rows)
+            rows = None  # this part has changed them
         return True
 
-    _commit(buffer, act, once)
+    with passing(buffer, {write.id for write in writes}):
+        _commit(buffer, act, once)
 
 
 def write_if(
@@ -59,19 +55,39 @@ def write_if(
     whole: bool,
     once: Once | None = None,
 ) -> Write | None:
-    """Write what is made for the row, which is locked, and return it; None where nothing is.
-    `whole` if the row is a new one."""
+    """Lock the row, ask `write_for` for a write to it, carry it out and return it.
+
+    `write_for` may return None: then nothing is written. `whole` says that the write makes the row.
+    """
 
     def act() -> Write | None:
-        fences.hold(buffer, [id])
-        stored = buffer.stored([id], lock=True)
-        rows = dict(buffer.rows_in(stored))  # what the decision changes is not what is written
+        stored = _locked(buffer, [id])
+        rows = _rows_in(buffer, stored)
         write = write_for(stored.get(id))
         if write is not None:
             _write(buffer, [write], whole=whole, stored=rows)
         return write
 
-    return _commit(buffer, act, once)
+    with passing(buffer, [id]):
+        return _commit(buffer, act, once)
+
+
+def _locked(buffer: KeyedDeclaration, ids: Iterable[str]) -> dict[str, Any]:
+    """Lock rows or entities, and then their fences, as the ORM's writes do. Return what is stored.
+
+    In another order, this write and a save() might deadlock.
+    """
+    ids = sorted(ids)
+    stored = buffer.stored(ids, lock=True)
+    fences.lock(buffer, ids)
+    if absent := [id for id in ids if id not in stored]:  # somebody may have made them just now
+        stored |= buffer.stored(absent, lock=True)
+    return stored
+
+
+def _rows_in(buffer: KeyedDeclaration, stored: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The values of stored rows, by row id. They are copies: the rows may be changed."""
+    return {row_id: dict(row.__dict__) for row_id, row in buffer.rows_in(stored).items()}
 
 
 def _write(
@@ -79,25 +95,24 @@ def _write(
     writes: Sequence[Write],
     *,
     whole: bool = False,
-    stored: Mapping[str, Any] | None = None,
+    stored: Stored | None = None,
 ) -> None:
-    """Write to rows, or entities, of which no two are the same; on what is stored, where that was
-    read and locked."""
-    now = clock.now()
-    entries = [write.entry(now) for write in writes]
+    """Write to rows or entities, each at most once. `stored` are the rows if they are read and
+    locked already."""
+    entries = [write.entry(clock.number(buffer.shard_key_of(write.id))) for write in writes]
     rows = sorted(buffer.row_entries(entries), key=lambda entry: entry.id)
-    deadletters.supersede(buffer, rows, entries)
+    superseding.supersede(buffer, rows, entries)
     try:
-        write_rows(buffer.layout(), rows, stored, over_new=stored is None)
+        write_entries(buffer.layout(), rows, stored, is_direct=True)
     except ValidationError:
         _refuse(buffer, rows)
         raise
     deleted = [entry for entry in entries if entry.deleted]
-    fences.leave(buffer, [*rows, *deleted], now, whole=whole)
+    fences.leave(buffer, [*rows, *deleted], whole=whole)
 
 
 def _refuse(buffer: KeyedDeclaration, rows: Sequence[Entry]) -> None:
-    """Say of a row that is refused for the outcome of an operation what Redis would say."""
+    """Raise a clear error for the row whose operation leaves the range of its field."""
     layout = buffer.layout()
     stored = rows_by_id(layout, [entry.id for entry in rows])
     for entry in rows:
@@ -111,7 +126,7 @@ def _refuse(buffer: KeyedDeclaration, rows: Sequence[Entry]) -> None:
 
 
 def _distinct(writes: Sequence[Write]) -> Iterator[list[Write]]:
-    """The writes in parts, in each of which no two are to the same row."""
+    """The writes in parts. No part has two writes to one row."""
     part: dict[str, Write] = {}
     for write in writes:
         if write.id in part:
@@ -129,7 +144,7 @@ def append(buffer: Declaration, records: Sequence[Record], *, once: Once | None 
     """Insert records, all or none."""
     now = clock.now()
     entries = [record.entry(no) for no, record in enumerate(records, now)]
-    _commit(buffer, lambda: write_rows(buffer.layout(), entries), once)
+    _commit(buffer, lambda: write_entries(buffer.layout(), entries), once)
 
 
 # Transactions
@@ -138,21 +153,4 @@ def append(buffer: Declaration, records: Sequence[Record], *, once: Once | None 
 def _commit(
     buffer: Declaration, act: Callable[[], _Result], once: Once | None = None
 ) -> _Result | None:
-    """Act in a transaction, again where somebody was in the way: with locks, or with a row. Where
-    the caller has a transaction, or autocommit is off, the caller commits: a deadlock may have
-    rolled back more than this call."""
-    connection = connections[buffer.layout().using]
-    is_whole = not connection.in_atomic_block and autocommits(connection)
-    for attempt in range(_TRIES):
-        try:
-            with transaction.atomic(using=connection.alias):
-                if connection.vendor == "sqlite":
-                    # Who has read before he writes is refused, where another one wrote in between.
-                    Fence.objects.using(connection.alias).filter(pk=0).update(at=0)
-                return once.settled(act) if once else act()
-        except Exception as error:
-            transient = kind(error) == "transient" and is_whole
-            if attempt == _TRIES - 1 or not (transient or isinstance(error, IntegrityError)):
-                raise
-            time.sleep(random.uniform(0, _PAUSE * 2**attempt))
-    raise AssertionError("unreachable")
+    return committed(buffer.layout().using, lambda: once.settled(act) if once else act())

@@ -1,15 +1,11 @@
-"""`once`: a call that comes again under the same key changes nothing, wherever the first one went.
+"""`once`: a call that is repeated under the same name changes nothing.
 
-Redis and the database each remember a key, for ONCE_DAYS:
+The script that takes the write also keeps the name in Redis, for ONCE_DAYS. The transaction that
+stores the write also stores the name in the database. The database is asked first: a Redis that
+lost everything must not take a stored write again.
 
-Redis         that a call was taken under it, and by which entry. An entry carries the keys of the
-              calls that are in it.
-the database  how many calls have set out under it that Redis may have taken; and, from the
-              transaction on in which that is stored, that it is done.
-
-So a call that comes again is told by one of them that it is done, or is the first to be taken.
-Around Redis it goes only if no other call under its key can be in there: where that is not known it
-raises.
+A call with a name never goes around Redis. While Redis is away, nobody knows whether an earlier
+call under the name is pending there.
 """
 
 from __future__ import annotations
@@ -19,47 +15,39 @@ from datetime import timedelta
 from hashlib import sha1
 from typing import TYPE_CHECKING, TypeVar
 
-from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
-from django.db.models import F
 from django.utils import timezone
 
 from writebehind_app import conf
 from writebehind_app.conf import is_direct
-from writebehind_app.exceptions import (
-    AlreadyExists,
-    BufferFull,
-    BufferUnavailable,
-    WriteUncertain,
-)
+from writebehind_app.exceptions import AlreadyExists, BufferUnavailable, WriteUncertain
 from writebehind_app.fields.entry import Entry
-from writebehind_app.fields.layout import micros_of
 from writebehind_app.fields.limits import refuse_nameless
+from writebehind_app.fields.stamps import micros_of
 from writebehind_app.models import OnceKey
-from writebehind_app.store import delivery
+from writebehind_app.store import reads
 from writebehind_app.store.connection import client
 
 if TYPE_CHECKING:
     from writebehind_app.declaration import Declaration
 
 _Result = TypeVar("_Result")
-_CHUNK = 2000  # keys in one statement
-_MAY_BE_PENDING = (
-    "An earlier call under the same key may be pending in Redis, which cannot be asked: repeat it "
-    "when Redis is back."
-)
+_CHUNK = 2000  # names in one statement
 
 
 class _Done(Exception):
-    """What the call is to do is in the database already."""
+    """The call was carried out before: its name is in the database."""
 
 
 class Once:
-    """One write, or one part of those, of a call with a key."""
+    """One write of a call with a name; of a log, one part of the records."""
 
-    def __init__(self, buffer: Declaration, key: str, part: int, shard: str) -> None:
-        refuse_nameless(key)
-        self.digest = sha1(f"{part} {key}".encode(), usedforsecurity=False).hexdigest()
+    def __init__(self, buffer: Declaration, name: str, place: str, shard: str) -> None:
+        """`place` says which write of the call this is. The same name with another place is another
+        call."""
+        refuse_nameless(name)
+        self.name = name
+        self.digest = sha1(f"{place} {name}".encode(), usedforsecurity=False).hexdigest()
         self._buffer = buffer
         self._shard = shard
 
@@ -68,118 +56,88 @@ class Once:
         buffered: Callable[[], _Result | None],
         directly: Callable[[], _Result | None],
         done: _Result,
-        goes_around: Callable[[Exception], bool],
+        *,
+        is_decided: bool = False,
     ) -> _Result | None:
-        """What the call comes to, through Redis or around it; `done` where it came to that before.
-        None is nothing: the call was not taken. `goes_around` says whether a call that Redis did
-        not take for this error may go around it."""
-        if not self._begin():
+        """Carry out the call unless it was carried out before; then return `done`.
+
+        None means that the call was not taken. `is_decided` says that the call decides by the row,
+        as `set_if` does. Such a call asks Redis for its name first: its own earlier write may be in
+        flight, and the call would wait for it.
+        """
+        if self.is_stored():
             return done
+        if is_direct():
+            try:
+                return directly()
+            except _Done:
+                return done
         try:
-            found = self._taken(buffered, directly, goes_around)
-        except _Done:
-            return done
+            if is_decided and self._is_in_redis():
+                return done
+            found = buffered()
         except AlreadyExists:
-            if self.was_taken():
+            if self._is_in_redis():
                 return done
             raise
-        return done if found is None and self.was_taken() else found
-
-    def _taken(
-        self,
-        buffered: Callable[[], _Result | None],
-        directly: Callable[[], _Result | None],
-        goes_around: Callable[[Exception], bool],
-    ) -> _Result | None:
-        may_be_in_redis = False
-        try:
-            if not is_direct():
-                may_be_in_redis = True
-                try:
-                    found = buffered()
-                    may_be_in_redis = found is not None
-                    return found
-                except (AlreadyExists, ValidationError):
-                    may_be_in_redis = False
-                    raise
-                except (BufferUnavailable, BufferFull, WriteUncertain) as error:
-                    may_be_in_redis = isinstance(error, WriteUncertain)
-                    if not goes_around(error):
-                        raise
-            return directly()
-        finally:
-            if not may_be_in_redis:
-                self._note.filter(done=False).update(calls=F("calls") - 1)
+        except BufferUnavailable as error:
+            if self._buffer.option("WHEN_DOWN") == "raise":
+                raise
+            raise WriteUncertain(
+                "Redis is away, and may hold an earlier call under the same name: this one was not "
+                "taken. Repeat it when Redis is back."
+            ) from error
+        return done if found is None and self._is_in_redis() else found
 
     def settled(self, act: Callable[[], _Result | None]) -> _Result | None:
-        """Act, in the transaction of a write that goes around Redis."""
-        for done, calls in self._note.select_for_update().values_list("done", "calls"):
-            if done:
-                raise _Done
-            if calls > 1:
-                raise WriteUncertain(_MAY_BE_PENDING)
+        """Carry out a direct write, and store the name in the same transaction."""
+        using = self._buffer.layout().using
+        try:
+            with transaction.atomic(using=using):
+                _key(self._buffer, self.digest).save(using=using, force_insert=True)
+        except IntegrityError as error:
+            if not self.is_stored():  # the database refused it for another reason
+                raise error from None
+            raise _Done from None
         found = act()
-        if found is not None:
-            self._note.update(done=True)
+        if found is None:
+            self._stored.delete()
         return found
 
-    # In the database
-
-    @property
-    def _note(self) -> models.QuerySet[OnceKey]:
-        return _of(self._buffer).filter(digest=self.digest)
-
-    def _begin(self) -> bool:
-        """Note that a call sets out; False where it is done already."""
-        using = self._buffer.layout().using
-        new = OnceKey(buffer=self._buffer.label, digest=self.digest, calls=1, at=_now())
-        while not self._note.filter(done=False).update(calls=F("calls") + 1):
-            try:
-                with transaction.atomic(using=using):
-                    new.save(using=using, force_insert=True)
-                return True
-            except IntegrityError as error:
-                match list(self._note.values_list("done", flat=True)):
-                    case [True]:
-                        return False
-                    case []:  # it was refused for something else
-                        raise error from None
-        return True
+    def is_stored(self) -> bool:
+        """Whether the name is in the database."""
+        return self._stored.exists()
 
     def was_taken(self) -> bool:
-        """Whether a call under the key was carried out; `WriteUncertain` where nobody can tell."""
-        may_be_in_redis = False
-        for done, calls in self._note.values_list("done", "calls"):
-            if done:
-                return True
-            may_be_in_redis = calls > 0
-        if is_direct():
-            return False
+        """Whether a call under the name was taken. False also if Redis cannot be asked."""
+        if self.is_stored():
+            return True
         try:
-            return delivery.was_taken(client(), self._shard, self.digest)
-        except BufferUnavailable as error:
-            if may_be_in_redis:
-                raise WriteUncertain(_MAY_BE_PENDING) from error
+            return not is_direct() and self._is_in_redis()
+        except BufferUnavailable:
             return False
+
+    def _is_in_redis(self) -> bool:
+        return reads.is_known(client(), self._shard, self.digest)
+
+    @property
+    def _stored(self) -> models.QuerySet[OnceKey]:
+        return _of(self._buffer).filter(digest=self.digest)
 
 
 def settle(buffer: Declaration, entries: Iterable[Entry]) -> None:
-    """Note, in the transaction of a flush, that what the entries carry is done."""
+    """Store the names of calls that the entries carry, in the transaction of their batch."""
     digests = sorted({digest for entry in entries for digest in entry.once})
     for start in range(0, len(digests), _CHUNK):
-        chunk = digests[start : start + _CHUNK]
-        known = {*_of(buffer).filter(digest__in=chunk).values_list("digest", flat=True)}
-        new = [OnceKey(buffer=buffer.label, digest=d, at=_now()) for d in chunk if d not in known]
-        # There is one for each, but where it went with a transaction that was rolled back.
+        new = [_key(buffer, digest) for digest in digests[start : start + _CHUNK]]
         OnceKey.objects.using(buffer.layout().using).bulk_create(new, ignore_conflicts=True)
-        _of(buffer).filter(digest__in=chunk).update(done=True)
 
 
 def expire(buffer: Declaration) -> None:
-    """Forget old keys."""
+    """Forget old names."""
     days = timedelta(days=conf.settings().ONCE_DAYS)
     old = _of(buffer).filter(at__lt=micros_of(timezone.now() - days))
-    if old.exists():  # a statement that writes waits for others, on SQLite
+    if old.exists():  # on SQLite, a DELETE waits for other writers even if it deletes nothing
         old.delete()
 
 
@@ -187,5 +145,5 @@ def _of(buffer: Declaration) -> models.QuerySet[OnceKey]:
     return OnceKey.objects.using(buffer.layout().using).filter(buffer=buffer.label)
 
 
-def _now() -> int:
-    return micros_of(timezone.now())
+def _key(buffer: Declaration, digest: str) -> OnceKey:
+    return OnceKey(buffer=buffer.label, digest=digest, at=micros_of(timezone.now()))

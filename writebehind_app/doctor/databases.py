@@ -1,10 +1,10 @@
-"""Examinations of the databases that buffers are flushed to, one at a time."""
+"""Examinations of one database that buffers are flushed to."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,20 +14,23 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Count, Max
 from django.utils import timezone
 
-from writebehind_app import conf
+from writebehind_app import conf, registry
 from writebehind_app.buffers.log import LogBuffer
 from writebehind_app.declaration import Declaration
 from writebehind_app.doctor.finding import Finding, error, warning
 from writebehind_app.doctor.redis_server import skewed
+from writebehind_app.english import counted
 from writebehind_app.models import AppliedBatch, DeadLetter
 
 _RECENT = timedelta(days=7)
-_NAMES = 5  # said of many
+_LONG_KEPT = timedelta(days=30)
+_LEFT_OVER = 1000  # expired rows of the ledger from which on there is a warning
+_NAMES = 5  # the most names in one finding
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A database that answers, and what is flushed to it."""
+    """A database that answers, and the buffers that are flushed to it."""
 
     using: str
     buffers: Sequence[Declaration]
@@ -37,7 +40,7 @@ class Examined:
         return connections[self.using]
 
     def with_tables(self) -> Iterator[Declaration]:
-        """The buffers whose tables are there, as `tables()` says of the others."""
+        """Return the buffers whose tables exist. `tables()` reports the others."""
         return (buffer for buffer in self.buffers if not _missing(self, buffer.model))
 
 
@@ -51,16 +54,14 @@ def own_tables(examined: Examined) -> Iterator[Finding]:
         yield error(
             121,
             f"The database {examined.using!r} has no {', '.join(missing)}.",
-            "Each batch enters the ledger in the transaction of its rows: without it nothing is "
-            "flushed to this database.",
+            "A flush enters each batch in the ledger. Without it nothing is flushed to this "
+            "database.",
             f"{routed}manage.py migrate writebehind --database={examined.using}",
         )
 
 
 def writing(examined: Examined) -> Iterator[Finding]:
-    """Whether the ledger takes a row, which is taken back at once."""
-    if _missing(examined, AppliedBatch):
-        return
+    """Whether the ledger takes a row. The row is rolled back."""
     row = AppliedBatch(
         token=secrets.token_hex(16),
         buffer="doctor",
@@ -77,7 +78,7 @@ def writing(examined: Examined) -> Iterator[Finding]:
         yield error(
             126,
             f"The database {examined.using!r} takes no writes: {str(problem).strip()}",
-            "What is pending stays in Redis, which fills up.",
+            "Pending writes stay in Redis, which fills up.",
             "See whether it is a replica, read-only, full or locked, and what its user may do.",
         )
 
@@ -89,13 +90,13 @@ def tables(examined: Examined) -> Iterator[Finding]:
         yield error(
             122,
             f"The database {examined.using!r} has no {', '.join(missing[:_NAMES])}{more}.",
-            "Batches of a buffer wait until its table and all columns of it are there.",
+            "Batches of a buffer wait until its table has all columns.",
             f"manage.py migrate --database={examined.using}",
         )
 
 
 def _missing(examined: Examined, model: type[models.Model]) -> list[str]:
-    """The table, or the columns, of a model that are not in the database."""
+    """Return the table or the columns of a model that the database lacks."""
     table, connection = model._meta.db_table, examined.connection
     with connection.cursor() as cursor:
         if table not in connection.introspection.table_names(cursor, include_views=True):
@@ -116,9 +117,9 @@ def constraints(examined: Examined) -> Iterator[Finding]:
                 123,
                 f"{buffer.label}: no unique constraint over {columns} is in the database "
                 f"{examined.using!r}.",
-                "Two rows of one key can come to be, or the flush fails.",
-                "Run manage.py migrate; where the model has the constraint and somebody dropped "
-                "it, make it again by hand.",
+                "Two rows can get the same key, or the flush fails.",
+                "Run manage.py migrate. If somebody dropped the constraint, create it again by "
+                "hand.",
             )
 
 
@@ -137,8 +138,8 @@ def other_uniques(examined: Examined) -> Iterator[Finding]:
             if unique not in known:
                 yield error(
                     124,
-                    f"{buffer.label}: the database has a unique key over {columns}, of which the "
-                    "model does not say anything.",
+                    f"{buffer.label}: the database has a unique key over {columns}, which the "
+                    "model does not declare.",
                     "MySQL and MariaDB update by whichever unique key a new row meets: a write to "
                     "one row can change another.",
                     "Declare it in the model, or drop it.",
@@ -147,22 +148,22 @@ def other_uniques(examined: Examined) -> Iterator[Finding]:
                 yield warning(
                     121,
                     f"{buffer.label} has a second unique key, over {columns}.",
-                    "MySQL and MariaDB update by whichever unique key a new row meets; so each "
-                    "flush reads and locks the rows before it writes them, which takes longer.",
-                    "Nothing, if that is fast enough; or drop the second one, or move its column "
+                    "MySQL and MariaDB update by whichever unique key a new row meets. So each "
+                    "flush first reads and locks the rows, which takes longer.",
+                    "Nothing, if that is fast enough. Or drop the second key, or move its column "
                     "to another model.",
                 )
 
 
 def _key(buffer: Declaration) -> frozenset[str]:
-    """The columns that have to be unique, if any."""
+    """Return the columns that must be unique, if any."""
     if isinstance(buffer, LogBuffer):
         return frozenset(str(f.column) for f in buffer.written()[: len(buffer.unique)])
     return frozenset(str(column.field.column) for column in buffer.layout().key)
 
 
 def _uniques(examined: Examined, buffer: Declaration) -> set[frozenset[str]]:
-    """The columns of each unique constraint and index of the buffer's table."""
+    """Return the columns of each unique constraint and index of the buffer's table."""
     connection, table = examined.connection, buffer.model._meta.db_table
     with connection.cursor() as cursor:
         found = connection.introspection.get_constraints(cursor, table).values()
@@ -191,9 +192,9 @@ def engines(examined: Examined) -> Iterator[Finding]:
         for table, engine in cursor.fetchall():
             yield error(
                 125,
-                f"The table {table!r} is kept by {engine}, which has no transactions.",
-                "A flusher that dies in the middle leaves half of a batch, and it is applied once "
-                "more.",
+                f"The table {table!r} has the engine {engine}, which has no transactions.",
+                "If a flusher dies in the middle, half of a batch stays, and the batch is applied "
+                "again.",
                 f"ALTER TABLE {table} ENGINE=InnoDB",
             )
 
@@ -216,21 +217,18 @@ _CLOCKS = {
 
 
 def dead_letters(examined: Examined) -> Iterator[Finding]:
-    if _missing(examined, DeadLetter):
-        return
     letters = DeadLetter.objects.using(examined.using).values("buffer").order_by("buffer")
     for row in letters.annotate(count=Count("pk")):
         yield warning(
             131,
-            f"{row['buffer']}: {row['count']} dead letters.",
-            "These are writes that the database refused; nobody sees them until they are retried.",
+            f"{row['buffer']}: {counted(row['count'], 'dead letter')}.",
+            "The database refused these writes. Nobody sees them until they are retried.",
             f"manage.py writebehind_deadletters list {row['buffer']}",
+            row["buffer"],
         )
 
 
 def long_batches(examined: Examined) -> Iterator[Finding]:
-    if _missing(examined, AppliedBatch):
-        return
     lease = conf.settings().LEASE
     ledger = AppliedBatch.objects.using(examined.using)
     ledger = ledger.filter(applied_at__gte=timezone.now() - _RECENT)
@@ -240,9 +238,40 @@ def long_batches(examined: Examined) -> Iterator[Finding]:
             132,
             f"A batch took {longest.total_seconds():.0f} s in the last {_RECENT.days} days; LEASE "
             f"is {lease:g} s.",
-            "A flusher that stalls for longer than its lease in such a batch has it taken over, "
-            "and the work is done twice, though applied once.",
+            "If a flusher stalls for longer than its lease, another one takes its batch over. The "
+            "work is done twice, and applied once.",
             "Raise LEASE, or lower BATCH_SIZE.",
+        )
+
+
+def ledger(examined: Examined) -> Iterator[Finding]:
+    """Whether the ledger grows for ever. Only its oldest rows are read: counting is slow."""
+    rows = AppliedBatch.objects.using(examined.using).order_by("applied_at")
+    days = conf.settings().LEDGER_DAYS
+    if not days:
+        oldest = rows.values_list("applied_at", flat=True).first()
+        if oldest and (age := timezone.now() - oldest) > _LONG_KEPT:
+            yield warning(
+                134,
+                f"The ledger in {examined.using!r} has rows that are {age.days} days old: "
+                "LEDGER_DAYS is 0, which keeps all.",
+                "Each batch adds a row, for ever.",
+                "Take LEDGER_DAYS out of WRITEBEHIND, or set it to a number of days.",
+            )
+        return
+    since = timezone.now() - timedelta(days=max(days, 1) + 1)
+    old = rows.filter(applied_at__lt=since)[:_LEFT_OVER].values_list("buffer", flat=True)
+    labels = [*old]
+    if len(labels) == _LEFT_OVER:
+        gone = sorted(set(labels) - registry.buffers().keys())
+        of_gone = f", some of buffers that are gone ({', '.join(gone[:_NAMES])})" if gone else ""
+        yield warning(
+            135,
+            f"The ledger in {examined.using!r} has {_LEFT_OVER} rows or more that are older than "
+            f"LEDGER_DAYS, {days:g}{of_gone}.",
+            "A flush deletes them, but not those of buffers that are gone.",
+            "Run manage.py flush_writebehind, as a service. Delete rows of buffers that are gone "
+            "by hand: AppliedBatch.objects.filter(buffer=…).delete()",
         )
 
 
@@ -256,4 +285,21 @@ EXAMINATIONS = {
     "clock": clock,
     "dead letters": dead_letters,
     "length of batches": long_batches,
+    "ledger": ledger,
 }
+
+_NEED = {
+    "writing": AppliedBatch,
+    "dead letters": DeadLetter,
+    "length of batches": AppliedBatch,
+    "ledger": AppliedBatch,
+}
+
+
+def possible(examined: Examined) -> dict[str, Callable[[Examined], Iterator[Finding]]]:
+    """The examinations whose tables of the package exist. `own_tables()` reports the others."""
+    return {
+        name: examination
+        for name, examination in EXAMINATIONS.items()
+        if name not in _NEED or not _missing(examined, _NEED[name])
+    }

@@ -1,17 +1,14 @@
-"""Examinations of Django-Q2, where a project has it."""
+"""Examinations of Django-Q2, if the project uses it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from django.conf import settings
 from django.db import connections
 
 from writebehind_app import jobs, registry, schedules
 from writebehind_app.doctor.finding import Finding, warning
-
-_LOCAL = ("locmem.LocMemCache", "dummy.DummyCache")  # caches that other processes do not see
 
 
 def timeouts() -> Iterator[Finding]:
@@ -21,14 +18,14 @@ def timeouts() -> Iterator[Finding]:
         yield warning(
             140,
             "Q_CLUSTER has no timeout.",
-            "A task that hangs keeps its worker for ever; when all do, nobody flushes.",
+            "A task that hangs keeps its worker for ever. If all hang, nobody flushes.",
             do,
         )
     elif conf.RETRY <= conf.TIMEOUT:
         yield warning(
             141,
             f"Q_CLUSTER['retry'] is {conf.RETRY} s, and 'timeout' {conf.TIMEOUT} s.",
-            "A task that takes longer than `retry` is started once more while it runs.",
+            "A task that takes longer than `retry` starts once more while it runs.",
             do,
         )
 
@@ -38,8 +35,8 @@ def sync() -> Iterator[Finding]:
         yield warning(
             142,
             "Q_CLUSTER['sync'] is on.",
-            "Tasks run in the request that asks for them, which waits for the database.",
-            "Take it out; it is for debugging.",
+            "A task runs in the request that asks for it, which then waits for the database.",
+            "Remove it: it is for debugging.",
         )
 
 
@@ -48,8 +45,7 @@ def catching_up() -> Iterator[Finding]:
         yield warning(
             143,
             "Q_CLUSTER['catch_up'] is on, as it is by default.",
-            "When the cluster comes back from a pause, each flush that was missed is started; one "
-            "is enough.",
+            "After a pause, the cluster starts each flush that it missed. One is enough.",
             "Set it to False.",
         )
 
@@ -61,32 +57,32 @@ def workers() -> Iterator[Finding]:
         yield warning(
             144,
             f"{jobs.conf().WORKERS} workers of Django-Q2 can flush to SQLite at a time.",
-            "SQLite takes one writer at a time: the others wait for its lock, and fail when that "
-            "takes longer than the timeout of the database.",
+            "SQLite takes one writer at a time. The others wait for its lock, and fail after the "
+            "timeout of the database.",
             "Set Q_CLUSTER['workers'] to 1.",
         )
 
 
 def cluster() -> Iterator[Finding]:
-    if not _schedules() or not _is_seen():
+    if not _schedules():
         return
-    from django_q.status import Stat
-
     try:
-        running = Stat.get_all()
+        running = jobs.clusters()
     except Exception as problem:  # noqa: BLE001 - each broker and cache has errors of its own
         yield warning(
             147,
-            f"Whether a cluster of Django-Q2 runs cannot be seen: {type(problem).__name__}.",
+            f"The doctor cannot see whether a cluster of Django-Q2 runs: {type(problem).__name__}.",
             "The schedule that flushes needs one.",
-            f"Look after the broker, or the cache {jobs.conf().CACHE!r}, in which clusters report.",
+            f"Check the broker, or the cache {jobs.conf().CACHE!r}, in which clusters report.",
         )
+        return
+    if running is None:
         return
     if not running:
         yield warning(
             145,
-            "There is a schedule that flushes, and no cluster of Django-Q2 runs.",
-            "Nobody carries the schedule out.",
+            "There is a schedule that flushes, but no cluster of Django-Q2 runs.",
+            "Nobody runs the schedule.",
             "Run manage.py qcluster, as a service.",
         )
     else:
@@ -94,16 +90,8 @@ def cluster() -> Iterator[Finding]:
         yield Finding("", f"Django-Q2: clusters that run: {len(running)}, with workers: {workers}")
 
 
-def _is_seen() -> bool:
-    """Whether clusters report where this process can see it."""
-    conf = jobs.conf()
-    backend = str(settings.CACHES.get(conf.CACHE, {}).get("BACKEND", ""))
-    shared = bool(backend) and not backend.endswith(_LOCAL)
-    return bool(conf.REDIS or conf.DJANGO_REDIS) or shared
-
-
 def schedule() -> Iterator[Finding]:
-    """Carried out where entries wait: a project may flush without Django-Q2."""
+    """Only run if entries wait too long: a project may flush without Django-Q2."""
     if not _schedules():
         yield warning(
             148,
@@ -113,8 +101,20 @@ def schedule() -> Iterator[Finding]:
         )
 
 
+def stuck() -> Iterator[Finding]:
+    """Only run if entries wait too long."""
+    if schedules.is_stuck():
+        yield warning(
+            149,
+            schedules.STUCK,
+            "A worker that was killed while it waited may hold the lock of the queue. Then no task "
+            "starts any more. Or all workers are busy with other tasks.",
+            "End the cluster with SIGKILL and start it again. Nothing is lost meanwhile.",
+        )
+
+
 def _schedules() -> list[Any]:
-    """The schedules that flush."""
+    """Return the schedules that flush."""
     from django_q.models import Schedule
 
     return list(filter(schedules.flushes, Schedule.objects.exclude(repeats=0)))

@@ -1,10 +1,10 @@
-"""Examinations of the Redis that the settings name."""
+"""Examinations of a Redis that the settings, or a buffer, name."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,21 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.exceptions import ImproperlyConfigured
 from django_redis import get_redis_connection
 
-from writebehind_app import conf, registry
+from writebehind_app import conf
+from writebehind_app.declaration import Declaration
 from writebehind_app.doctor.finding import Finding, error, warning
+from writebehind_app.english import counted
 from writebehind_app.store import server
 from writebehind_app.store.client import Client
+from writebehind_app.store.slots import COUNT
 
-SLOW = 0.005  # seconds for an answer that stands in the way of each write
-SKEW, WRONG_TIME = 1.0, 60.0  # seconds that two clocks may differ
-# What servers say of a command that the user may not run, or that is not there.
+SLOW = 0.005  # seconds; each write waits for one answer
+SKEW, WRONG_TIME = 1.0, 60.0  # seconds between two clocks: a warning, an error
+# What servers say if the user may not run a command, or if they do not know it.
 _REFUSED = re.compile("can't run this command|ACL failure|NOPERM|[Uu]nknown (Redis )?command")
-_FULL, _NEARLY_FULL = 0.95, 0.8  # of the memory
-_SOON = 24.0  # hours
-_LONG_ENOUGH = 3600  # seconds that a server has to be up for its growth to say something
+_FULL, _NEARLY_FULL = 0.95, 0.8  # used parts of the memory: an error, a warning
+_SOON = 24.0  # hours until the memory is full
+_LONG_ENOUGH = 3600  # seconds; before that, the growth of a server's memory says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,13 @@ class Examined:
     """A Redis that answers."""
 
     client: Client
-    info: dict[str, Any]  # empty where the user may not ask
+    info: dict[str, Any]  # the answer to INFO; empty if the user may not ask
+    buffers: Collection[Declaration]  # that are on it
+    name: str = "Redis"  # what findings call it
 
 
 def access(examined: Examined) -> Iterator[Finding]:
-    """Whether the user may do what the package does."""
+    """Whether the user may run all commands of the package."""
     try:
         failures = server.failures(examined.client)
     except redis.exceptions.NoPermissionError as refusal:
@@ -47,7 +52,7 @@ def access(examined: Examined) -> Iterator[Finding]:
             yield error(
                 103,
                 f"The user of Redis may not touch the keys of the package: {refusal}.",
-                "All pending writes are under keys that begin so.",
+                "All pending writes are under such keys.",
                 f"Add the pattern ~{keys} to the ACL of the user.",
             )
         else:
@@ -59,10 +64,10 @@ def access(examined: Examined) -> Iterator[Finding]:
             )
         return
     except redis.ResponseError as refusal:
-        if examined.info.get("cluster_enabled") != 1:  # clustering() says it better
+        if examined.info.get("cluster_enabled") != 1:  # clustering() explains it better
             yield error(
                 102,
-                f"In Redis a script cannot be run: {refusal}.",
+                f"Redis runs no scripts: {refusal}.",
                 "Each write and each flush is a script, so that nobody sees half of it.",
                 "Choose a Redis (6.2 or later) or a Valkey that runs scripts.",
             )
@@ -71,17 +76,16 @@ def access(examined: Examined) -> Iterator[Finding]:
     if refused:
         yield error(
             104,
-            f"Redis: these commands are refused, or not known: {', '.join(refused)}.",
-            "Writes or flushes fail in the middle of what they do.",
-            "Let the ACL of the user have them; the server has to be a Redis of 6.2 or later, or a "
-            "Valkey.",
+            f"Redis refuses or does not know these commands: {', '.join(refused)}.",
+            "Writes or flushes fail halfway.",
+            "Allow them in the ACL of the user. The server must be Redis 6.2 or later, or Valkey.",
         )
     stopped = [text for text in failures.values() if text.startswith(("READONLY", "MISCONF"))]
     if stopped:
         yield error(
             105,
             f"Redis takes no writes: {stopped[0]}",
-            "Each write to a buffer fails, and nothing that is pending can be flushed.",
+            "Each write to a buffer fails, and no pending write can be flushed.",
             "Name the primary in WRITEBEHIND['REDIS'], not a replica."
             if stopped[0].startswith("READONLY")
             else "See the server's log: it cannot save its data.",
@@ -89,7 +93,7 @@ def access(examined: Examined) -> Iterator[Finding]:
 
 
 def asking(examined: Examined) -> Iterator[Finding]:
-    """Whether the server may be asked how it is."""
+    """Whether the user may run INFO."""
     if not examined.info:
         yield warning(
             101,
@@ -111,7 +115,7 @@ def latency(examined: Examined) -> Iterator[Finding]:
 
 
 def version(examined: Examined) -> Iterator[Finding]:
-    """By what it can do: XTRIM MINID came with Redis 6.2."""
+    """Whether the server is new enough: XTRIM MINID came with Redis 6.2."""
     try:
         examined.client.xtrim(f"{{{conf.prefix()}:doctor:0}}", minid="0")
     except redis.ResponseError as refusal:
@@ -129,16 +133,16 @@ def eviction(examined: Examined) -> Iterator[Finding]:
     if policy.startswith("allkeys"):
         yield error(
             107,
-            f"Redis has maxmemory-policy {policy}.",
-            "A Redis that is full then throws away writes that are nowhere else.",
+            f"{examined.name} has maxmemory-policy {policy}.",
+            "When Redis is full, it throws away writes that are nowhere else.",
             "Set maxmemory-policy to noeviction, and give caches a Redis of their own.",
         )
     elif policy != "noeviction":
         yield warning(
             103,
-            f"Redis has maxmemory-policy {policy}.",
-            "Only keys with an expiry are thrown away, which pending writes do not have; but it "
-            "says that this Redis is used as a cache, which competes for its memory.",
+            f"{examined.name} has maxmemory-policy {policy}.",
+            "Redis throws away only keys with an expiry, and pending writes have none. But a cache "
+            "seems to be in this Redis, and to compete for its memory.",
             "Set maxmemory-policy to noeviction, and give caches a Redis of their own.",
         )
 
@@ -149,40 +153,49 @@ def persistence(examined: Examined) -> Iterator[Finding]:
     if not has_log and saves == "":
         yield error(
             108,
-            "Redis writes nothing to disk: appendonly is no, and save is empty.",
+            f"{examined.name} writes nothing to disk: appendonly is no, and save is empty.",
             "A restart of Redis loses each write that is not in the database yet.",
             "Set appendonly yes.",
         )
     elif not has_log:
         yield warning(
             104,
-            "Redis has appendonly no.",
+            f"{examined.name} has appendonly no.",
             "A crash of Redis loses what was written since its last snapshot.",
             "Set appendonly yes.",
         )
     elif server.config(examined.client, "appendfsync") == "no":
         yield warning(
             105,
-            "Redis has appendfsync no.",
-            "A crash of the machine loses what its system had not written to disk by itself, "
-            "usually up to half a minute.",
+            f"{examined.name} has appendfsync no.",
+            "A crash of the machine loses what the system has not written to disk yet, usually "
+            "up to half a minute.",
             "Set appendfsync to everysec, or to always.",
         )
 
 
 def durability(examined: Examined) -> Iterator[Finding]:
-    """Whether buffers get what they wait for."""
-    levels = {buffer.option("DURABILITY") for buffer in registry.buffers().values()}
-    if "fsync" in levels:
+    """Whether the server can give the durability that buffers ask for."""
+    if "fsync" in _levels(examined):
         yield from _fsync(examined)
-    wanted = max((level for level in levels if isinstance(level, int)), default=0)
+    wanted = wanted_replicas(examined)
     if wanted and (replicas := examined.client.wait(wanted, 1000)) < wanted:
         yield error(
             115,
-            f"Redis has {replicas} replicas, and a buffer waits for {wanted}.",
-            "Each of its writes takes DURABILITY_TIMEOUT, and then raises NotDurable.",
+            f"{examined.name} has {counted(replicas, 'replica')}, and a buffer waits for {wanted}.",
+            "Each of its writes takes DURABILITY_TIMEOUT and raises NotDurable, and none of its "
+            "batches is flushed.",
             "Start more replicas, or set `durability` to as many as there are.",
         )
+
+
+def wanted_replicas(examined: Examined) -> int:
+    """How many replicas the writes of some buffer wait for."""
+    return max((level for level in _levels(examined) if isinstance(level, int)), default=0)
+
+
+def _levels(examined: Examined) -> set[str | int]:
+    return {buffer.option("DURABILITY") for buffer in examined.buffers}
 
 
 def _fsync(examined: Examined) -> Iterator[Finding]:
@@ -192,7 +205,7 @@ def _fsync(examined: Examined) -> Iterator[Finding]:
     except redis.ResponseError as refusal:
         yield error(
             114,
-            f"A buffer has the durability 'fsync', which Redis cannot give: {refusal}",
+            f"A buffer has the durability 'fsync', which {examined.name} cannot give: {refusal}",
             "Each of its writes raises ImproperlyConfigured.",
             "Set appendonly yes, on a Redis of 7.2 or later or a Valkey; or set `durability` to "
             "'memory'.",
@@ -202,16 +215,16 @@ def _fsync(examined: Examined) -> Iterator[Finding]:
     if policy == "no":
         yield error(
             114,
-            "A buffer has the durability 'fsync', and Redis has appendfsync no.",
-            "Nobody forces its writes to disk: each of them raises NotDurable.",
+            f"A buffer has the durability 'fsync', and {examined.name} has appendfsync no.",
+            "Redis never forces a write to disk: each of them raises NotDurable.",
             do,
         )
     elif policy == "everysec":
         yield warning(
             111,
-            "A buffer has the durability 'fsync', and Redis has appendfsync everysec.",
-            "Its writes wait for up to a second; or they do not, and are not on disk, with servers "
-            "that say too early that they are, as Valkey 9.1 and the first releases of Redis 7.4.",
+            f"A buffer has the durability 'fsync', and {examined.name} has appendfsync everysec.",
+            "Its writes wait for up to a second. Some servers say too early that a write is on "
+            "disk, as Valkey 9.1 and the first releases of Redis 7.4.",
             do,
         )
 
@@ -222,9 +235,10 @@ def memory(examined: Examined) -> Iterator[Finding]:
     limit = float(info.get("maxmemory") or info.get("total_system_memory") or 0)
     if not used or not limit:
         return
-    why = "A full Redis takes no writes any more."
+    why = "A full Redis takes no more writes."
     do = "Raise maxmemory, flush more often, or see what else fills it (redis-cli --bigkeys)."
-    full = f"{used / limit:.0%} of the memory of Redis is used: {_mib(used)} of {_mib(limit)}."
+    of = f"memory of {examined.name}"
+    full = f"{used / limit:.0%} of the {of} is used: {_mib(used)} of {_mib(limit)}."
     uptime = float(info.get("uptime_in_seconds", 0))
     growth = (used - float(info.get("used_memory_startup", used))) / max(uptime, 1)
     hours = (limit - used) / growth / 3600 if growth > 0 else float("inf")
@@ -235,8 +249,8 @@ def memory(examined: Examined) -> Iterator[Finding]:
     elif uptime >= _LONG_ENOUGH and hours < _SOON:
         yield warning(
             107,
-            f"The memory of Redis lasts for {hours:.1f} hours, if it is used up as it was on "
-            f"average since the server was started {uptime / 3600:.1f} hours ago.",
+            f"The {of} lasts for {hours:.1f} hours, if its use grows as it did on "
+            f"average since the server started {uptime / 3600:.1f} hours ago.",
             why,
             do,
         )
@@ -247,48 +261,67 @@ def _mib(size: float) -> str:
 
 
 def clustering(examined: Examined) -> Iterator[Finding]:
+    """Whether Redis is a cluster, although the settings name a single server."""
     if examined.info.get("cluster_enabled") != 1:
         return
-    try:
-        state: dict[str, str] = examined.client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
-    except redis.ResponseError:
-        state = {}
-    slots, nodes = int(state.get("cluster_slots_ok", 16384)), int(state.get("cluster_size", 1))
-    if slots < 16384:
-        yield error(
-            110,
-            f"Only {slots} of the 16384 hash slots of the Redis cluster are served.",
-            "Writes to the other slots fail.",
-            "See redis-cli --cluster check, and --cluster fix.",
-        )
-    elif nodes > 1:
+    if missing := [*not_served(served_slots(examined))]:
+        yield from missing
+        return
+    nodes = int(_cluster_info(examined).get("cluster_size", 1))
+    do = (
+        "Set WRITEBEHIND['REDIS'] to {'CLUSTER': ['redis://host:port', …]}, with some of its nodes."
+    )
+    if nodes > 1:
         yield error(
             111,
             f"Redis is a cluster of {nodes} nodes, and the client talks to one of them.",
             "Writes whose slots are on another node fail.",
-            "Name a Redis or a Valkey that is not a cluster.",
+            do,
         )
     else:
         yield warning(
             108,
             "Redis runs as a cluster, of one node.",
-            "Writes fail as soon as there is a second node: the client talks to one.",
-            "Name a Redis or a Valkey that is not a cluster.",
+            "Writes fail as soon as there is a second node: the client talks to one node.",
+            do,
         )
+
+
+def not_served(served: int) -> Iterator[Finding]:
+    if served < COUNT:
+        yield error(
+            110,
+            f"The Redis cluster serves only {served} of the {COUNT} hash slots.",
+            "Writes to the other slots fail.",
+            "See redis-cli --cluster check, and --cluster fix.",
+        )
+
+
+def served_slots(examined: Examined) -> int:
+    """How many slots are served; all of them where the user may not ask."""
+    return int(_cluster_info(examined).get("cluster_slots_ok", COUNT))
+
+
+def _cluster_info(examined: Examined) -> dict[str, str]:
+    try:
+        found: dict[str, str] = examined.client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+    except redis.ResponseError:
+        return {}
+    return found
 
 
 def clock(examined: Examined) -> Iterator[Finding]:
     before = time.time()
     theirs = server.now(examined.client)
-    yield from skewed(theirs, before, time.time(), "Redis")
+    yield from skewed(theirs, before, time.time(), examined.name)
 
 
 def skewed(theirs: float, before: float, after: float, whose: str) -> Iterator[Finding]:
-    """What there is to say of another clock, that was read between two looks at this one."""
+    """Compare another clock with this machine's, which was read `before` and `after` it."""
     skew = max(before - theirs, theirs - after)
     side = "behind" if theirs < before else "ahead of"
     what = f"The clock of {whose} is {skew:.1f} s {side} that of this machine."
-    why = "Times of writes come from Redis, those of the ledger from here: they are compared."
+    why = "Writes have their times from Redis, the ledger from this machine; both are compared."
     do = "Let both machines keep their time by NTP."
     if skew > WRONG_TIME:
         yield error(112, what, why, do)
@@ -297,14 +330,14 @@ def skewed(theirs: float, before: float, after: float, whose: str) -> Iterator[F
 
 
 def cache(examined: Examined) -> Iterator[Finding]:
-    """`cache.clear()` is FLUSHDB."""
-    where = conf.settings().REDIS
+    """Whether a Django cache is in the same Redis database: `cache.clear()` is FLUSHDB."""
+    where = [conf.settings().REDIS, *(buffer.option("REDIS") for buffer in examined.buffers)]
     why = "cache.clear() on it is FLUSHDB: it deletes each write that is not in the database yet."
     for alias in sorted(django_settings.CACHES):
         other = _client_of_cache(alias)
         if other is None or not server.is_same_database(examined.client, other):
             continue
-        if alias == where and alias != "default":
+        if alias in where and alias != "default":
             yield warning(
                 110,
                 f"The pending writes are in the database of the cache {alias!r}.",
@@ -322,19 +355,20 @@ def cache(examined: Examined) -> Iterator[Finding]:
 
 
 def _client_of_cache(alias: str) -> redis.Redis | None:
-    """A client for the Redis of a cache; None where it has none."""
+    """Return a client for the Redis of a cache, or None if the cache is not in Redis."""
     found: Any
     try:
         found = get_redis_connection(alias, write=True)
-    except (InvalidCacheBackendError, ImportError, ImproperlyConfigured):  # it works for nobody
+    except (InvalidCacheBackendError, ImportError, ImproperlyConfigured):  # the cache is broken
         return None
-    except NotImplementedError:  # it is not of django-redis
+    except NotImplementedError:  # not a cache of django-redis
         get_client = getattr(getattr(caches[alias], "_cache", None), "get_client", None)
         found = get_client(write=True) if get_client else None
     return found if isinstance(found, redis.Redis) else None
 
 
-EXAMINATIONS = {
+Examination = Callable[[Examined], Iterator[Finding]]
+EXAMINATIONS: dict[str, Examination] = {
     "latency": latency,
     "rights": access,
     "INFO": asking,
@@ -347,5 +381,5 @@ EXAMINATIONS = {
     "clock": clock,
     "caches": cache,
 }
-# Those that are nothing without INFO.
+# These examinations need INFO.
 BY_INFO = ("eviction", "persistence", "memory", "cluster")

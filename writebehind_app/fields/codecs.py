@@ -1,6 +1,6 @@
-"""How the values of Django's own fields become text, and values again.
+"""Encode the values of Django's own fields as JSON texts, and decode them.
 
-A text is JSON. What a field, or its type in the database, refuses is refused at the call.
+A value that the field, or its column, would refuse is refused here, at the call.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from django.db import connections, models
 from django.db.models.fields.files import FieldFile
 from django.utils import timezone
 
+from writebehind_app.english import counted
 from writebehind_app.fields.limits import (
     NUL_ERROR,
+    excerpt,
     refuse_deep,
     refuse_expression,
     refuse_null,
-    shown,
     text_encoder,
 )
 
@@ -40,18 +41,18 @@ INT64 = (-(2**63), 2**63 - 1)
 
 
 class Codec(NamedTuple):
-    """How values that are not None travel."""
+    """The codec of a field, for values that are not None."""
 
-    encode: Encode  # of every value that the field takes
+    encode: Encode  # takes every value that the field takes
     decode: Decode
-    prepare: Decode | None = None  # for the database, where `decode` does not do
-    # Nearly all values are of one type. `text` encodes those of exactly this type, and no others.
+    prepare: Decode | None = None  # decodes for the database, if that needs another value
+    # Nearly all values are of one type. `text` encodes values of exactly this type, and is faster.
     plain: type | None = None
     text: Encode = str
 
 
 def codec(field: models.Field[Any, Any], using: str) -> Codec | None:
-    """The codec of a field; None for a field that is none of Django's."""
+    """The codec of a field; None if the field is not one of Django's own."""
     for kinds, make in _MAKERS:
         if isinstance(field, kinds):
             return make(field, using)
@@ -71,7 +72,7 @@ def _string(field: models.Field[Any, Any], using: str) -> Codec:
 
 
 def _text(text: str) -> str:
-    # As almost always, nothing is escaped.
+    # The common case: nothing is escaped.
     if "\\" not in text and text[:1] == '"' == text[-1:] and len(text) > 1:
         return text[1:-1]
     value = json.loads(text)
@@ -83,7 +84,7 @@ def _text(text: str) -> str:
 def _ip(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
         value = field.to_python(value)
-        if not value:  # as in the ORM
+        if not value:  # the ORM does the same
             return NULL if field.null else refuse_null()
         for validate in field.default_validators:
             validate(value)
@@ -106,7 +107,7 @@ def _file(field: models.Field[Any, Any], using: str) -> Codec:
             value = value.name or ""
         if not isinstance(value, str):
             raise ValidationError(
-                f"{shown(value)} is not the name of a file in the storage.", code="invalid"
+                f"{excerpt(value)} is not the name of a file in the storage.", code="invalid"
             )
         return names.encode(value)
 
@@ -114,7 +115,7 @@ def _file(field: models.Field[Any, Any], using: str) -> Codec:
 
 
 def _within(text: str, ends: str = '""') -> str:
-    """What is between the ends, which somebody else may not have written."""
+    """The text between the quotes or brackets. A ValueError if they are missing."""
     if len(text) < 2 or text[0] + text[-1] != ends:
         raise ValueError(f"{text[:100]!r} is not between {ends[0]} and {ends[1]}")
     return text[1:-1]
@@ -124,25 +125,31 @@ def _within(text: str, ends: str = '""') -> str:
 
 
 def refuse_immense(value: Any) -> None:
-    """No field has so many digits, and int() takes minutes for Decimal("1e999999")."""
+    """Refuse numbers with too many digits for any field: int(Decimal("1e999999")) takes minutes."""
     if isinstance(value, decimal.Decimal) and value.is_finite() and value.adjusted() > MOST_DIGITS:
-        raise ValidationError(f"{shown(value, str)} is more than a field can hold.", code="range")
+        raise ValidationError(f"{excerpt(value, str)} is more than a field can hold.", code="range")
 
 
 MOST_DIGITS = 2000
 
 
-def _integer(field: models.Field[Any, Any], using: str) -> Codec:
+def integer_range(field: models.Field[Any, Any], using: str) -> tuple[int, int]:
+    """The least and the greatest whole number that a field can hold."""
     least, most = INT64
     with suppress(KeyError):  # a type of the project's own
         low, high = connections[using].ops.integer_field_range(field.get_internal_type())
         least, most = max(least, low), min(most, high)
+    return least, most
+
+
+def _integer(field: models.Field[Any, Any], using: str) -> Codec:
+    least, most = integer_range(field, using)
     is_auto = isinstance(field, models.AutoField)
 
     def encode(value: Any) -> str:
         if type(value) is not int:
             refuse_immense(value)
-            whole = int(field.to_python(value))  # of a member of an enum, or a bool
+            whole = int(field.to_python(value))  # int(): it may be a bool or a member of an enum
             if whole != value and isinstance(value, Number):
                 raise ValidationError(f"{value} is not a whole number.", code="invalid")
             value = whole
@@ -151,14 +158,28 @@ def _integer(field: models.Field[Any, Any], using: str) -> Codec:
     def text(value: int) -> str:
         if not least <= value <= most:
             raise ValidationError(
-                f"Ensure this value is between {least} and {most} (it is {shown(value, str)}).",
+                f"Ensure this value is between {least} and {most} (it is {excerpt(value, str)}).",
                 code="range",
             )
         if is_auto and value == 0:
-            connections[using].ops.validate_autopk_value(value)  # MariaDB's take none
+            connections[using].ops.validate_autopk_value(value)  # MariaDB refuses 0
         return str(value)
 
     return Codec(encode, int, plain=int, text=text)
+
+
+def finite_float(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a number a database keeps")
+    return value
+
+
+def finite_decimal(text: str) -> decimal.Decimal:
+    value = decimal.Decimal(text)
+    if not value.is_finite():
+        raise ValueError(f"{text} is not a number a database keeps")
+    refuse_immense(value)
+    return value
 
 
 _BOOLEANS = {"true": True, "false": False}
@@ -194,14 +215,14 @@ def _decimal(field: models.Field[Any, Any], using: str) -> Codec:
     digits, places = field.max_digits, field.decimal_places
 
     def decode(text: str) -> decimal.Decimal:
-        return _finite_decimal(_within(text))
+        return finite_decimal(_within(text))
 
-    if digits is None or places is None:  # as many as the value has; from Django 6.1 on
+    if digits is None or places is None:  # no limit, from Django 6.1 on
         return Codec(lambda value: f'"{field.to_python(value)}"', decode)
 
     whole = digits - places
     step = decimal.Decimal(1).scaleb(-places)
-    # The ORM leaves a float to the database to round; only SQLite's is rounded by Django.
+    # Django rounds a float for SQLite. The other databases round it themselves, in another way.
     by_database = connections[using].vendor != "sqlite"
     context = decimal.Context(
         prec=digits + 1,
@@ -215,17 +236,18 @@ def _decimal(field: models.Field[Any, Any], using: str) -> Codec:
         rounded = given.quantize(step, context=context) if fits else given
         if rounded and rounded.adjusted() >= whole:
             raise ValidationError(
-                f"Ensure that there are no more than {whole} digits before the decimal point "
-                f"(it is {given}).",
+                f"Ensure that there are no more than {counted(whole, 'digit')} before the "
+                f"decimal point (it is {given}).",
                 code="max_whole_digits",
             )
-        # A float is never exact; of everything else, nothing is rounded away.
+        # A float is never exact, and may be rounded. No other value may.
         if rounded != given and not isinstance(value, float):
             raise ValidationError(
-                f"Ensure that there are no more than {places} decimal places (it is {given}).",
+                f"Ensure that there are no more than {counted(places, 'decimal place')} "
+                f"(it is {given}).",
                 code="max_decimal_places",
             )
-        return f'"{rounded if rounded else abs(rounded):f}"'  # -0 is 0, in a key too
+        return f'"{rounded if rounded else abs(rounded):f}"'  # -0 and 0 are the same key
 
     return Codec(encode, decode)
 
@@ -240,12 +262,12 @@ def _datetime(field: models.Field[Any, Any], using: str) -> Codec:
     def text(value: datetime.datetime) -> str:
         if settings.USE_TZ:
             if timezone.is_naive(value):
-                # It gets the time zone as it would in the ORM, warning included.
+                # As in the ORM: the default time zone, and a warning.
                 value = field.get_prep_value(value)
             value = value.astimezone(datetime.UTC)
         elif timezone.is_aware(value):
             raise ValidationError(f"{value} has a time zone, but USE_TZ is False.", code="aware")
-        # Always as long, so that texts are in the order of the times.
+        # Always with microseconds: so the texts sort as the times do.
         return f'"{value.isoformat(timespec="microseconds")}"'
 
     def decode(text: str) -> datetime.datetime:
@@ -297,7 +319,7 @@ def _uuid(field: models.Field[Any, Any], using: str) -> Codec:
 def _binary(field: models.Field[Any, Any], using: str) -> Codec:
     def encode(value: Any) -> str:
         if not isinstance(value, BYTES):
-            raise ValidationError(f"{shown(value)} is not bytes.", code="invalid")
+            raise ValidationError(f"{excerpt(value)} is not bytes.", code="invalid")
         return f'"{base64.b64encode(value).decode()}"'
 
     return Codec(encode, lambda text: base64.b64decode(_within(text), validate=True))
@@ -308,7 +330,7 @@ _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _json(field: models.Field[Any, Any], using: str) -> Codec:
-    """`[value]` for a value, so that it can be JSON's null, which is not SQL's NULL."""
+    """A value travels as `[value]`. So JSON's null is `[null]`, and SQL's NULL is `null`."""
     assert isinstance(field, models.JSONField)
     json_null = models.Value(None, models.JSONField())
     refuse_nul = connections[using].vendor == "postgresql"
@@ -332,7 +354,7 @@ def _json(field: models.Field[Any, Any], using: str) -> Codec:
             text.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValidationError(
-                f"This is not JSON: {shown(error, str)}.", code="invalid"
+                f"This is not JSON: {excerpt(error, str)}.", code="invalid"
             ) from None
         if refuse_nul and "\\u0000" in text and _NUL_IN_JSON.search(text):
             raise ValidationError(NUL_ERROR, code="nul")
@@ -365,60 +387,4 @@ _MAKERS: tuple[tuple[type | tuple[type, ...], _Make], ...] = (
     (models.UUIDField, _uuid),
     (models.BinaryField, _binary),
     (models.JSONField, _json),
-)
-
-
-# Many at once
-#
-# JSON reads the texts of a whole entry faster than those of each field.
-
-
-class Loader(NamedTuple):
-    """How what JSON has read becomes a value."""
-
-    read: type  # what JSON reads of a value
-    load: Callable[[Any], Any] | None  # what makes a value of that; None where it is the value
-
-
-def loader(field: models.Field[Any, Any], using: str) -> Loader | None:
-    """The loader of a field of Django's own; None where only the text can tell."""
-    if isinstance(field, models.JSONField):
-        return Loader(list, _inner) if field.decoder is None else None
-    for kinds, read, load in _LOADERS:
-        if isinstance(field, kinds):
-            return Loader(read, load)
-    return None
-
-
-def finite_float(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is not a number a database keeps")
-    return value
-
-
-def _finite_decimal(text: str) -> decimal.Decimal:
-    value = decimal.Decimal(text)
-    if not value.is_finite():
-        raise ValueError(f"{text} is not a number a database keeps")
-    refuse_immense(value)
-    return value
-
-
-def _inner(value: Any) -> Any:
-    (inner,) = value
-    return inner
-
-
-_LOADERS: tuple[tuple[Any, type, Callable[[Any], Any] | None], ...] = (
-    ((models.CharField, models.TextField, models.FilePathField, models.FileField), str, None),
-    (models.GenericIPAddressField, str, None),
-    (models.BooleanField, bool, None),
-    ((models.IntegerField, models.AutoField), int, None),
-    (models.FloatField, float, finite_float),
-    (models.DecimalField, str, _finite_decimal),
-    (models.DateTimeField, str, datetime.datetime.fromisoformat),
-    (models.DateField, str, datetime.date.fromisoformat),
-    (models.TimeField, str, datetime.time.fromisoformat),
-    (models.DurationField, int, MICROSECOND.__mul__),
-    (models.UUIDField, str, uuid.UUID),
 )

@@ -14,10 +14,12 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import models
 
-from writebehind_app.fields.codecs import NULL, Codec, Decode, Encode, Loader, codec, loader
+from writebehind_app.fields.codecs import NULL, Codec, Decode, Encode, codec
 from writebehind_app.fields.custom import own_codec, own_methods
-from writebehind_app.fields.limits import refuse_expression, refuse_null, shown
-from writebehind_app.fields.operations import Kind, kind_of, range_of
+from writebehind_app.fields.kinds import Kind, kind_of
+from writebehind_app.fields.limits import REFUSALS, excerpt, refusal, refuse_expression, refuse_null
+from writebehind_app.fields.loaders import Loader, loader
+from writebehind_app.fields.operations import range_of
 
 NOT_FOR_KEYS = (models.FloatField, models.JSONField, models.BinaryField)  # no reliable equality
 _LOCAL_ONLY = ("django.contrib.postgres.", "django.contrib.gis.")  # no codec for their values
@@ -34,19 +36,19 @@ class Column:
     field: models.Field[Any, Any]
     name: str
     attname: str
-    encode: Encode  # value → text; raises for what is not a value of the field
+    encode: Encode  # value → text; raises an error if the field does not take the value
     plain: type | None  # the type of nearly all values
-    text: Encode  # the same as `encode`, of values of exactly this type
+    text: Encode  # the same as `encode`, for values of exactly the type `plain`
     decode: Decode  # text → value, as an instance holds it
-    prepare: Decode  # text → value, as it is handed to the database
-    exact: bool  # what is read and written back is what was stored
+    prepare: Decode  # text → value, as the database takes it
+    exact: bool  # a stored value that is read and written back does not change
     kind: Kind | None  # the numbers that operations work on
     range: tuple[int, int]  # of those numbers
-    loader: Loader | None  # decodes as well; None where only `decode` can
+    loader: Loader | None  # decodes many values at once; None if only `decode` can
 
 
 def column(field: models.Field[Any, Any], using: str) -> Column:
-    """The column of a field in that database, or Unsupported."""
+    """The column of a field in a database. Raises `Unsupported` if there can be none."""
     if isinstance(field, models.GeneratedField):
         raise Unsupported("the database computes it")
     if any(kind.__module__.startswith(_LOCAL_ONLY) for kind in type(field).__mro__):
@@ -65,7 +67,8 @@ def column(field: models.Field[Any, Any], using: str) -> Column:
         encode = _related(field, encode)
     if django_codec or target is not field:
         encode, decode, prepare = _nullable(field, encode), _optional(decode), _optional(prepare)
-    # JSON's null is read as NULL is, SQLite rounds decimals, and of others one cannot know.
+    # JSON's null is read as if it were NULL. SQLite rounds decimals. A project's own field may do
+    # anything.
     exact = bool(django_codec) and not isinstance(target, models.JSONField | models.DecimalField)
     return Column(
         field,
@@ -79,8 +82,21 @@ def column(field: models.Field[Any, Any], using: str) -> Column:
         exact,
         kind_of(field),
         range_of(field, using),
-        loader(target, using) if django_codec else None,
+        loader(target) if django_codec else None,
     )
+
+
+def encoded(column: Column, value: Any) -> str:
+    """The text of a value. Raises a ValidationError that names the field."""
+    try:
+        return column.encode(value)
+    except REFUSALS as error:
+        raise refused(column, value, error) from error
+
+
+def refused(column: Column, value: Any, error: Exception) -> ValidationError:
+    """The ValidationError of a field that refuses a value, or an operation."""
+    return ValidationError({column.name: refusal(column.field, value, error)})
 
 
 # None, expressions, and related objects
@@ -93,14 +109,14 @@ def _nullable(field: models.Field[Any, Any], encode: Encode) -> Encode:
     null = '""' if isinstance(field, models.FileField) else NULL
     takes_values = isinstance(field, models.JSONField)
 
-    def encoded(value: Any) -> str:
+    def encode_or_null(value: Any) -> str:
         if value is None:
             return null if field.null else refuse_null()
         if type(value) not in _PLAIN and not takes_values:
             refuse_expression(value)
         return encode(value)
 
-    return encoded
+    return encode_or_null
 
 
 def _optional(decode: Decode) -> Decode:
@@ -108,20 +124,21 @@ def _optional(decode: Decode) -> Decode:
 
 
 def _related(field: models.Field[Any, Any], encode: Encode) -> Encode:
-    """A foreign key takes what the key it points to takes, or an instance that has one."""
+    """A foreign key takes a value of its target field, or an instance of the related model."""
     assert isinstance(field, models.ForeignKey)
     related: Any = field.related_model._meta.concrete_model
     attname = field.target_field.attname
 
-    def encoded(value: Any) -> str:
+    def encode_key(value: Any) -> str:
         if isinstance(value, models.Model):
             if not isinstance(value, related):
                 raise ValidationError(
-                    f"{shown(value)} must be an instance of {related._meta.label}.", code="invalid"
+                    f"{excerpt(value)} must be an instance of {related._meta.label}.",
+                    code="invalid",
                 )
             value = getattr(value, attname)
             if value is None:
                 raise ValidationError("The related object is not saved.", code="unsaved")
         return encode(value)
 
-    return encoded
+    return encode_key

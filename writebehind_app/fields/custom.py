@@ -1,4 +1,4 @@
-"""Fields of a project's own, which convert values by Django's rules."""
+"""Encode and decode the values of a project's own fields, by the conversions of the field."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from django.core.exceptions import ValidationError
 from django.db import connections, models
 
 from writebehind_app.fields.codecs import BYTES, MICROSECOND, NULL, Decode, Encode
-from writebehind_app.fields.limits import refuse_expression, refuse_null, shown, text_encoder
+from writebehind_app.fields.limits import excerpt, refuse_expression, refuse_null, text_encoder
 
 
 def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode]:
-    """What the field prepares for the database travels, and comes back as it would from there.
-    What becomes of None is for the field to say."""
+    """Encode what the field prepares for the database, and decode it as if it came from there. The
+    field itself decides about None."""
     connection = connections[using]
     by_backend = not own_methods(field).isdisjoint(("get_db_prep_value", "get_db_prep_save"))
     from_db_value = getattr(field, "from_db_value", None)
@@ -40,8 +40,8 @@ def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
             text.encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValidationError(
-                f"{type(field).__name__} prepares {shown(prepared)}, which cannot be carried as "
-                f"JSON: {shown(error, str)}.",
+                f"{type(field).__name__} prepares {excerpt(prepared)}, which cannot be carried as "
+                f"JSON: {excerpt(error, str)}.",
                 code="invalid",
             ) from None
         if isinstance(prepared, str):
@@ -58,7 +58,7 @@ def own_codec(field: models.Field[Any, Any], using: str) -> tuple[Encode, Decode
 
 
 def own_methods(field: models.Field[Any, Any]) -> set[str]:
-    """The methods by which a field converts values otherwise than Django's field that it is."""
+    """The methods for converting values that a project has overridden in its field class."""
     own: set[str] = set()
     for kind in type(field).__mro__:
         if kind.__module__.startswith("django.db.models."):

@@ -1,8 +1,8 @@
-"""The plain values of entries, from the numbered texts that entries keep.
+"""Decode the numbered texts that entries keep into plain values.
 
-JSON reads the texts of several fields, or of one field of many entries, faster than text by text.
-What it reads then is checked by type. Where that does not do, each field decodes its own text: the
-error is that of the field.
+To parse the texts of several fields at once, or of one field of many entries, is faster than to
+parse each. Then the types of the parsed values are checked. If a type is wrong, each field decodes
+its own text, and raises its own error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from writebehind_app.fields.limits import REFUSALS
 if TYPE_CHECKING:
     from writebehind_app.fields.layout import Layout
 
-_TOGETHER = 8  # entries that it takes to be faster
+_TOGETHER = 8  # entries; with fewer, to decode them together is not faster
 _json = itemgetter(slice(DIGITS, None))  # of a numbered value
 _scan = JSONDecoder().scan_once  # type: ignore[attr-defined]
 
@@ -48,7 +48,7 @@ def decoded(
                         found[column.attname] = column.prepare(text)
                 return found
         except (StopIteration, *REFUSALS):
-            pass  # one by one: the error is that of a field
+            pass  # decode one by one: a field raises its own error
     return {
         column.attname: (column.prepare if to_store else column.decode)(text)
         for column, text in zip(shape.columns, texts, strict=True)
@@ -56,14 +56,16 @@ def decoded(
 
 
 def decoded_together(layout: Layout, entries: Sequence[Entry]) -> list[dict[str, Any] | None]:
-    """The plain values of many entries, as the database takes them: field by field, which is
-    faster. None for an entry that has to be decoded by itself."""
+    """The plain values of many entries, as the database takes them, decoded field by field. None
+    for an entry that has to be decoded by itself."""
     found: list[dict[str, Any] | None] = [None] * len(entries)
     alike: dict[tuple[str, ...], list[int]] = {}
     for i, entry in enumerate(entries):
         alike.setdefault(tuple(entry.values), []).append(i)
+    others: list[int] = []
     for names, places in alike.items():
         if len(places) < _TOGETHER or not names:
+            others += places
             continue
         shape = layout.shape(names)
         rows = [entries[i].values.values() for i in places]
@@ -75,11 +77,43 @@ def decoded_together(layout: Layout, entries: Sequence[Entry]) -> list[dict[str,
             attnames = shape.attnames
             for i, row in zip(places, zip(*columns, strict=True), strict=True):
                 found[i] = dict(zip(attnames, row, strict=True))
+    if len(others) >= _TOGETHER:
+        _decode_others(layout, entries, others, found)
     return found
 
 
+def _decode_others(
+    layout: Layout,
+    entries: Sequence[Entry],
+    places: Sequence[int],
+    found: list[dict[str, Any] | None],
+) -> None:
+    """Decode entries that set different fields."""
+    by_name: dict[str, tuple[list[int], list[str]]] = {}
+    for i in places:
+        found[i] = {}
+        for name, value in entries[i].values.items():
+            if name not in by_name:
+                by_name[name] = ([], [])
+            own, texts = by_name[name]
+            own.append(i)
+            texts.append(value[DIGITS:])
+    for name, (own, texts) in by_name.items():
+        column = layout.columns[name]
+        values = _column(column, texts)
+        if values is None:
+            for i in own:
+                found[i] = None
+            continue
+        attname = column.attname
+        for i, value in zip(own, values, strict=True):
+            row = found[i]
+            if row is not None:
+                row[attname] = value
+
+
 def _column(column: Column, texts: list[str]) -> Sequence[Any] | None:
-    """The values of one field; None where the texts have to be decoded one by one."""
+    """The values of one field; None if the texts have to be decoded one by one."""
     loader, joined = column.loader, f"[{','.join(texts)}]"
     if loader is None or (loader.read is list and "[null]" in texts):
         return None
@@ -105,7 +139,7 @@ class Shape:
         self.columns = columns
         self.attnames = [column.attname for column in columns]
         loaders = [column.loader for column in columns]
-        # What JSON reads of each; () where only the fields can tell.
+        # The type that JSON reads for each field; () if one of the fields has no loader.
         self.types = () if None in loaders else tuple(each.read for each in loaders if each)
         self.loads = [
             (column.attname, column.loader.load)

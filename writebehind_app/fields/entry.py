@@ -1,17 +1,17 @@
 """The pending state of one row, as plain data.
 
-A number says when a write was accepted: microseconds by Redis' clock, raised so that they only
-grow. Numbers order the writes of a shard, and they are what a fence compares.
+Each write has a number: the time in microseconds by Redis' clock, raised so that numbers only grow.
+Numbers order the writes of a shard, and fences compare them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, KeysView, Mapping, Sequence
 from json.encoder import encode_basestring as json_string
 from typing import Any, NamedTuple
 
-SIGNS = "+><&"  # what the text of an operation begins with; JSON never does
+SIGNS = "+><&"  # the text of an operation begins with one of these; JSON never does
 
 
 # A value as an entry keeps it: the number of the write that set it, in 16 digits, and its JSON.
@@ -21,7 +21,7 @@ _GREATEST = 10**DIGITS - 1
 
 
 def numbered(number: int, text: str) -> Numbered:
-    """A JSON text with its number, which somebody else may have made too long."""
+    """A JSON text with its number. A number that is too long is cut to the greatest one."""
     return f"{min(number, _GREATEST):0{DIGITS}}{text}"
 
 
@@ -31,47 +31,47 @@ def number_of(value: Numbered) -> int:
 
 
 class Segment(NamedTuple):
-    """One operation on a field, or several that were merged into one."""
+    """One operation on a field, or several that were joined to one."""
 
     first: int  # the number of the first write in it
-    last: int  # and of the last one
-    sign: str  # "+" Add, ">" Max, "<" Min, "&" Merge, "=" see `operations.normal_form`
-    kind: str  # how the operand is written, see `operations.Kind`
+    last: int  # the number of the last write in it
+    sign: str  # "+" Add, ">" Max, "<" Min, "&" Merge
+    kind: str  # how the operand is written, see `kinds.Kind`
     operand: str
+
+    def has_set(self, numbers: Iterable[int]) -> bool:
+        """Whether it is a Merge that has set a key under one of these numbers."""
+        return self.sign == "&" and any(self.first <= number <= self.last for number in numbers)
 
 
 Segments = tuple[Segment, ...]
 
 
 class Entry(NamedTuple):
-    """What is pending, or in flight, for one row, one entity of metadata, or one record.
+    """One unflushed entry: of a row, of an entity of metadata, or of a record.
 
-    Of a row, the names are those of its fields. Of an entity they are its meta keys in JSON, and
-    each stands for a row of its own; `EntityLayout.row_entries` takes them apart.
+    In the entry of a row, the names are its fields. In the entry of an entity, they are its meta
+    keys as JSON. Each meta key is a row; `EntityLayout.row_entries` splits the entry.
     """
 
-    id: str  # the key as text; of a record, its number
+    id: str  # the key as text; for a record, its number
     first: int  # the number of the first write after the last delete
     last: int  # the number of the last write
-    deleted: int = 0  # the number of the last delete: the stored row goes first
+    deleted: int = 0  # the number of the last delete: the stored row is deleted first
     values: dict[str, Numbered] = {}
-    operations: dict[str, Segments] = {}  # those after the value
-    merges: dict[str, dict[str, Numbered]] = {}  # keys that a Merge sets, in JSON
-    apart: dict[str, Segments] = {}  # operations that the value holds: they count if it is void
-    tombstones: dict[str, int] = {}  # meta keys whose row goes first, and when
-    firsts: dict[str, int] = {}  # when the row of a meta key came to be
-    version: int = 0  # of the declaration, when it was written
-    older: tuple[Entry, ...] = ()  # what was written under other versions, in order
+    operations: dict[str, Segments] = {}  # the operations after the value
+    merges: dict[str, dict[str, Numbered]] = {}  # the keys that a Merge sets, as JSON
+    tombstones: dict[str, int] = {}  # meta keys whose row is deleted first: the delete's number
+    firsts: dict[str, int] = {}  # meta keys: the number of the write that created the row
+    version: int = 0  # the version of the declaration that wrote it
+    older: tuple[Entry, ...] = ()  # what other versions wrote before, in order
     once: tuple[str, ...] = ()  # digests of the idempotency keys of its writes
-    broken: str = ""  # why it cannot be understood
-    no: int = 0  # names the entry: a write after it was claimed begins another one
-    head: str = ""  # differs after each write
-    writes: int = 1  # how many are in it
-    since: int = 0  # when the first of them came
+    broken: str = ""  # why it cannot be read
+    since: int = 0  # the number of its first write; after a claim, a write begins a new entry
 
     @property
     def exists(self) -> bool:
-        """Whether something was written after the delete, so that there is a row afterwards."""
+        """Whether there is a row afterwards: something was written after the last delete."""
         return self.last > self.deleted
 
     def names(self) -> KeysView[str]:
@@ -81,7 +81,7 @@ class Entry(NamedTuple):
         return {**self.values, **self.operations, **self.tombstones}.keys()
 
     def texts(self) -> dict[str, str]:
-        """What it writes, for people who see what could not be understood."""
+        """What the entry writes, as raw texts: for people, where it cannot be decoded."""
         if self.broken:
             return self.values
         found = {name: value[DIGITS:] for name, value in self.values.items()}
@@ -93,13 +93,36 @@ class Entry(NamedTuple):
         return found | {name: "!" for name in self.tombstones if name not in found}
 
     def number_of(self, name: str) -> int:
-        """The number of the last write to a field; 0 for none."""
+        """The number of the last write to a field; 0 if there is none."""
         value, segments = self.values.get(name), self.operations.get(name)
-        others = (*self.apart.get(name, ()), *(segments or ()))
-        return max(number_of(value) if value else 0, *(s.last for s in others), 0)
+        return max(number_of(value) if value else 0, *(s.last for s in segments or ()), 0)
+
+    def numbers(self) -> set[int]:
+        """The numbers of what it writes. For operations that were joined, the last number."""
+        found = {*map(number_of, self.values.values())}
+        found |= {each.last for segments in self.operations.values() for each in segments}
+        return found | {
+            number_of(value) for keys in self.merges.values() for value in keys.values()
+        }
+
+    def part(self, counts: Callable[[int], bool]) -> Entry:
+        """The entry with what was written under the numbers that count."""
+        operations: dict[str, Segments] = {}
+        merges: dict[str, dict[str, Numbered]] = {}
+        for name, segments in self.operations.items():
+            keys = {k: v for k, v in self.merges.get(name, {}).items() if counts(number_of(v))}
+            # Keys have numbers of their own. A Merge that set any of them counts, too.
+            numbers = [*map(number_of, keys.values())]
+            kept = tuple(s for s in segments if counts(s.last) or s.has_set(numbers))
+            if kept:
+                operations[name] = kept
+            if keys:
+                merges[name] = keys
+        values = {name: v for name, v in self.values.items() if counts(number_of(v))}
+        return self._replace(values=values, operations=operations, merges=merges)
 
     def only(self, names: Iterable[str]) -> Entry:
-        """The entry with these fields alone."""
+        """The entry with these fields only."""
         kept = set(names)
         if self.values.keys() <= kept and self.operations.keys() <= kept:
             return self
@@ -107,14 +130,13 @@ class Entry(NamedTuple):
             values={name: v for name, v in self.values.items() if name in kept},
             operations={name: s for name, s in self.operations.items() if name in kept},
             merges={name: m for name, m in self.merges.items() if name in kept},
-            apart={name: s for name, s in self.apart.items() if name in kept},
         )
 
 
 def entry_of(
     id: str, texts: Mapping[str, str], number: int, *, delete: bool = False, **more: Any
 ) -> Entry:
-    """The entry of a single write: texts as `Layout.encode` makes them."""
+    """The entry of a single write, from texts that `Layout.encode` made."""
     values: dict[str, Numbered] = {}
     operations: dict[str, Segments] = {}
     merges: dict[str, dict[str, Numbered]] = {}
@@ -146,17 +168,22 @@ def entry_of(
 
 
 def merge_name(field: str, key: str) -> str:
-    """The name of a key that a Merge sets in a field; the key is JSON."""
+    """The name in an entry for a key that a Merge sets. The key is JSON."""
     return f"&{field}:{key}"
 
 
+def field_of(name: str) -> str:
+    """The field or meta key that a name in the texts of a write belongs to."""
+    return name[1:].partition(":")[0] if name[:1] == "&" else name
+
+
 def merge_key(key: str) -> str:
-    """A key of a JSON object as it stands in the name of a merge."""
+    """A key of a JSON object, as `merge_name` takes it."""
     return json_string(key)
 
 
 def combined(entries: Sequence[Entry]) -> Entry:
-    """One entry of one row in place of several, in the order of their writes."""
+    """Join several entries of one row, given in the order of their writes."""
     found = entries[0]
     for later in entries[1:]:
         found = _followed(found, later)
@@ -166,17 +193,16 @@ def combined(entries: Sequence[Entry]) -> Entry:
 def _followed(entry: Entry, later: Entry) -> Entry:
     once = tuple(dict.fromkeys((*entry.once, *later.once)))
     if later.deleted:
-        return later._replace(once=once, since=entry.since, writes=entry.writes + later.writes)
+        return later._replace(once=once, since=entry.since)
     values, operations = dict(entry.values), dict(entry.operations)
-    merges, apart, firsts = dict(entry.merges), dict(entry.apart), dict(entry.firsts)
+    merges, firsts = dict(entry.merges), dict(entry.firsts)
     for name in later.tombstones:
         values.pop(name, None)
         firsts.pop(name, None)
     for name in (*later.values, *later.tombstones):
-        for of_before in (operations, merges, apart):
-            of_before.pop(name, None)
+        operations.pop(name, None)
+        merges.pop(name, None)
     values |= later.values
-    apart |= later.apart
     for name, segments in later.operations.items():
         operations[name] = (*operations.get(name, ()), *segments)
     for name, keys in later.merges.items():
@@ -187,12 +213,10 @@ def _followed(entry: Entry, later: Entry) -> Entry:
         values=values,
         operations=operations,
         merges=merges,
-        apart=apart,
         tombstones={**entry.tombstones, **later.tombstones},
         firsts={**later.firsts, **firsts},
         once=once,
         since=entry.since,
-        writes=entry.writes + later.writes,
     )
 
 
@@ -213,8 +237,10 @@ def _parts(entry: Entry) -> dict[str, Any]:
 
 
 def loaded(text: str) -> Entry:
-    """The entry that `dumped` wrote, also in another release, unless that says what this one has no
-    name for; TypeError or ValueError for anything else."""
+    """The entry that `dumped` wrote. Raises TypeError or ValueError for any other text.
+
+    Another release may have written it, if it uses no names that this release does not know.
+    """
     return _entry(json.loads(text))
 
 
@@ -233,16 +259,15 @@ def _entry(parts: Any) -> Entry:
             raise TypeError(f"This is no value: {value!r}.")
     return entry._replace(
         operations={name: tuple(map(_segment, s)) for name, s in entry.operations.items()},
-        apart={name: tuple(map(_segment, s)) for name, s in entry.apart.items()},
         older=tuple(map(_entry, entry.older)),
         once=tuple(entry.once),
     )
 
 
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("id", "broken", "head"), str),
-    **dict.fromkeys(("first", "last", "deleted", "version", "no", "writes", "since"), int),
-    **dict.fromkeys(("values", "operations", "merges", "apart", "tombstones", "firsts"), dict),
+    **dict.fromkeys(("id", "broken"), str),
+    **dict.fromkeys(("first", "last", "deleted", "version", "since"), int),
+    **dict.fromkeys(("values", "operations", "merges", "tombstones", "firsts"), dict),
     **dict.fromkeys(("older", "once"), list),
 }
 

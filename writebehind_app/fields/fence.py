@@ -1,7 +1,7 @@
-"""What was written to a row past Redis, and what of its pending writes counts after that.
+"""A fence: what was written to a row past Redis, and so which pending writes still count.
 
-A write past the buffer goes to the database at once, while older ones may wait in Redis. It leaves
-a fence: the number up to which those are void, for the row or for each field.
+A write past Redis goes to the database at once, while older writes may wait in Redis. Its fence
+keeps the number up to which these are void, for the whole row or for each field.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from writebehind_app.fields.columns import Column
     from writebehind_app.fields.layout import Layout
 
-_MOST = 20  # operations on a field whose numbers are told apart
+_MOST = 20  # operations on a field; if there are more, some are joined and share a number
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What is void of the pending writes to a row."""
+    """Which pending writes to a row are void."""
 
     last: int = 0  # the number of the last write past Redis
-    row: int = 0  # all up to it is void
-    values: Mapping[str, int] = field(default_factory=dict)  # by field: its values up to it are
-    # What was carried out on the stored values since. It is carried out on a pending value as well,
-    # if that is older.
+    row: int = 0  # all writes up to this number are void
+    values: Mapping[str, int] = field(default_factory=dict)  # by field: writes up to it are void
+    # Operations that were carried out on the stored values. They are carried out again on a pending
+    # value that is older than they are.
     operations: Mapping[str, Segments] = field(default_factory=dict)
     merges: Mapping[str, Mapping[str, Numbered]] = field(default_factory=dict)
 
@@ -49,7 +49,7 @@ class Fence:
         return max(self.row, self.values.get(name, 0))
 
     def with_write(self, entry: Entry, number: int, *, whole: bool = False) -> Fence:
-        """The fence after one more write; `whole` if it says all there is of the row."""
+        """The fence after one more write past Redis. With `whole`, nothing older counts."""
         if whole or entry.deleted:
             return Fence(number, number)
         values, operations = dict(self.values), dict(self.operations)
@@ -67,17 +67,19 @@ class Fence:
         return Fence(number, self.row, values, operations, merges)
 
     def joined(self, other: Fence) -> Fence:
-        """The fence of a row with that of all rows of its entity."""
+        """The fence of a row, joined with the fence of its whole entity."""
         return replace(self, last=max(self.last, other.last), row=max(self.row, other.row))
 
     def left_of(self, layout: Layout, entry: Entry, row: Mapping[str, Any] | None) -> Entry | None:
-        """What counts of an entry; None for nothing. The row is as it is stored, with what was
-        written past Redis."""
+        """What the fence leaves of an entry; None if nothing counts.
+
+        `row` is the stored row. It contains what was written past Redis.
+        """
         values: dict[str, Numbered] = {}
         operations: dict[str, Segments] = {}
         merges: dict[str, dict[str, Numbered]] = {}
         deleted = entry.deleted if entry.deleted > self.row else 0
-        # The row goes, and what was written past Redis makes a new one.
+        # The entry deletes the row, and a later write past Redis makes it again.
         anew = deleted and self.last > deleted and row is not None
         for name in entry.names():
             until = self.void_until(name)
@@ -86,8 +88,6 @@ class Fence:
             if value is not None and number_of(value) > until:
                 values[name] = value
                 since = number_of(value)
-            elif value is not None:
-                segments = (*entry.apart.get(name, ()), *segments)
             segments = tuple(s for s in segments if s.last > until)
             own = self.operations.get(name, ())
             if since is not None:
@@ -115,12 +115,11 @@ class Fence:
             values=values,
             operations=operations,
             merges=merges,
-            apart={},
         )
 
     def _merged_keys(self, entry: Entry, name: str, until: int) -> dict[str, Numbered]:
-        """The keys of merges: of each key the last one. One counts if there is still a segment
-        with its number."""
+        """The keys that merges set: for each key, the last value. A key counts only if there is
+        still a segment with its number."""
         own = self.merges.get(name, {})
         later = {
             key: value
@@ -138,7 +137,7 @@ class Fence:
         operations: dict[str, Segments],
         merges: dict[str, dict[str, Numbered]],
     ) -> None:
-        """Take what was written past Redis after a delete, from the row that it was written to."""
+        """Take over what was written past Redis after the delete, from the stored row."""
         for name in {*self.values, *self.operations}:
             if name in values or name not in layout.columns:
                 continue
@@ -171,13 +170,16 @@ class Fence:
 def _replayed(
     column: Column | None, pending: Segments, own: Segments, row: Mapping[str, Any] | None
 ) -> Segments:
-    """Pending operations on a stored value, which holds the outcome of newer ones. Sums are taken
-    back first, where the order matters."""
+    """Pending operations on a stored value that already contains newer operations.
+
+    If their order matters, newer sums are subtracted first, and added again in their place.
+    """
     newer = tuple(s for s in own if s.last > pending[0].first)
     if not newer or column is None or column.kind is None or row is None:
         return pending
     replay = _in_order(pending, newer)
-    # A number makes nothing of an object, and an object of a number: what came before is gone.
+    # A Merge replaces a number by an object, and an Add replaces an object by a number. So what
+    # came before such a change is gone.
     turns = [i for i, (a, b) in enumerate(pairwise(replay)) if (a.sign == "&") != (b.sign == "&")]
     if turns:
         return replay[turns[-1] :]
@@ -194,7 +196,7 @@ def _replayed(
 
 
 def _text_of_stored(column: Column, value: Any) -> str:
-    """The text of a stored value. None in a JSON field that takes no NULL is JSON's null."""
+    """The text of a stored value. In a JSON field without NULL, None is JSON's null."""
     if value is None and isinstance(column.field, JSONField) and not column.field.null:
         return "[null]"
     return column.encode(value)
@@ -207,7 +209,7 @@ def _in_order(segments: Sequence[Segment], others: Sequence[Segment]) -> Segment
 
 
 def _shortened(segments: list[Segment]) -> Segments:
-    """The operations on a field; two alike that are neighbours become one where there are many."""
+    """The operations on a field. If there are many, two similar neighbours are joined."""
     if len(segments) > _MOST:
         for i, (older, newer) in enumerate(pairwise(segments)):
             if older[2:4] == newer[2:4]:

@@ -1,7 +1,7 @@
-"""What pending writes come to, on a stored row, on a new one or on nothing.
+"""Fold an entry onto a stored row, or onto nothing: what is there after the entry's writes?
 
-`fold` is the one place that knows. Reads, flushes, held and direct writes, dead letters and the
-admin all ask it. It works on plain data: rows are mappings from attname to value.
+Only `fold` decides this. Reads, flushes, held writes, direct writes, dead letters and the admin
+call it. It works on plain data: a row is a mapping from attname to value.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Row = Mapping[str, Any]
 
 
 class Folded(NamedTuple):
-    """What is to be stored of an entry."""
+    """The result of a fold: what to do to the stored row."""
 
-    delete: bool  # the stored row goes first
-    values: dict[str, Any] | None  # by attname; None: there is no row afterwards
-    is_new: bool = False  # the values are those of a new row
-    first: int = 0  # when a new row came to be
-    last: int = 0  # when the row was last written
+    delete: bool  # delete the stored row first
+    values: dict[str, Any] | None  # then write these, by attname; None: there is no row afterwards
+    is_new: bool = False  # the values make a new row
+    first: int = 0  # the number of the write that creates a new row
+    last: int = 0  # the number of the last write
 
 
 def fold(
@@ -42,18 +42,18 @@ def fold(
     to_store: bool = True,
     values: dict[str, Any] | None = None,
 ) -> Folded:
-    """What the entry comes to on a row, which is None where there is none. Its plain `values` are
-    given where they are decoded already.
+    """Fold an entry onto a row; None stands for no row.
 
-    An error of REFUSALS says that the entry cannot be stored. Unless it is `to_store`: then what
-    cannot be understood changes nothing.
+    `values` are the entry's plain values if they are decoded already. If the entry cannot be
+    stored, one of REFUSALS is raised. With `to_store=False`, for reads, nothing is raised: what
+    cannot be read changes nothing.
     """
     if not to_store and entry.broken:
         return Folded(False, {})
     if fence is not None:
         try:
             left = fence.left_of(layout, entry, row)
-        except REFUSALS:  # the field would not take again what is stored
+        except REFUSALS:  # the field refuses the value that is stored
             if to_store:
                 raise
             return Folded(False, {})
@@ -95,15 +95,22 @@ def fold(
 
 
 def described(layout: Layout, entry: Entry) -> dict[str, Any]:
-    """What an entry sets, by name, for people: values and operations."""
+    """The values and operations that an entry writes, by name, for people.
+
+    A value and operations on it become one value. If the field refuses that value, both are shown,
+    in a tuple.
+    """
     found: dict[str, Any] = {}
     for name, value in entry.values.items():
         found[name] = layout.columns[name].decode(value[DIGITS:])
     for name, segments in entry.operations.items():
         column, merges = layout.columns[name], entry.merges.get(name, {})
+        operations: tuple[Any, ...] = tuple(described_operations(column, segments, merges))
         if name in found:
-            found[name] = outcome(column, segments, merges, found[name])
-        else:
-            operations = described_operations(column, segments, merges)
-            found[name] = operations[0] if len(operations) == 1 else tuple(operations)
+            try:
+                found[name] = outcome(column, segments, merges, found[name])
+                continue
+            except REFUSALS:
+                operations = (found[name], *operations)
+        found[name] = operations[0] if len(operations) == 1 else operations
     return found

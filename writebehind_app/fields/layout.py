@@ -1,15 +1,13 @@
-"""A declaration worked out against its model: which fields, which key, how they travel."""
+"""The layout of a buffer: its key, its fields, and how entries become rows."""
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import FieldError, ValidationError
 from django.db import models
 from django.db.models.base import ModelState
@@ -17,23 +15,25 @@ from django.db.models.expressions import DatabaseDefault
 from django.db.models.signals import post_init, pre_init
 from django.utils import timezone
 
-from writebehind_app.fields.columns import Column, column
+from writebehind_app.fields.accepted import Check, check_of
+from writebehind_app.fields.columns import Column, column, encoded, refused
 from writebehind_app.fields.decoding import Shape
-from writebehind_app.fields.entry import Entry
+from writebehind_app.fields.entry import Entry, field_of
 from writebehind_app.fields.fence import Fence
 from writebehind_app.fields.fold import Folded, fold
-from writebehind_app.fields.limits import REFUSALS, refusal, refuse_oversized, shown
+from writebehind_app.fields.limits import REFUSALS, excerpt, refuse_oversized
 from writebehind_app.fields.operations import Operation, operation_texts
+from writebehind_app.fields.stamps import later, stamp
+from writebehind_app.fields.zones import Zoned
 
 _JSON = json.JSONDecoder()
 _MOST_SHAPES = 1000
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The key and the fields of a buffer, in one database. A log has no key: each of its entries is
-    a row of its own."""
+    """The key and the fields of a buffer, in one database. A log has no key: each record makes a
+    row of its own."""
 
     model: type[models.Model]
     using: str
@@ -42,7 +42,7 @@ class Layout:
     insert: bool  # whether a write to a missing row makes one
     time: str | None = None  # of a log: the field that says when a record came
 
-    # What a caller gives
+    # Values from the caller
 
     def split(self, values: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         """The id, and the text of each other field, by name."""
@@ -62,11 +62,31 @@ class Layout:
                 texts.update(self._operation(column, value))
             else:
                 texts[name] = encoded(column, value)
-        refuse_oversized(texts, _field_named)
+        if self._checks:
+            self._check(values)
+        refuse_oversized(texts, field_of)
         try:
             return ",".join(map(texts.pop, self._key_names)), texts
         except KeyError as missing:
             raise FieldError(self._missing(missing.args[0], values)) from None
+
+    def _check(self, values: Mapping[str, Any]) -> None:
+        """Refuse values that are no choice of their field, or that a validator refuses."""
+        for alias, check in self._checks.items():
+            if alias in values and not isinstance(value := values[alias], Operation):
+                try:
+                    check(value)
+                except REFUSALS as error:
+                    raise refused(self._aliases[alias], value, error) from error
+
+    @cached_property
+    def _checks(self) -> dict[str, Check]:
+        """The checks of the fields, by each name that a caller may use. The key has none: reads
+        name it too."""
+        found = {
+            alias: check_of(c.field) for alias, c in self._aliases.items() if c not in self.key
+        }
+        return {alias: check for alias, check in found.items() if check}
 
     def _operation(self, column: Column, operation: Operation) -> dict[str, str]:
         if column in self.key:
@@ -77,7 +97,7 @@ class Layout:
             raise refused(column, operation, error) from None
 
     def expected(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """The text of each value that a row is expected to have, by name."""
+        """The texts of values that a row is expected to have, by name."""
         texts = {}
         for alias, value in values.items():
             column = self.column(alias)
@@ -85,14 +105,22 @@ class Layout:
         return texts
 
     def column(self, alias: str) -> Column:
-        """The column that a caller calls so, or a FieldError."""
+        """The column with this name or attname, or a FieldError."""
         found = self._aliases.get(alias)
         if found is None:
             raise FieldError(self._unknown(alias))
         return found
 
+    def named(self, aliases: Iterable[str]) -> set[str]:
+        """The names of these buffered fields, without those of the key. FieldError if one of them
+        is not buffered."""
+        aliases = [*aliases]
+        if unknown := [alias for alias in aliases if alias not in self._aliases]:
+            raise FieldError(self._unknown(*unknown))
+        return {self._aliases[alias].name for alias in aliases} - {*self._key_names}
+
     def is_as_expected(self, row: models.Model, texts: Mapping[str, str]) -> bool:
-        """Whether fields of a row have these values; JSON has them where Python says so."""
+        """Whether fields of a row have these values. Values of JSON are compared in Python."""
         for name, text in texts.items():
             c = self._aliases[name]
             value = getattr(row, c.attname)
@@ -104,35 +132,32 @@ class Layout:
         return True
 
     def texts_of(self, row: models.Model, names: Iterable[str]) -> dict[str, str]:
-        """The text of fields of a row."""
+        """The texts of fields of a row, by name."""
         columns = [self._aliases[name] for name in names]
         return {c.name: encoded(c, getattr(row, c.attname)) for c in columns}
 
     def id(self, key: Mapping[str, Any]) -> str:
-        """The id of the row that these key fields name."""
-        return self.split(key)[0]
-
-    def only_key(self, key: Mapping[str, Any]) -> None:
-        """Refuse names that are not of the key."""
+        """The id of the row that these key fields name. Refuses other names."""
         for alias in key:
             if alias not in self._key_aliases:
                 raise FieldError(
-                    f"{shown(alias)} is not in the key of {self.model._meta.label}; "
+                    f"{excerpt(alias)} is not in the key of {self.model._meta.label}; "
                     f"a row is named by {', '.join(self._key_names)}."
                 )
+        return self.split(key)[0]
 
     def id_of(self, row: models.Model) -> str:
-        """The id of a row that is there."""
+        """The id of an instance."""
         return ",".join([encoded(c, getattr(row, c.attname)) for c in self.key])
 
     def values_of(self, row: models.Model) -> dict[str, Any]:
-        """The values of an instance, as far as it has them, to be written."""
+        """The values of an instance to be written: those of the fields that it has loaded."""
         if not isinstance(row, self.model):
-            raise TypeError(f"{shown(row)} is not a {self.model._meta.label}.")
+            raise TypeError(f"{excerpt(row)} is not a {self.model._meta.label}.")
         values = {}
         for c in (*self.key, *self.columns.values()):
-            if c.attname in row.__dict__:  # is not deferred
-                # A related object says by itself that it is not saved, or what its key is by now.
+            if c.attname in row.__dict__:  # not deferred
+                # The related object may have got its key after it was assigned.
                 related = isinstance(c.field, models.ForeignKey) and c.field.is_cached(row)
                 value = getattr(row, c.name if related else c.attname)
                 if not isinstance(value, DatabaseDefault):
@@ -141,11 +166,11 @@ class Layout:
 
     @cached_property
     def _aliases(self) -> dict[str, Column]:
-        """The columns by what a caller may call them."""
+        """The columns by each name that a caller may use."""
         columns = self.columns.values()
         aliases = {alias: c for c in columns for alias in (c.name, c.attname)}
         pk = self.model._meta.pk
-        if pk and pk.name in self.columns:  # of a record
+        if pk and pk.name in self.columns:  # a log whose records give their primary key
             aliases["pk"] = self.columns[pk.name]
         return self._key_aliases | aliases
 
@@ -160,11 +185,11 @@ class Layout:
     def _key_names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.key)
 
-    def _unknown(self, alias: str) -> str:
+    def _unknown(self, *aliases: str) -> str:
         key = f"the key is {', '.join(self._key_names)}, " if self.key else ""
         return (
-            f"{self.model._meta.label} has no buffered field {shown(alias)}; {key}the fields are "
-            f"{', '.join(self.columns) or 'none'}."
+            f"{self.model._meta.label} has no buffered field {', '.join(map(excerpt, aliases))}; "
+            f"{key}the fields are {', '.join(self.columns) or 'none'}."
         )
 
     def _twice(self, column: Column) -> str:
@@ -185,22 +210,31 @@ class Layout:
             return {}
         if len(self.key) == 1:
             return {self.key[0].attname: self.key[0].decode(id)}
-        return {c.attname: c.decode(text) for c, text in zip(self.key, parts_of(id), strict=True)}
+        return {c.attname: c.decode(text) for c, text in zip(self.key, key_texts(id), strict=True)}
 
     def known(self, entry: Entry) -> Entry:
-        """The entry without the fields that the model does not have any more."""
+        """The entry without the fields that the model no longer has."""
         return entry.only(self.columns)
 
     def read(
         self, entry: Entry, row: models.Model | None, fence: Fence | None = None
     ) -> models.Model | None:
-        """The row as it is after the entry, for who reads: changed in place, new, or None. What
-        will not be stored, as it cannot be understood, changes nothing."""
+        """The row after the entry, for a reader: changed in place, a new one, or None.
+
+        A value that cannot be read changes nothing: the flush will refuse it.
+        """
         stored = None if row is None else row.__dict__
-        return self.applied(fold(self, self.known(entry), stored, fence, to_store=False), row)
+        found = self.applied(fold(self, self.known(entry), stored, fence, to_store=False), row)
+        if self._zoned.names and found is not None:
+            self._zoned.show(found)
+        return found
+
+    @cached_property
+    def _zoned(self) -> Zoned:
+        return Zoned.of(self.model, self.using)
 
     def applied(self, folded: Folded, row: models.Model | None) -> models.Model | None:
-        """The row with what an entry came to."""
+        """The row after a folded entry."""
         if folded.values is None:
             return None
         if folded.is_new:
@@ -213,28 +247,28 @@ class Layout:
         for attname, value in folded.values.items():
             setattr(row, attname, value)
         if self.stamped and folded.last:
-            _stamp(row, self.stamped, folded.last, is_new=False)
+            stamp(row, self.stamped, folded.last, is_new=False)
         return row
 
-    def changed_to_store(self, row: models.Model, folded: Folded) -> models.Model:
-        """The same, to be stored and not shown to anybody."""
+    def values_to_store(self, row: Mapping[str, Any], folded: Folded) -> dict[str, Any]:
+        """The values to write to a stored row, by attname."""
         assert folded.values is not None
-        row.__dict__.update(folded.values)
-        if self.stamped and folded.last:
-            _stamp(row, self.stamped, folded.last, is_new=False)
-        return row
+        if not (self.stamped and folded.last):
+            return folded.values
+        times = {f.attname: later(row.get(f.attname), f, folded.last) for f in self.stamped}
+        return {**folded.values, **times}
 
     def new_row(self, folded: Folded) -> models.Model:
         """The instance of a new row."""
         assert folded.values is not None
         row = self.model(**folded.values)
         once = [f for f in self.stamped_once if f.attname not in folded.values]
-        _stamp(row, once, folded.first)
-        _stamp(row, self.stamped, folded.last)
+        stamp(row, once, folded.first)
+        stamp(row, self.stamped, folded.last)
         return row
 
     def row_to_insert(self, folded: Folded) -> models.Model:
-        """The same, to be inserted and not shown to anybody."""
+        """The instance of a new row, for an INSERT alone. It is made faster than by `new_row`."""
         if not self._plain_init:
             return self.new_row(folded)
         assert folded.values is not None
@@ -245,14 +279,14 @@ class Layout:
                 row.__dict__[field.attname] = field.get_default()
         if self.stamped_once:
             once = [f for f in self.stamped_once if f.attname not in folded.values]
-            _stamp(row, once, folded.first)
+            stamp(row, once, folded.first)
         if self.stamped:
-            _stamp(row, self.stamped, folded.last)
+            stamp(row, self.stamped, folded.last)
         return row
 
     @cached_property
     def _plain_init(self) -> bool:
-        """Whether nobody but Django has a say in how an instance is made."""
+        """Whether only Django's own code runs when an instance is made."""
         model = self.model
         return (
             model.__init__ is models.Model.__init__
@@ -271,7 +305,7 @@ class Layout:
 
     @cached_property
     def _fields_with_calls(self) -> list[models.Field[Any, Any]]:
-        """The fields whose default is worked out for each row."""
+        """The fields whose default must be asked for each row."""
         return [
             f
             for f in self.model._meta.concrete_fields
@@ -279,7 +313,7 @@ class Layout:
         ]
 
     def shape(self, names: tuple[str, ...]) -> Shape:
-        """How to decode entries that set these fields."""
+        """The decoder of entries that set these fields."""
         found = self._shapes.get(names)
         if found is None:
             if len(self._shapes) >= _MOST_SHAPES:
@@ -293,7 +327,7 @@ class Layout:
 
     @cached_property
     def required(self) -> list[Column]:
-        """The fields that have to be given for a new row: there is none without."""
+        """The fields that a new row must be given."""
         return [
             c
             for c in self.columns.values()
@@ -317,7 +351,7 @@ class Layout:
 
     @cached_property
     def stamped_once(self) -> tuple[models.Field[Any, Any], ...]:
-        """The fields that take the time at which a row comes into being."""
+        """The fields that take the time when a row is created."""
         return tuple(
             field
             for field in self.model._meta.concrete_fields
@@ -354,7 +388,7 @@ def layout(
 
 
 def may_be_written(field: models.Field[Any, Any]) -> bool:
-    """Whether a field is among the written ones where the declaration names none."""
+    """Whether a field is written if the declaration names no `fields`."""
     return not (
         field.primary_key
         or isinstance(field, models.GeneratedField)
@@ -363,59 +397,10 @@ def may_be_written(field: models.Field[Any, Any]) -> bool:
     )
 
 
-def moment(micros: int) -> datetime.datetime:
-    """A time of an entry."""
-    return _EPOCH + datetime.timedelta(microseconds=micros)
-
-
-def micros_of(at: datetime.datetime) -> int:
-    """A time as entries have it."""
-    aware = timezone.make_aware(at) if timezone.is_naive(at) else at
-    return (aware - _EPOCH) // datetime.timedelta(microseconds=1)
-
-
-def encoded(column: Column, value: Any) -> str:
-    """The text of a value, or a ValidationError that names the field."""
-    try:
-        return column.encode(value)
-    except REFUSALS as error:
-        raise refused(column, value, error) from error
-
-
-def refused(column: Column, value: Any, error: Exception) -> ValidationError:
-    """The ValidationError of a field that refuses a value, or an operation."""
-    return ValidationError({column.name: refusal(column.field, value, error)})
-
-
-def parts_of(id: str) -> Iterator[str]:
-    """The texts of the key fields: an id is a list in JSON without its brackets."""
+def key_texts(id: str) -> Iterator[str]:
+    """The texts of the key fields in an id. An id is a JSON list without its brackets."""
     at = 0
     while at < len(id):
         _, end = _JSON.raw_decode(id, at)
         yield id[at:end]
         at = end + 1
-
-
-def _field_named(name: str) -> str:
-    """The field that a name of a write is about."""
-    return name[1:].partition(":")[0] if name[:1] == "&" else name
-
-
-def _stamp(
-    row: models.Model,
-    fields: Iterable[models.Field[Any, Any]],
-    micros: int,
-    *,
-    is_new: bool = True,
-) -> None:
-    for field in fields:
-        at = moment(micros)
-        value: datetime.datetime | datetime.date | datetime.time
-        if isinstance(field, models.DateTimeField):
-            value = at if settings.USE_TZ else timezone.make_naive(at)
-        else:
-            local = at.astimezone()  # save() takes the machine's time here, not the project's
-            value = local.date() if isinstance(field, models.DateField) else local.time()
-        if not is_new and (stored := row.__dict__.get(field.attname)) is not None:
-            value = max(stored, value)  # it was saved past Redis since
-        setattr(row, field.attname, value)

@@ -1,4 +1,4 @@
-"""What is refused whatever kind of field it is for."""
+"""Limits for values of every kind of field, and the texts of refusals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from django.core.exceptions import ValidationError
 from django.db import connections, models
 
 from writebehind_app import conf
+from writebehind_app.english import counted
 
 NUL_ERROR = "PostgreSQL keeps no NUL characters."
 
-# What a field raises for a value: fields do not refuse every one as they should.
+# The errors that a field may raise for a bad value. It should always be a ValidationError.
 REFUSALS = (
     ValidationError,
     TypeError,
@@ -26,27 +27,29 @@ REFUSALS = (
     RecursionError,
 )
 _SHOWN = 200  # characters of a value in a message
+MOST_KEYS = 10_000  # meta keys, or keys of a Merge, in one write
+MOST_LEVELS = 100  # of lists and objects in JSON
 
 
 def refusal(field: models.Field[Any, Any], value: Any, error: Exception) -> ValidationError:
-    """One of REFUSALS, as a field should have raised it."""
-    if isinstance(error, ValidationError) and shown(error, str) != _unshown(error):
+    """The ValidationError that a field should have raised instead of this one of REFUSALS."""
+    if isinstance(error, ValidationError) and excerpt(error, str) != _name_of_type(error):
         return error
     kind = type(field).__name__
-    return ValidationError(f"{shown(value)} is not a value of a {kind}: {shown(error, str)}.")
+    return ValidationError(f"{excerpt(value)} is not a value of a {kind}: {excerpt(error, str)}.")
 
 
-def shown(value: Any, how: Callable[[Any], str] = repr) -> str:
-    """A value in a message: the beginning of what it says of itself, where it does."""
+def excerpt(value: Any, how: Callable[[Any], str] = repr) -> str:
+    """The beginning of a value's own text, for a message."""
     try:
         text = str.__str__(how(value))
     except Exception:  # noqa: BLE001 - it is anything that a caller gave
-        return _unshown(value)
+        return _name_of_type(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _unshown(value: Any) -> str:
-    """In place of one that cannot say what it is."""
+def _name_of_type(value: Any) -> str:
+    """Stands for a value in a message if its own text cannot be had."""
     return f"<{type(value).__name__}>"
 
 
@@ -57,13 +60,14 @@ def refuse_null() -> NoReturn:
 def refuse_expression(value: Any) -> None:
     if hasattr(type(value), "resolve_expression"):
         raise ValidationError(
-            f"{shown(value)} is an expression for the database; a buffered write takes values.",
+            f"{excerpt(value)} is an expression for the database; a buffered write takes values, "
+            "or an operation such as Add(1).",
             code="expression",
         )
 
 
 def text_encoder(field: models.Field[Any, Any], using: str) -> Callable[[str], str]:
-    """Makes JSON of text, and refuses what the database would."""
+    """A function that encodes text as JSON, and refuses text that the database would refuse."""
     # The length of a TextField is for forms.
     limit = None if isinstance(field, models.TextField) else field.max_length
     refuse_nul = connections[using].vendor == "postgresql"
@@ -71,7 +75,8 @@ def text_encoder(field: models.Field[Any, Any], using: str) -> Callable[[str], s
     def encode(value: str) -> str:
         if limit is not None and len(value) > limit:
             raise ValidationError(
-                f"Ensure this value has at most {limit} characters (it has {len(value)}).",
+                f"Ensure this value has at most {counted(limit, 'character')} "
+                f"(it has {len(value)}).",
                 code="max_length",
             )
         if refuse_nul and "\0" in value:
@@ -87,19 +92,18 @@ def text_encoder(field: models.Field[Any, Any], using: str) -> Callable[[str], s
 
 
 def refuse_oversized(texts: Mapping[str, str], named: Callable[[str], str]) -> None:
-    """Refuses a write of too many texts, or too long ones; `named` says of a name in Redis what
-    the caller calls that."""
+    """Refuse a write of too many texts, or of too long ones. `named` gives the caller's word for a
+    name in Redis."""
     settings = conf.settings()
-    # Mostly a glance is enough: no character has more than four bytes.
+    # Mostly the number of characters says enough: a character has at most four bytes.
     most = min(settings.MAX_VALUE_BYTES, settings.MAX_ENTRY_BYTES)
-    if len(texts) <= settings.MAX_KEYS and sum(map(len, texts.values())) * 4 <= most:
+    if len(texts) <= MOST_KEYS and sum(map(len, texts.values())) * 4 <= most:
         return
-    if len(texts) > settings.MAX_KEYS:
+    if len(texts) > MOST_KEYS:
         keys = sum(name[:1] != "@" for name in texts)  # without the times of meta keys
-        if keys > settings.MAX_KEYS:
+        if keys > MOST_KEYS:
             raise ValidationError(
-                f"Ensure that one write has at most {settings.MAX_KEYS} keys (it has {keys}): see "
-                f"MAX_KEYS in the setting {conf.NAME}.",
+                f"Ensure that one write has at most {MOST_KEYS} keys (it has {keys}).",
                 code="max_keys",
             )
     total = 0
@@ -126,7 +130,7 @@ def refuse_oversized(texts: Mapping[str, str], named: Callable[[str], str]) -> N
 
 def refuse_nameless(once: Any) -> None:
     if not isinstance(once, str) or not once:
-        raise TypeError(f"once= takes a text that names the call, not {shown(once)}.")
+        raise TypeError(f"once= takes a text that names the call, not {excerpt(once)}.")
     try:
         once.encode()
     except UnicodeEncodeError as error:
@@ -134,17 +138,15 @@ def refuse_nameless(once: Any) -> None:
 
 
 def refuse_deep(text: str) -> None:
-    """Refuses JSON, within a list, of more levels than are allowed."""
-    most = conf.settings().MAX_DEPTH
-    if text.count("[") + text.count("{") <= most + 1:
+    """Refuse JSON that is nested deeper than `MOST_LEVELS`. The text has a list around it."""
+    if text.count("[") + text.count("{") <= MOST_LEVELS + 1:
         return
     level = 0
     for bracket in _BRACKET.findall(_STRING.sub("", text)):
         level += 1 if bracket in "[{" else -1
-        if level > most + 1:
+        if level > MOST_LEVELS + 1:
             raise ValidationError(
-                f"Ensure that at most {most} lists and objects are in each other: see MAX_DEPTH in "
-                f"the setting {conf.NAME}.",
+                f"Ensure that at most {MOST_LEVELS} lists and objects are in each other.",
                 code="max_depth",
             )
 
@@ -154,19 +156,22 @@ _BRACKET = re.compile(r"[][{}]")
 
 
 def as_dict(values: Any) -> dict[Any, Any]:
-    """As dict() does, which raises a ValueError for some of what it does not take."""
+    """The dict of a mapping or of pairs. Raises a TypeError for anything else; dict() raises other
+    errors too."""
     try:
-        # Pair by pair: an F() within is a sequence without an end to Python.
+        if isinstance(values, Mapping):
+            return dict(values.items())
+        # One pair after the other: Python takes an F() for a sequence without an end.
         return dict(values if hasattr(values, "keys") else map(as_pair, values))
     except (ValueError, LookupError, ArithmeticError, RecursionError):
-        raise TypeError(f"{shown(values)} is no mapping.") from None
+        raise TypeError(f"{excerpt(values)} is no mapping.") from None
 
 
 def as_pair(pair: Any) -> tuple[Any, Any]:
     try:
         first, second = pair
     except (ValueError, LookupError, ArithmeticError, RecursionError):
-        raise TypeError(f"{shown(pair)} is no pair.") from None
+        raise TypeError(f"{excerpt(pair)} is no pair.") from None
     return first, second
 
 

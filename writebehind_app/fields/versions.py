@@ -1,8 +1,8 @@
-"""What was written under another version of a declaration, as it is under this one.
+"""Convert entries that were written under another version of a declaration.
 
-Each write has the version under which it was made. `upgrade()` gets what an older version wrote,
-as JSON has it, as the fields that it was for may be gone. What a newer version wrote is nothing
-that this code can know: reads show of it what they can, and a flush leaves it to newer code.
+Each write carries the version under which it was made. `upgrade()` gets the values of an older
+version as plain JSON, as their fields may be gone. This code cannot know a newer version: reads
+show as much of it as they can, and a flush leaves the entry to newer code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from django.core.exceptions import FieldError, ValidationError
 
 from writebehind_app.exceptions import NewerVersion
-from writebehind_app.fields.columns import Column
+from writebehind_app.fields.columns import Column, encoded
 from writebehind_app.fields.entry import (
     DIGITS,
     Entry,
@@ -25,8 +25,9 @@ from writebehind_app.fields.entry import (
     combined,
     numbered,
 )
-from writebehind_app.fields.layout import Layout, encoded
-from writebehind_app.fields.limits import REFUSALS, refusal, shown
+from writebehind_app.fields.kinds import MOMENTS, exact_decimal
+from writebehind_app.fields.layout import Layout
+from writebehind_app.fields.limits import REFUSALS, excerpt, refusal
 from writebehind_app.fields.operations import (
     DELETED,
     Add,
@@ -34,7 +35,6 @@ from writebehind_app.fields.operations import (
     Merge,
     Min,
     Operation,
-    exact_decimal,
     is_current,
     keys_of,
     operation_texts,
@@ -42,7 +42,7 @@ from writebehind_app.fields.operations import (
 
 
 class Upgrades(Protocol):
-    """What has a version, and can take what an older one wrote."""
+    """A declaration with a version and an `upgrade()`."""
 
     version: int
 
@@ -52,70 +52,69 @@ class Upgrades(Protocol):
 
 
 class Names(Protocol):
-    """What the names of an entry are called, and which columns they are for."""
+    """Translates the names in an entry: to field names or meta keys, and to columns."""
 
     @property
     def is_entity(self) -> bool: ...
 
     @property
     def is_stamped(self) -> bool:
-        """Whether meta keys have times of their own."""
+        """Whether each meta key has the time when its row was created."""
 
-    def shown(self, name: str) -> str: ...
+    def label(self, name: str) -> str: ...
 
-    def name(self, shown: str) -> str: ...
+    def name(self, label: str) -> str: ...
 
-    def column(self, shown: str) -> Column: ...
+    def column(self, label: str) -> Column: ...
 
 
 @dataclass(frozen=True)
 class RowNames:
-    """The names in the entry of a row, or of a record: its fields."""
+    """The names in the entry of a row or a record: they are its fields."""
 
     layout: Layout
     is_entity = False
     is_stamped = False
 
-    def shown(self, name: str) -> str:
+    def label(self, name: str) -> str:
         return name
 
-    def name(self, shown: str) -> str:
-        return self.column(shown).name
+    def name(self, label: str) -> str:
+        return self.column(label).name
 
-    def column(self, shown: str) -> Column:
-        column = self.layout.column(shown)
+    def column(self, label: str) -> Column:
+        column = self.layout.column(label)
         if column in self.layout.key:
-            raise ValidationError({shown: "The key of a row that was written stays what it is."})
+            raise ValidationError({label: "The key of a row that was written stays what it is."})
         return column
 
 
 def upgraded(buffer: Upgrades, entry: Entry) -> Entry:
-    """The entry under the current version, as far as this code can know it."""
+    """The entry under the current version. A newer one stays as it is."""
     if entry.version == buffer.version and not entry.older:
         return entry
     layers = (*entry.older, entry._replace(older=()))
-    found = combined([_renewed(buffer, layer) for layer in layers])
-    return found._replace(no=entry.no, head=entry.head)
+    return combined([_renewed(buffer, layer) for layer in layers])
 
 
 def is_newer(buffer: Upgrades, entry: Entry) -> bool:
-    """Whether only newer code knows what was written. A delete is the same in every version."""
+    """Whether only newer code can read the entry. A delete is the same in every version."""
     return entry.version > buffer.version and bool(entry.names())
 
 
 def refuse_newer(buffer: Upgrades, entries: Sequence[Entry]) -> None:
-    """`NewerVersion` where only newer code can store one of the entries."""
+    """Raise `NewerVersion` if only newer code can store one of the entries."""
     for entry in entries:
         for layer in (*entry.older, entry):
             if is_newer(buffer, layer):
                 raise NewerVersion(
-                    f"{buffer} has version {buffer.version}, and something was written to it under "
-                    f"version {layer.version}: it waits for a flusher of that version."
+                    f"{buffer} has version {buffer.version}, and an entry was written under "
+                    f"version {layer.version}: it waits for a flusher with that version."
                 )
 
 
 def current(buffer: Upgrades, entries: Sequence[Entry]) -> Sequence[Entry]:
-    """The entries under the current version, to be stored."""
+    """The entries under the current version. Raise `NewerVersion` if this code cannot know them."""
     if all(entry.version == buffer.version and not entry.older for entry in entries):
         return entries
     refuse_newer(buffer, entries)
@@ -129,7 +128,7 @@ def _renewed(buffer: Upgrades, entry: Entry) -> Entry:
         return entry._replace(version=buffer.version)
     try:
         return _upgraded(buffer, entry)._replace(version=buffer.version)
-    except FieldError as error:  # REFUSALS are those of values, and have none
+    except FieldError as error:  # FieldError is not among REFUSALS
         raise ValidationError(str(error)) from error
 
 
@@ -137,42 +136,43 @@ _OPERATIONS = (Operation, tuple)
 
 
 class _Part(NamedTuple):
-    """What an entry writes to one field, or to one meta key."""
+    """What an entry writes to one field or one meta key."""
 
     value: Numbered | None = None
     segments: Segments = ()
     merges: Mapping[str, Numbered] = {}
-    apart: Segments = ()
 
 
 def _upgraded(buffer: Upgrades, entry: Entry) -> Entry:
     names = buffer.names()
     parts = {
-        names.shown(name): _Part(
+        names.label(name): _Part(
             entry.values.get(name),
             entry.operations.get(name, ()),
             entry.merges.get(name, {}),
-            entry.apart.get(name, ()),
         )
         for name in entry.names()
     }
-    values = {shown: _value(part) for shown, part in parts.items()}
+    values = {label: _value(part) for label, part in parts.items()}
     returned: Any = buffer.upgrade(dict(values), entry.version)
     if not isinstance(returned, dict):
-        raise TypeError(f"{buffer}: upgrade() must return a dict of values, not {shown(returned)}.")
+        raise TypeError(
+            f"{buffer}: upgrade() must return a dict of values, not {excerpt(returned)}."
+        )
     gone = [name for name in values if name not in returned]
-    made = entry._replace(values={}, operations={}, merges={}, apart={}, tombstones={}, firsts={})
+    made = entry._replace(values={}, operations={}, merges={}, tombstones={}, firsts={})
     for key, value in returned.items():
         column, name = names.column(key), names.name(key)
-        # Operations are made for one field, and say by themselves of which. Of two values that
-        # change places, or become one, nobody knows: the number of the last counts.
+        # Find the field that the value came from. `upgrade()` may have moved an operation: it is
+        # found by its identity. Equal plain values cannot be told apart. If the source is not
+        # found, the number of the entry's last write counts.
         sources = [n for n in values if values[n] is value and isinstance(value, _OPERATIONS)]
         if key in values and (values[key] is value or not sources):
             sources = [key]
         source = next(iter(sources or [n for n in gone if values[n] is value]), None)
         before = names.name(source) if source in parts and names.is_entity else source
         number = entry.number_of(before) if before else 0
-        # It may have been changed in place.
+        # upgrade() may have changed the value in place.
         is_same = source is not None and values[source] is value == _value(parts[source])
         if source is not None and is_same and _fits(column, parts[source]):
             part = parts[source]
@@ -192,8 +192,6 @@ def _upgraded(buffer: Upgrades, entry: Entry) -> Entry:
             made.operations[name] = part.segments
         if part.merges:
             made.merges[name] = dict(part.merges)
-        if part.apart:
-            made.apart[name] = part.apart
     return made
 
 
@@ -201,21 +199,21 @@ def _upgraded(buffer: Upgrades, entry: Entry) -> Entry:
 
 
 def _value(part: _Part) -> Any:
-    """What is written to a field: a value as JSON has it, an operation, or several in a tuple."""
+    """What `upgrade()` gets for a field: a JSON value, an operation, or a tuple of several."""
     operations: list[Operation] = []
     for segment in part.segments:
         if segment.sign == "&":
             keys = keys_of(segment, part.merges).items()
             operations.append(Merge({json.loads(key): json.loads(text) for key, text in keys}))
         else:
-            operations += _operations(segment)
+            operations.append(_operation(segment))
     if part.value is None:
         if not operations:
             return DELETED
         return operations[0] if len(operations) == 1 else tuple(operations)
     text = part.value[DIGITS:]
     value = json.loads(text)
-    if text[:1] == "[":  # of a JSONField
+    if text[:1] == "[":  # a JSONField
         (value,) = value
     if not operations:
         return value
@@ -228,29 +226,22 @@ def _value(part: _Part) -> Any:
     return (value, *operations)
 
 
-def _operations(segment: Segment) -> list[Operation]:
-    """In the order in which they apply. Numbers are as exact as they were."""
-    places = segment.kind[1:]
-
-    def number(text: str) -> Any:
-        return exact_decimal(int(text), int(places)) if places else json.loads(text)
-
-    if segment.sign != "=":
-        operation = {"+": Add, ">": Max, "<": Min}[segment.sign]
-        return [operation(number(segment.operand))]
-    add, low, high, _ = segment.operand.split(",")
-    found: list[Operation] = []
-    found += [Add(number(add))] if add not in ("", "0") else []
-    found += [Max(number(low))] if low else []
-    found += [Min(number(high))] if high else []
-    return found or [Add(0)]
+def _operation(segment: Segment) -> Operation:
+    """A segment as an operation. A decimal stays exact; a date or time is a text, as in JSON."""
+    operation = {"+": Add, ">": Max, "<": Min}[segment.sign]
+    kind, operand = segment.kind, segment.operand
+    if kind[:1] == "d":
+        return operation(exact_decimal(int(operand), int(kind[1:])))
+    if kind in MOMENTS:
+        return operation(MOMENTS[kind].value(int(operand)).isoformat())
+    return operation(json.loads(operand))
 
 
 # What upgrade() returns
 
 
 def _fits(column: Column, part: _Part) -> bool:
-    """Whether what was written to a field means the same to this one."""
+    """Whether a field can take this part unchanged."""
     try:
         if not all(is_current(column, segment) for segment in part.segments):
             return False
@@ -264,14 +255,14 @@ def _fits(column: Column, part: _Part) -> bool:
 
 
 def _part(column: Column, value: Any, number: int) -> _Part:
-    """What upgrade() returned for a field, as an entry has it."""
+    """The part of an entry for what `upgrade()` returned for a field."""
     if value is DELETED:
         return _Part()
     if isinstance(value, tuple) and any(isinstance(each, Operation) for each in value):
         raise ValidationError(
             {
                 column.name: "Several operations on a field can be passed on as they are, to a "
-                f"field of the same kind, or left out; not {shown(value)}."
+                f"field of the same kind, or left out; not {excerpt(value)}."
             }
         )
     if not isinstance(value, Operation):

@@ -1,12 +1,12 @@
-"""What is pending goes to the database: claim, apply, acknowledge, shard by shard.
+"""Flush a buffer, shard by shard: claim a batch, apply it to the database, acknowledge it.
 
 A crash between any two steps leaves this:
 
 before claim        everything is pending
-claim … commit      the batch is in flight, the database knows nothing of it; once the lease has
-                    ended, the next flusher applies the same batch under the same token
+claim … commit      the batch is in flight and not in the database; when the lease is over, the
+                    next flusher applies the same batch under the same token
 commit … ack        the batch is in flight and its token is in the ledger; the next flusher finds
-                    it there and only acknowledges
+                    the token there and only acknowledges the batch
 after ack           the batch is in the database and nowhere else
 """
 
@@ -17,65 +17,56 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 
 from django.db import Error, connections
 
 from writebehind_app import conf
-from writebehind_app.database import deadletters, retained
-from writebehind_app.database.failures import Kind, kind, storable
-from writebehind_app.database.parents import ParentPending
+from writebehind_app.checkpoints import reach
+from writebehind_app.database.divided import learn
+from writebehind_app.database.failures import Kind, is_refusal, kind, storable
+from writebehind_app.database.parents import RowPending
 from writebehind_app.database.transactions import check_outside_transaction
-from writebehind_app.declaration import Declaration
-from writebehind_app.exceptions import BufferPaused, WritebehindError
+from writebehind_app.declaration import Declaration, in_database
+from writebehind_app.english import counted
+from writebehind_app.exceptions import BufferPaused, BufferUnavailable, WritebehindError
 from writebehind_app.flush.garbage import paused
-from writebehind_app.flush.lease import renewed
+from writebehind_app.flush.ledger import AlreadyApplied, state_of
 from writebehind_app.flush.pruning import prune
-from writebehind_app.flush.telling import tell
-from writebehind_app.flush.writer import (
-    AlreadyApplied,
-    Applied,
-    Fenced,
-    apply,
-    state_of,
-)
-from writebehind_app.models import DeadLetter
+from writebehind_app.flush.related import Busy, Related
+from writebehind_app.flush.report import lacks_tables, report
+from writebehind_app.flush.work import Work, given_back, which_of, works_of
+from writebehind_app.flush.writer import Applied, Claimed, apply
 from writebehind_app.signals import flush_failed
-from writebehind_app.steps import reach
-from writebehind_app.store import shard as store
+from writebehind_app.store import state
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Batch, Shard, Wait
 
 logger = logging.getLogger("writebehind")
 
-_POLL = 0.02  # seconds between two looks at a shard that another flusher is busy with
-_AGAIN = 100  # dead letters that are tried once more when all shards were flushed
-_TRIES = 5  # of one batch in a row, where the database is likely to take it the next time
+_POLL = 0.02  # seconds between two looks at a shard that another flusher has
+_PATIENCE = 10  # failures of a batch; after these, an unknown error makes dead letters
+_TRIES = 5  # of one batch in a row, if the next try is likely to succeed
 
 
 @dataclass(slots=True, kw_only=True)
 class FlushResult:
-    """What a flush came to."""
+    """The result of a flush."""
 
-    rows: int = 0  # written or deleted in the database
+    rows: int = 0  # rows written or deleted in the database
     batches: int = 0
     dead_letters: int = 0
-    remaining: int = 0  # entries that were to be flushed and are not
+    remaining: int = 0  # entries that should have been flushed and were not
     seconds: float = 0.0
     statements: int = 0
     errors: int = 0  # batches that failed
 
     def add(self, other: FlushResult) -> None:
-        self.rows += other.rows
-        self.batches += other.batches
-        self.dead_letters += other.dead_letters
-        self.remaining += other.remaining
-        self.seconds += other.seconds
-        self.statements += other.statements
-        self.errors += other.errors
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 def flush(
@@ -89,45 +80,102 @@ def flush(
     ignore_backoff: bool = False,
     raise_errors: bool = False,
     wait: bool = True,
+    pruning: bool = True,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda entries: None,
 ) -> FlushResult:
-    """Flush what the buffer holds at this moment: all of it, what is due of it, or some ids.
+    """Flush what the buffer holds now: all entries, those that are due, or those of some ids.
 
-    It ends early at `limit` entries, at the `deadline` (of `time.monotonic()`), and, between two
-    batches, when `stop()` says so. A shard that another flusher is at is waited for, unless `wait`
-    is False. Errors of the database are logged, and raised at the end if `raise_errors` is set:
-    the other shards are flushed all the same.
+    With ids, only the database that is written to is flushed. The flush ends early after `limit`
+    entries, at the `deadline` (of `time.monotonic()`), or between two batches if `stop()` is true.
+    If another flusher has a shard, it is waited for, unless `wait` is False. Expired rows are
+    deleted too, unless `pruning` is False. Errors of the database are logged, and the other shards
+    are flushed anyway; with `raise_errors`, the first error is raised at the end.
     """
+    total, failures, flushed = FlushResult(), [], 0
+
+    def count(entries: int) -> None:
+        nonlocal flushed
+        flushed += entries
+        progress(entries)
+
+    here, *others = [buffer.using()] if ids else buffer.databases()
+    for alias in (here, *others):
+        with in_database(alias):
+            if alias != here and not state.holding(client(patient=True), buffer.shards()):
+                continue
+            part, why = _flush_here(
+                buffer,
+                ids=ids,
+                due_only=due_only,
+                batch_size=batch_size,
+                limit=None if limit is None else max(limit - flushed, 0),
+                deadline=deadline,
+                ignore_backoff=ignore_backoff,
+                wait=wait,
+                pruning=pruning and not ids,
+                stop=stop,
+                progress=count,
+            )
+        total.add(part)
+        failures += why
+    if raise_errors and failures:
+        raise failures[0]
+    return total
+
+
+def holding(buffers: Sequence[Declaration]) -> list[Declaration]:
+    """The buffers that hold any entries, for any of their databases. One round trip."""
+    learn(buffers, patient=True)
+    every = [(buffer, shard) for buffer in buffers for shard in buffer.every_shard()]
+    found = state.holding(client(patient=True), [shard for _, shard in every])
+    return [*dict.fromkeys(buffer for buffer, shard in every if shard.key in found)]
+
+
+def _flush_here(
+    buffer: Declaration,
+    *,
+    ids: Sequence[str],
+    due_only: bool,
+    batch_size: int | None,
+    limit: int | None,
+    deadline: float | None,
+    ignore_backoff: bool,
+    wait: bool,
+    pruning: bool,
+    stop: Callable[[], bool],
+    progress: Callable[[int], None],
+) -> tuple[FlushResult, list[Exception]]:
+    """Flush one database. Return the result, and what went wrong."""
     check_outside_transaction(buffer.layout().using)
-    started = time.monotonic()
-    result = FlushResult()
+    started, result = time.monotonic(), FlushResult()
     failures: list[Exception] = []
-    letters: list[DeadLetter] = []
-    is_paused = False
+    is_paused = alone = False
     size = batch_size or buffer.option("BATCH_SIZE")
 
     def over() -> bool:
         return stop() or (deadline is not None and time.monotonic() >= deadline)
 
-    def claim(work: _Work, budget: int) -> Batch | Wait | None:
+    def claim(work: Work, budget: int) -> Batch | Wait | None:
         reach("flush.claiming")
         work.token = secrets.token_hex(16)
         batch = work.shard.claim(
             work.token,
             lease=conf.settings().LEASE,
             size=budget,
-            due_only=due_only,
+            max_age=buffer.option("MAX_AGE"),
+            which=which_of(buffer, due_only=due_only),
             ids=work.ids[:budget],
             ignore_backoff=ignore_backoff,
+            bases=buffer.bases() is not None,
         )
         if isinstance(batch, Batch):
             work.claimed = batch.token
             reach("flush.claimed")
         return batch
 
-    def next_claim() -> Callable[[], tuple[_Work, int, Batch | Wait | None]] | None:
-        """The claim to be made next, if there is one. What is claimed is always applied."""
+    def next_claim() -> Callable[[], tuple[Work, int, Batch | Wait | None]] | None:
+        """A function that makes the next claim, or None. A claimed batch is always applied."""
         nonlocal limit
         if not queue or over() or limit == 0:
             return None
@@ -138,29 +186,31 @@ def flush(
             limit -= budget
         return lambda: (work, budget, claim(work, budget))
 
-    if not ids and not over():
+    if pruning and not over():
         try:
             prune(buffer, size)
         except Error as error:
-            logger.exception("%s: what has expired could not be looked up", buffer)
+            if not lacks_tables(buffer, error):
+                logger.exception("%s: expired rows could not be looked up", buffer)
             connections[buffer.layout().using].close_if_unusable_or_obsolete()
             failures.append(error)
-        except WritebehindError as error:  # a full Redis takes no writes, and is to be drained
-            logger.warning("%s: what has expired stays until the next flush: %s", buffer, error)
-    works = _works(buffer, ids, due_only=due_only)
+        except WritebehindError as error:  # a full Redis takes no deletes: drain it first
+            logger.warning("%s: expired rows stay until the next flush: %s", buffer, error)
+    works = works_of(buffer, ids, due_only=due_only)
     queue = deque(works)
     with (
-        _given_back(works),
+        given_back(works),
         ThreadPoolExecutor(1, thread_name_prefix="writebehind-claim") as ahead,
     ):
         claimed = next_claim()
         while claimed is not None:
             work, budget, batch = claimed()
-            if limit is not None:  # what it did not use up
+            if limit is not None:  # give back what the claim did not use
                 used = len(batch.entries) if isinstance(batch, Batch) else 0
-                limit = max(limit + budget - used, 0)  # a batch taken over has the size it has
-            # Redis gets the next shard's batch ready while the database takes this one.
-            following = next_claim() if isinstance(batch, Batch) else None
+                limit = max(limit + budget - used, 0)  # a batch taken over may be larger
+            # Claim the next shard's batch while the database takes this one. Not if shards need
+            # each other: this flusher would hold the batch that it waits for.
+            following = next_claim() if isinstance(batch, Batch) and not alone else None
             claimed = following and ahead.submit(following).result
             match batch:
                 case None:
@@ -174,187 +224,190 @@ def flush(
                     time.sleep(min(_POLL, batch.seconds))
                     queue.append(work)
                 case Batch():
-                    applied = _flush_batch(buffer, work.number, work.shard, batch)
+                    work.until = work.until or time.monotonic() + conf.settings().LEASE
+                    is_patient = wait and time.monotonic() < work.until
+                    applied = _flush_batch(buffer, work.number, work.shard, batch, wait=is_patient)
                     if applied is None:
                         queue.append(work)
+                        alone = True
                     elif isinstance(applied, Exception):
                         failures.append(applied)
                     else:
-                        result.rows += applied.rows
-                        result.statements += applied.statements
-                        result.batches += 1
-                        letters += applied.dead_letters
+                        for each in applied:
+                            result.rows += each.rows
+                            result.dead_letters += len(each.dead_letters)
+                        result.statements += applied[-1].statements  # of the whole transaction
+                        result.batches += len(applied)
                         work.done(batch)
+                        work.until = 0.0
                         progress(len(batch.entries))
                         if work.left:
                             queue.append(work)
             claimed = claimed or next_claim()
     result.errors = len(failures)
-    result.dead_letters = len(letters)
-    if letters and len(works) > 1:
-        # What one shard gave up may be what another had to have first: a unique value.
-        again = [letter.pk for letter in letters[:_AGAIN]]
-        try:
-            result.dead_letters -= deadletters.retry(buffer, again)[0]
-        except (Error, ParentPending, WritebehindError, DeadLetter.DoesNotExist):
-            logger.exception("%s: dead letters could not be tried once more", buffer)
     result.remaining = sum(work.left for work in works)
     result.seconds = time.monotonic() - started
-    if raise_errors and failures:
-        raise failures[0]
-    if raise_errors and is_paused:
-        raise BufferPaused(f"{buffer} is paused: what is pending waits for writebehind_resume.")
-    return result
-
-
-@dataclass(slots=True)
-class _Work:
-    """What is to be done in a shard."""
-
-    number: int
-    shard: Shard
-    left: int  # entries to be flushed
-    ids: Sequence[str] = ()  # which, if not all
-    token: str = ""  # of the last claim
-    claimed: str = ""  # the token of the batch that it got
-
-    def is_held(self) -> bool:
-        """Whether Redis has anything of it: of ids that were asked for nobody knows before."""
-        if not self.ids:
-            return True
-        found = store.read(self.shard.client, {self.shard.key: [*self.ids]})[self.shard.key]
-        return bool(found.pending or found.in_flight)
-
-    def done(self, batch: Batch) -> None:
-        if not self.ids:
-            self.left = max(self.left - len(batch.entries), 0)
-        elif batch.token == self.token:  # and not one that a dead flusher left
-            claimed = {entry.id for entry in batch.entries}
-            # What is left may be nowhere: the next claim says so.
-            self.ids = [id for id in self.ids if id not in claimed]
-            self.left = len(self.ids)
-
-
-@contextmanager
-def _given_back(works: Sequence[_Work]) -> Iterator[None]:
-    """Where the flusher is told to end in the middle, as by Django-Q2 when a task takes too long,
-    nobody has to wait for the ends of its leases."""
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt):
-        for work in works:
-            work.shard.release(work.claimed, retry_in=0, error="The flusher was told to end.")
-        raise
-
-
-def _works(buffer: Declaration, ids: Sequence[str], *, due_only: bool) -> list[_Work]:
-    keys = buffer.shard_keys()
-    shards = buffer.shards(patient=True)
-    if ids:
-        by_shard: dict[int, list[str]] = {}
-        for id in dict.fromkeys(ids):
-            by_shard.setdefault(keys.index(buffer.shard_key_of(id)), []).append(id)
-        return [_Work(n, shards[n], len(own), own) for n, own in by_shard.items()]
-    works = []
-    for number, counts in enumerate(store.count(client(patient=True), keys).values()):
-        left = (counts.due if due_only else counts.pending) + counts.in_flight
-        if left:
-            works.append(_Work(number, shards[number], left))
-    return works
+    if is_paused:
+        failures.append(
+            BufferPaused(f"{buffer} is paused: its entries wait for writebehind_resume.")
+        )
+    return result, failures
 
 
 class Void(Exception):
-    """Somebody discarded of the batch, and nothing may be applied under its token any more."""
+    """Somebody discarded entries of the batch: nothing may be applied under its token any more."""
 
 
 def _flush_batch(
-    buffer: Declaration, number: int, shard: Shard, batch: Batch
-) -> Applied | Exception | None:
-    """Apply a claimed batch and acknowledge it; or give it back and return what went wrong; or
-    None for one that has to be claimed again."""
-    try:
-        with paused(), renewed(shard, batch.token, conf.settings().LEASE):
-            applied = _apply(buffer, number, batch)
-    except Void:
-        shard.revoke(batch.token)
-        return None
-    except Exception as error:  # noqa: BLE001 - whatever it is, the batch is given back
-        _give_back(buffer, number, shard, batch, error)
-        return error
-    reach("flush.committed")
-    dead, seconds = len(applied.dead_letters), applied.seconds
-    shard.ack(
-        batch.token,
-        rows=applied.rows,
-        dead_letters=dead,
-        seconds=seconds,
-        retain=retained.seconds(buffer),
-        copies=applied.copies,
-    )
-    reach("flush.acked")
-    tell(buffer, number, batch, applied)
+    buffer: Declaration, number: int, shard: Shard, batch: Batch, *, wait: bool
+) -> Sequence[Applied] | Exception | None:
+    """Apply a claimed batch and its related batches, and acknowledge them.
+
+    If that fails, the batch is given back, and the error is returned. None means that the batch has
+    to be claimed again.
+    """
+    with Related(Claimed(buffer, number, shard, batch)) as related:
+        own = related.own
+        try:
+            with paused():
+                applied = _apply(related)
+        except Void:
+            shard.revoke(own.batch.token)
+            return None
+        except Busy as error:
+            related.give_back()
+            if not wait:  # nothing went wrong: this is no attempt
+                shard.release(own.batch.token, retry_in=_soon(conf.settings().BACKOFF))
+                entries = counted(len(batch.entries), "entry", "entries")
+                logger.warning("%s: a batch of %s waits. %s", buffer, entries, error)
+                return error
+            shard.release(own.batch.token)
+            time.sleep(random.uniform(_POLL, 10 * _POLL))  # random: the other one waits too
+            return None
+        except BufferUnavailable:  # nothing is wrong with the batch
+            with suppress(BufferUnavailable):
+                shard.release(own.batch.token)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is given back
+            _give_back(own, error)
+            return error
+        reach("flush.committed")
+        # If this batch was stored before, `applied` is about it alone.
+        outcomes = [*zip(related.every(), applied, strict=False)]
+        for each, its in outcomes:
+            dead = len(its.dead_letters)
+            bases = each.buffer.bases()
+            each.shard.ack(
+                each.batch.token,
+                rows=its.rows,
+                dead_letters=dead,
+                seconds=its.seconds,
+                bases=its.bases,
+                terms=bases.terms if bases else None,
+            )
+        reach("flush.acked")
+        for each, its in outcomes:
+            report(each.buffer, each.number, each.batch, its)
+        if len(applied) > 1:
+            related.claims.clear()
     return applied
 
 
-def _give_back(
-    buffer: Declaration, number: int, shard: Shard, batch: Batch, error: Exception
-) -> None:
-    settings = conf.settings()
+def _give_back(own: Claimed, error: Exception) -> None:
+    settings, buffer, batch = conf.settings(), own.buffer, own.batch
     longest = min(settings.MAX_BACKOFF, settings.BACKOFF * 2 ** min(batch.attempts, 30))
-    delay = longest * random.uniform(0.5, 1)  # not all at once, where many wait for one thing
-    logger.error(
-        "%s: a batch of %d entries failed (%d before) and waits, the next try is in %.1f s: %s",
-        buffer,
-        len(batch.entries),
-        batch.attempts,
-        delay,
-        _WHY[kind(error)],
-        exc_info=error,
-    )
+    delay = _soon(longest)
+    if not lacks_tables(buffer, error):
+        logger.error(
+            "%s: a batch of %s failed (%d before) and waits, the next try is in %.1f s: %s",
+            buffer,
+            counted(len(batch.entries), "entry", "entries"),
+            batch.attempts,
+            delay,
+            _WHY[kind(error)],
+            exc_info=error,
+        )
     connections[buffer.layout().using].close_if_unusable_or_obsolete()
-    # A database quotes values, and this is shown to people; the log has all of it.
+    # Errors quote values, and people see this text. The log has the whole error.
     why = type(error).__name__ if buffer.sensitive else f"{type(error).__name__}: {error}"
-    shard.release(batch.token, retry_in=delay, error=storable(why[:500]))
+    own.shard.release(batch.token, retry_in=delay, error=storable(why[:500]))
     flush_failed.send_robust(
-        buffer.model, buffer=buffer, shard=number, error=error, attempts=batch.attempts + 1
+        buffer.model, buffer=buffer, shard=own.number, error=error, attempts=batch.attempts + 1
     )
+
+
+def _soon(longest: float) -> float:
+    """A random part of a pause: so the flushers that wait do not all come at once."""
+    return longest * random.uniform(0.5, 1)
 
 
 _WHY: dict[Kind, str] = {
     "row": "its entries are refused, but not one by one",
-    "schema": "a table, a column or a right may be missing, or code that is new enough",
-    "transient": "others were in the way each time",
+    "schema": "a table, a column or a right may be missing (see manage.py migrate), or this code "
+    "is too old",
+    "transient": "other transactions were in the way each time",
     "connection": "the database is out of reach, full, or takes no writes",
+    "unknown": f"the error is not known; after {_PATIENCE} tries it makes dead letters",
 }
 
 
-def _apply(buffer: Declaration, number: int, batch: Batch) -> Applied:
-    """Apply a batch: what it is refused for is isolated, and who is in the way is waited for."""
-    isolating, held = False, None
-    for attempt in range(1, _TRIES + 1):
+def _apply(related: Related) -> Sequence[Applied]:
+    """Apply a batch, and the related batches that it turns out to need.
+
+    If the ledger has the token of a related batch, settle that batch and try the others again.
+    """
+    own = related.own
+    while True:
         try:
-            return apply(buffer, number, batch, isolating=isolating, fences=held)
-        except Fenced as error:
-            held = error.fences
-            if attempt == _TRIES:
-                raise
+            return _apply_once(related)
         except AlreadyApplied as refused:
-            match state_of(buffer.layout(), batch.token):
-                case "absent":  # the ledger refused it for something else
+            if related.is_settled(refused.token):
+                continue
+            match state_of(own.buffer.layout(), own.batch.token):
+                case "absent":  # the ledger refused the token for another reason
                     raise refused.reason from None
                 case "void":
                     raise Void from None
-            return Applied(rows=0, statements=1, seconds=0.0)
-        except ParentPending as error:
-            flush(error.parent, ids=error.ids, wait=False)
-            if attempt == _TRIES:
-                raise
+            return [Applied(rows=0, statements=1, seconds=0.0)]
+
+
+def _apply_once(related: Related) -> Sequence[Applied]:
+    """Apply them. Raise `AlreadyApplied` if the ledger has the token of one of the batches.
+
+    If entries are refused, isolate them. If another transaction is in the way, try again.
+    """
+    own, using = related.own, related.own.buffer.layout().using
+    isolating, attempt, insist = False, 1, own.batch.attempts >= _PATIENCE
+    until = time.monotonic() + conf.settings().LEASE
+    while True:
+        try:
+            related.gather()
+            related.make_safe()
+            return apply(
+                own.buffer,
+                own.number,
+                own.batch,
+                related=related.claims,
+                isolating=isolating,
+                insist=insist,
+                joined=related.joined,
+            )
+        except AlreadyApplied:
+            raise
+        except RowPending as error:
+            isolating = True
+            if not related.claim_rows(error):  # the rows are stored meanwhile
+                attempt += 1
+                if attempt > _TRIES:
+                    raise
         except Exception as error:
-            found = kind(error)
-            if attempt == _TRIES or found in ("schema", "connection"):
+            is_refused = is_refusal(error, insist=insist)
+            if attempt == _TRIES or not (is_refused or kind(error) == "transient"):
                 raise
-            if found == "transient" or isolating:
-                connections[buffer.layout().using].close_if_unusable_or_obsolete()
+            if time.monotonic() >= until and not is_refused:  # do not keep the other shards waiting
+                raise
+            if not is_refused or isolating:
+                connections[using].close_if_unusable_or_obsolete()
                 time.sleep(_POLL * attempt)
-            isolating = isolating or found == "row"
-    raise AssertionError("unreachable")
+            isolating = isolating or is_refused
+            attempt += 1

@@ -1,8 +1,9 @@
-"""A pause for the collector of cyclic garbage."""
+"""Pause Python's garbage collector while a batch is applied."""
 
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ _enabled = True
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """No collection while a batch is applied.
+    """Pause the collector of cyclic garbage.
 
-    A batch makes some ten thousand objects, of which none is in a cycle: they go by themselves.
-    Their number alone makes Python search all the process holds for cycles again and again, which
-    took a sixth of a flush. Threads may flush at once; the last to end lets it go on.
+    A batch makes some ten thousand objects. None of them is in a cycle, so reference counts free
+    them. But their number makes Python search the whole process for cycles again and again. That
+    took a sixth of a flush. Several threads may flush at once: the last one to end turns the
+    collector on again.
     """
     global _depth, _enabled
     with _lock:
@@ -30,6 +32,18 @@ def paused() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _depth -= 1
+            _depth = max(_depth - 1, 0)
             if _depth == 0 and _enabled:
                 gc.enable()
+
+
+def _collect_again() -> None:
+    """End all pauses after a fork: the child has none of the threads that would end them."""
+    global _lock, _depth
+    _lock = threading.Lock()
+    if _depth and _enabled:
+        gc.enable()
+    _depth = 0
+
+
+os.register_at_fork(after_in_child=_collect_again)

@@ -1,24 +1,27 @@
-"""Keeps the lease of a batch while its transaction takes its time."""
+"""Renew the lease of a batch as long as its transaction runs."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.store.connection import is_told
+from writebehind_app.store.connection import is_logged
 from writebehind_app.store.shard import Shard
 
 logger = logging.getLogger("writebehind")
 
-_LONGEST = 20  # leases: whoever takes longer hangs, and another flusher may try
+_LONGEST = 20  # leases; a flusher that takes longer hangs, and another one may try
 
 
 @contextmanager
-def renewed(shard: Shard, token: str, lease: float) -> Iterator[None]:
-    """Renew the lease in the background. Nothing is renewed any more when the block is left."""
+def keep_lease(shard: Shard, token: Callable[[], str], lease: float) -> Iterator[None]:
+    """Renew a lease in the background until the block is left.
+
+    `token()` says which batch the flusher has: an extended batch has a new token.
+    """
     done = threading.Event()
 
     def renew() -> None:
@@ -26,9 +29,9 @@ def renewed(shard: Shard, token: str, lease: float) -> Iterator[None]:
             if done.wait(lease / 3):
                 return
             try:
-                shard.renew(token, lease=lease)
+                shard.renew(token(), lease=lease)
             except BufferUnavailable as error:
-                if not is_told(error):
+                if not is_logged(error):
                     logger.warning("The lease of a batch could not be renewed: %s", error)
 
     thread = threading.Thread(target=renew, name="writebehind-lease", daemon=True)

@@ -1,26 +1,34 @@
-"""What commands share: types of arguments, buffers by their names, an end by a signal."""
+"""Parts that commands share: types of arguments, buffers by name, servers that cannot be used, an
+end by a signal."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from writebehind_app import registry
+from writebehind_app.database.failures import kind
+from writebehind_app.database.own_tables import migrate_first
 from writebehind_app.database.parents import parents_first
 from writebehind_app.declaration import Declaration
+from writebehind_app.english import be, counted
 from writebehind_app.exceptions import BufferUnavailable
+from writebehind_app.store import server
+from writebehind_app.store.connection import client
 
 NO_BUFFERS = "No model declares a buffer."
 
 
 def positive(kind: type) -> Callable[[str], Any]:
-    """The type of an argument that has to be more than nothing."""
+    """The type of an argument that must be greater than 0."""
 
     def parse(text: str) -> Any:
         value = kind(text)
@@ -48,27 +56,68 @@ def buffers_of(labels: Sequence[str]) -> list[Declaration]:
     return parents_first(wanted)
 
 
-def unusable(error: BufferUnavailable) -> str:
-    return f"Redis cannot be used: {str(error).removeprefix('Redis: ')}"
+def unusable(error: BufferUnavailable, buffers: Sequence[Declaration] = ()) -> str:
+    """A line about the Redis of these buffers. It says which one if there are several."""
+    reason = str(error).removeprefix("Redis: ")
+    if not buffers or len(client().servers()) == 1:
+        return f"Redis cannot be used: {reason}"
+    where = server.address(client().server_of(buffers[0].redis_key()))
+    labels = ", ".join(buffer.label for buffer in buffers)
+    return f"Redis at {where} cannot be used for {labels}: {reason}"
+
+
+def unusable_database(using: str) -> str:
+    return migrate_first(using) or f"The database {using!r} cannot be used."
+
+
+@contextmanager
+def databases_of(buffers: Iterable[Declaration]) -> Iterator[None]:
+    """End the command with one line if a database of these buffers cannot be used, or was not
+    migrated."""
+    try:
+        yield
+    except (InterfaceError, OperationalError, ProgrammingError) as error:
+        for using in sorted({buffer.layout().using for buffer in buffers}):
+            if said := migrate_first(using):
+                raise CommandError(said) from None
+        hint = " Run manage.py migrate." if kind(error) == "schema" else ""
+        raise CommandError(f"A database cannot be used: {error}.{hint}") from error
 
 
 def entries_are(count: int) -> str:
-    return "1 entry is" if count == 1 else f"{count} entries are"
+    return f"{counted(count, 'entry', 'entries')} {be(count)}"
 
 
-class Stop(threading.Event):
-    """Set by SIGTERM and SIGINT; `is_urgent` is set by a second one."""
+class Stop:
+    """Set by SIGTERM and SIGINT; `is_urgent` is set by a second one.
 
-    is_urgent = False
+    It has no lock. A signal may come while the main thread holds one: a `threading.Event` that is
+    being waited for would hang for ever.
+    """
+
+    _TURN = 0.1  # seconds after which somebody who waits notices the signal
+
+    def __init__(self) -> None:
+        self.is_urgent = self._is_set = False
 
     def on_signal(self, *args: object) -> None:
-        self.is_urgent = self.is_set()
-        self.set()
+        self.is_urgent = self._is_set
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for so long, or until it is set. Return whether it is."""
+        until = time.monotonic() + seconds
+        while not self._is_set and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, self._TURN))
+        return self._is_set
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """An event that signals set, so that what is under way comes to its end."""
+    """An event that signals set, so that the work under way can end."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

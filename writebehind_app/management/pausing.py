@@ -1,4 +1,4 @@
-"""What `writebehind_pause` and `writebehind_resume` share."""
+"""The base of `writebehind_pause` and `writebehind_resume`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from writebehind_app import registry
+from writebehind_app.database.divided import on_all_shards
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.management.arguments import NO_BUFFERS, buffers_of, entries_are, unusable
-from writebehind_app.store import shard as store
+from writebehind_app.store import state
 from writebehind_app.store.client import Client
 from writebehind_app.store.connection import client
 
 
 class PausingCommand(BaseCommand):
-    """Does something to all shards of buffers, and says what that comes to."""
+    """Pauses or resumes all shards of some buffers, and prints the outcome."""
 
     act: Callable[[Client, Sequence[str]], bool]
-    outcomes: tuple[str, str]  # where that changed anything, and where it did not
+    outcomes: tuple[str, str]  # texts for: it changed something, it changed nothing
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("labels", nargs="*", metavar="app.Model", help="buffers (default: all)")
@@ -27,15 +30,22 @@ class PausingCommand(BaseCommand):
         buffers = buffers_of(options["labels"])
         if not buffers:
             self.stdout.write(NO_BUFFERS)
-        for buffer in buffers:
+        problems = []
+        for group in registry.by_server(buffers):
             try:
-                changed = type(self).act(client(), buffer.shard_keys())
-                counts = store.count(client(), buffer.shard_keys()).values()
+                for buffer in group:
+                    self._act(buffer)
             except BufferUnavailable as error:
-                raise CommandError(unusable(error)) from None
-            pending = sum(count.pending for count in counts)
-            in_flight = sum(count.in_flight for count in counts)
-            self.stdout.write(
-                f"{buffer.label} {self.outcomes[not changed]}; {entries_are(pending)} pending, "
-                f"{in_flight} in flight"
-            )
+                problems.append(unusable(error, group))
+        if problems:
+            raise CommandError("\n".join(problems))
+
+    def _act(self, buffer: Declaration) -> None:
+        changed = on_all_shards(buffer, type(self).act)
+        counts = state.count(client(), buffer.every_shard()).values()
+        pending = sum(count.pending for count in counts)
+        in_flight = sum(count.in_flight for count in counts)
+        self.stdout.write(
+            f"{buffer.label} {self.outcomes[not changed]}; {entries_are(pending)} pending, "
+            f"{in_flight} in flight"
+        )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
+from writebehind_app import BufferedAdmin
 from writebehind_app.meta.models import (
     AppointmentMeta,
     EventRegistration,
@@ -13,14 +14,14 @@ from writebehind_app.meta.models import (
 
 
 @admin.register(PostMeta)
-class PostMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class PostMetaAdmin(BufferedAdmin, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("post_id", "meta_key", "meta_value", "updated_at")
     search_fields = ("=post_id", "meta_key")
     readonly_fields = ("updated_at",)
 
 
 @admin.register(LessonMeta)
-class LessonMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class LessonMetaAdmin(BufferedAdmin, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("lesson_id", "user", "meta_key", "meta_value", "updated_at")
     list_select_related = ("user",)
     search_fields = ("=lesson_id", "meta_key")
@@ -29,7 +30,7 @@ class LessonMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(TicketMeta)
-class TicketMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class TicketMetaAdmin(BufferedAdmin, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("ticket_id", "subject", "status", "category", "assigned_to", "updated_at")
     list_filter = ("status", "category")
     search_fields = ("=ticket_id", "subject", "assigned_to")
@@ -37,7 +38,7 @@ class TicketMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(AppointmentMeta)
-class AppointmentMetaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AppointmentMetaAdmin(BufferedAdmin, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("appointment_id", "patient_id", "starts_at", "status", "expires_at")
     list_filter = ("status", "starts_at")
     search_fields = ("=appointment_id", "=patient_id")
@@ -52,7 +53,7 @@ class EventRegistrationAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(UserProfile)
-class UserProfileAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class UserProfileAdmin(BufferedAdmin, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("user", "display_name", "locale", "timezone", "last_seen_at")
     list_select_related = ("user",)
     search_fields = ("display_name",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -16,8 +17,8 @@ from writebehind_app import LogBuffer, MetaBuffer, RowBuffer
 
 
 class Exact(models.Field):  # type: ignore[type-arg]
-    """Text that equals another to the database where it does to Python: MySQL and MariaDB would
-    take "A" for "a", and for "á"."""
+    """Text that the database compares as Python does: MySQL and MariaDB would take "A" for "a",
+    and for "á"."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
         parameters: Any = super().db_parameters(connection)
@@ -43,7 +44,7 @@ class PostMeta(models.Model):
     meta_value = models.JSONField(_("value"), null=True, blank=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
-    buffered = MetaBuffer(entity="post_id", name="meta_key", value="meta_value")
+    buffered = MetaBuffer(entity="post_id", name="meta_key", value="meta_value", cache_seconds=60)
 
     class Meta:
         verbose_name = _("post metadata")
@@ -69,7 +70,9 @@ class LessonMeta(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
-    buffered = MetaBuffer(entity=("lesson_id", "user"), name="meta_key", value="meta_value")
+    buffered = MetaBuffer(
+        entity=("lesson_id", "user"), name="meta_key", value="meta_value", cache_seconds=60
+    )
 
     class Meta:
         verbose_name = _("lesson metadata")
@@ -105,7 +108,7 @@ class TicketMeta(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
-    buffered = RowBuffer(key="ticket_id", flush_when=is_resolved)
+    buffered = RowBuffer(key="ticket_id", flush_when=is_resolved, cache_seconds=60)
 
     class Meta:
         verbose_name = _("ticket")
@@ -129,7 +132,7 @@ class AppointmentMeta(models.Model):
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
-    buffered = RowBuffer(key="appointment_id", expires="expires_at")
+    buffered = RowBuffer(key="appointment_id", expires="expires_at", cache_seconds=60)
 
     class Meta:
         verbose_name = _("appointment")
@@ -141,7 +144,7 @@ class AppointmentMeta(models.Model):
 
 
 class RegistrationBuffer(LogBuffer):
-    """Takes e-mail addresses that differ in upper and lower case for one."""
+    """Takes e-mail addresses in upper and lower case for the same."""
 
     def clean(self, values: dict[str, Any]) -> dict[str, Any]:
         if "email" in values:
@@ -154,12 +157,12 @@ class RegistrationBuffer(LogBuffer):
 
 
 def normalized_email(email: Any) -> str:
-    """An address as it is stored."""
+    """Return an address as it is stored."""
     return str(email).strip().lower()
 
 
 class EventRegistration(models.Model):
-    """That somebody comes to an event."""
+    """A registration of a person for an event."""
 
     event_id = models.BigIntegerField(_("event"))
     email = AddressField(_("e-mail address"))
@@ -184,8 +187,18 @@ class EventRegistration(models.Model):
         return f"{self.event_id} {self.email}"
 
 
+def validate_timezone(name: str) -> None:
+    """Refuse a name that is not in the database of time zones."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name of a folder
+        raise ValidationError(
+            _("“%(value)s” is not a time zone, as “Europe/Berlin” is."), params={"value": name}
+        ) from None
+
+
 class UserProfile(models.Model):
-    """What users change about themselves, and what is noted about them all the time."""
+    """What users change about themselves, and what is often noted about them."""
 
     user = models.OneToOneField(
         settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", verbose_name=_("user")
@@ -193,12 +206,14 @@ class UserProfile(models.Model):
     display_name = models.CharField(_("display name"), max_length=150, blank=True, default="")
     bio = models.TextField(_("about"), blank=True, default="")
     locale = models.CharField(_("language"), max_length=35, blank=True, default="")
-    timezone = models.CharField(_("time zone"), max_length=63, blank=True, default="")
+    timezone = models.CharField(
+        _("time zone"), max_length=63, blank=True, default="", validators=[validate_timezone]
+    )
     preferences = models.JSONField(_("preferences"), blank=True, default=dict)
     last_seen_at = models.DateTimeField(_("last seen"), null=True, blank=True)
     updated_at = models.DateTimeField(_("updated"), auto_now=True)
 
-    buffered = RowBuffer(key="user")
+    buffered = RowBuffer(key="user", cache_seconds=60)
 
     class Meta:
         verbose_name = _("user profile")

@@ -1,16 +1,21 @@
-"""The JSON that the endpoints take: read within limits, with operations in the place of values."""
+"""What the endpoints take: JSON, within limits, with operations in place of values; and parameters
+of a URL."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.http import HttpRequest, UnreadablePostError
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 
 from writebehind_app import conf
 from writebehind_app.fields.codecs import INT64
@@ -27,7 +32,7 @@ _OPERATIONS: dict[str, type[Add | Max | Min | Merge]] = {
 
 
 class Refused(Exception):
-    """A request that gets another answer than the one it asked for."""
+    """The answer to a request that is refused."""
 
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
@@ -35,7 +40,7 @@ class Refused(Exception):
 
 
 def read(request: HttpRequest) -> Any:
-    """The JSON in the body of a request, which is read no further than the limit."""
+    """Return the JSON in the body of a request. No more than the limit is read."""
     charset = (request.content_params or {}).get("charset", "utf-8")
     if request.content_type != "application/json" or charset.lower() not in ("utf-8", "utf8"):
         raise Refused(415, "Send application/json, in UTF-8.")
@@ -56,21 +61,21 @@ def read(request: HttpRequest) -> Any:
 
 
 def _body(request: HttpRequest) -> bytes:
-    limit = conf.settings().META_MAX_BODY
+    most = conf.settings().META_MAX_BODY
     length = request.META.get("CONTENT_LENGTH") or "0"
-    too_long = length.isdecimal() and int(length[:20]) > limit
+    too_long = length.isdecimal() and int(length[:20]) > most
     try:
-        raw = b"" if too_long else request.read(limit + 1)
+        raw = b"" if too_long else request.read(most + 1)
     except UnreadablePostError:
         raise Refused(400, "The body ended early.") from None
-    if too_long or len(raw) > limit:
-        raise Refused(413, f"The body is longer than {limit} bytes.")
+    if too_long or len(raw) > most:
+        raise Refused(413, f"The body is longer than {most} bytes.")
     return raw
 
 
 def values(body: Any, *, least: int = 1) -> dict[str, Any]:
-    """An object of a body, with operations where it has operation objects, as `{"$add": 1}`, and
-    at least so many keys."""
+    """Return an object of a body, with at least so many keys. Operation objects, as `{"$add": 1}`,
+    become operations."""
     if not isinstance(body, dict):
         raise Refused(400, "Send an object.")
     if len(body) < least:
@@ -80,7 +85,7 @@ def values(body: Any, *, least: int = 1) -> dict[str, Any]:
 
 
 def fields(body: Any, known: Mapping[str, Any], *, least: int = 1) -> dict[str, Any]:
-    """As `values()`, where each key has a field by which its value is checked."""
+    """Do the same as `values()`, and check each value by the field of its key."""
     found, errors = values(body, least=least), {}
     for name, value in found.items():
         try:
@@ -95,12 +100,12 @@ def fields(body: Any, known: Mapping[str, Any], *, least: int = 1) -> dict[str, 
 
 
 def _clean(field: Any, value: Any) -> Any:
-    """A field by itself would take a number for a text, and true for a number."""
+    """Check the type first: a field would take a number for a text, and true for a number."""
     kind: type
     kind, noun = str, "a text"
     if isinstance(field, models.IntegerField):
         kind, noun = int, "a whole number"
-    elif isinstance(field, models.JSONField):  # all of them here are empty objects at first
+    elif isinstance(field, models.JSONField):  # here, each is an empty object by default
         kind, noun = dict, "an object"
     if isinstance(value, Merge) and kind is dict:
         return value
@@ -140,7 +145,56 @@ def _limit_keys(given: dict[str, Any]) -> None:
             )
 
 
-# JSON as RFC 8259 has it, without what databases refuse or readers disagree on
+# Parameters of a URL
+
+MAX_PAGE = 500  # rows of a list
+
+
+def query(request: HttpRequest, known: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """Return the parameters of a URL, each read by its function."""
+    found, errors = {}, {}
+    for name, texts in request.GET.lists():
+        try:
+            if name not in known:
+                raise ValidationError(f"There is no such parameter; there are: {', '.join(known)}.")
+            if len(texts) > 1:
+                raise ValidationError("This is there twice.")
+            found[name] = known[name](texts[0])
+        except ValidationError as error:
+            errors[name[:100]] = error.messages
+    if errors:
+        raise ValidationError(errors)
+    return found
+
+
+def number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= INT64[1]):
+        raise ValidationError("This has to be a whole number from 0 on, of at most 63 bits.")
+    return int(text)
+
+
+def limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 0 < int(text) <= MAX_PAGE):
+        raise ValidationError(f"This has to be a whole number from 1 to {MAX_PAGE}.")
+    return int(text)
+
+
+def time(text: str) -> datetime:
+    """Return a time as the fields of models have it. Without an offset, it is of the time zone of
+    the project."""
+    try:
+        at = parse_datetime(text)
+        if at is not None and timezone.is_naive(at):
+            at = timezone.make_aware(at, timezone.get_default_timezone())
+        at = at and at.astimezone(UTC)
+    except (ValueError, OverflowError):  # as of a 30 February, or before the year 1
+        at = None
+    if at is None:
+        raise ValidationError("This has to be a time, as 2026-01-31T12:00:00Z.")
+    return at if settings.USE_TZ else timezone.make_naive(at, timezone.get_default_timezone())
+
+
+# JSON of RFC 8259, without what databases refuse or readers disagree about
 
 _TOO_DEEP = f"More than {MAX_DEPTH} lists and objects are in each other."
 

@@ -1,20 +1,19 @@
-"""What an application calls instead of the ORM: writes go through the buffers of the models, and
-reads show every accepted write, flushed or not.
+"""Functions that an application calls instead of the ORM. Writes go through the buffers of the
+models, and reads show every accepted write, flushed or not.
 
-While Redis is away they go straight to the database, or, with `WHEN_DOWN="raise"`, raise
-`BufferUnavailable`; `WriteUncertain` where nobody knows whether Redis took a write that cannot
-simply be repeated. Of writes with the same text as `once`, one is carried out. `ValidationError`
-for a value that its field refuses, and `FieldError` for a field that is not there, name what would
-be right.
+While Redis is away, calls go straight to the database; with `WHEN_DOWN="raise"` they raise
+`BufferUnavailable`. A write that may not be repeated raises `WriteUncertain` if nobody knows
+whether Redis took it. Of writes with the same text as `once`, one is carried out. The
+`ValidationError` of a refused value and the `FieldError` of an unknown field say what is right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.db import IntegrityError, router
+from django.db import IntegrityError, models, router
 from django.utils import timezone
 
 from writebehind_app import MetaBuffer, RowBuffer
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
     from django.contrib.auth.base_user import AbstractBaseUser
 
 
+PAGE = 50  # rows of a list, where nobody says how many
+
+
 def _flush(buffer: RowBuffer | MetaBuffer, **key: Any) -> None:
     if buffer.flush(**key).dead_letters:
         raise IntegrityError("The database refused what was pending: it is a dead letter now.")
@@ -48,21 +50,21 @@ def save_post_meta(
     post_id: int, /, *parts: Mapping[str, Any], once: str | None = None, **values: Any
 ) -> Receipt:
     """Set metadata of a post in one step: values, or operations on what is there. A value may be
-    all that JSON has.
+    any JSON.
 
-    A mapping takes keys that cannot be names in Python.
+    Give keys that cannot be names in Python in a mapping.
     """
     joined = {key: value for part in (*parts, values) for key, value in part.items()}
     return PostMeta.buffered.of(post_id=post_id).update(joined, once=once)
 
 
 def post_meta(post_id: int) -> dict[str, Any]:
-    """All metadata of a post, by key; empty for one that has none."""
+    """Return all metadata of a post, by key; {} if it has none."""
     return dict(PostMeta.buffered.of(post_id=post_id).items())
 
 
 def delete_post_meta(post_id: int, *keys: str) -> None:
-    """Delete these keys of a post, or all there are. A key that is not there is no error."""
+    """Delete these keys of a post, or all. A key that is not there is no error."""
     meta = PostMeta.buffered.of(post_id=post_id)
     if not keys:
         meta.clear()
@@ -82,12 +84,11 @@ def record_progress(
     **values: Any,
 ) -> Receipt:
     """Note how far a user is with a lesson: values, or operations on what is there, as
-    `seconds=Add(15), position=Max(120.5)`. A value may be all that JSON has.
+    `seconds=Add(15), position=Max(120.5)`. A value may be any JSON.
 
-    A mapping takes keys that cannot be names in Python; several are written one after the other,
-    after all were checked. The receipt is that of the last. A step whose sum leaves its range is
-    not taken; the others are, and the `ValidationError` says how many. While Redis is away none of
-    the call is.
+    Give keys that cannot be names in Python in a mapping. Several mappings are all checked, then
+    written one after the other; the receipt is that of the last. If a sum leaves 64 bits, the key
+    becomes a dead letter at the flush; while Redis is away, a `ValidationError`: nothing is stored.
     """
     entity = {"lesson_id": lesson_id, "user": user}
     written = [*steps, values] if values or not steps else steps
@@ -95,16 +96,16 @@ def record_progress(
 
 
 def progress(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
-    """How far a user is with a lesson, by key; empty for one who has not begun."""
+    """Return how far a user is with a lesson, by key; {} if the user has not begun."""
     return dict(LessonMeta.buffered.of(lesson_id=lesson_id, user=user).items())
 
 
 def finalize_lesson(lesson_id: int, user: AbstractBaseUser) -> dict[str, Any]:
-    """What is stored of a user and a lesson, after what was pending of it was flushed.
+    """Flush what is pending of a user and a lesson, and return what is stored then.
 
-    What the database raises comes out of it; what was pending is flushed later then, or is a dead
-    letter after an `IntegrityError`. As every flush it has to be outside of `transaction.atomic()`.
-    While Redis is away nothing is flushed; with `WHEN_DOWN="raise"` that raises.
+    An error of the database is raised. Then what was pending is flushed later; after an
+    `IntegrityError` it is a dead letter. Like every flush, this must be outside of
+    `transaction.atomic()`. While Redis is away, nothing is flushed; `WHEN_DOWN="raise"` raises.
     """
     buffer = LessonMeta.buffered
     try:
@@ -128,8 +129,8 @@ def register(
     details: Mapping[str, Any] | None = None,
     once: str | None = None,
 ) -> Receipt:
-    """A registration for an event. `AlreadyExists` where this address is registered for it, pending
-    or stored, in upper or lower case; `ValidationError` for what is no address."""
+    """Register an address for an event. `AlreadyExists` if it is registered for it, pending or
+    stored, in upper or lower case. `ValidationError` if it is no address."""
     return EventRegistration.buffered.append(
         event_id=event_id,
         email=email,
@@ -142,36 +143,69 @@ def register(
 def registrations_between(
     event_id: int, since: datetime | None = None, until: datetime | None = None
 ) -> list[EventRegistration]:
-    """The registrations for an event from one time up to, and without, the other, in their order;
-    None for no bound."""
+    """Return the registrations for an event with `since <= time < until`, in their order. None is
+    no bound."""
     return EventRegistration.buffered.window(since, until, event_id=event_id)
+
+
+def registrations(
+    event_id: int,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    limit: int = PAGE,
+) -> tuple[list[EventRegistration], datetime | None]:
+    """Return the first `limit` registrations of `registrations_between()`, and the `since` of those
+    that follow; None if none follow.
+
+    A page ends between two times: it has more than `limit` if all of them have the same time.
+    """
+    stored = EventRegistration.objects.using(router.db_for_write(EventRegistration))
+    stored = stored.filter(event_id=event_id).order_by("registered_at")
+    if since is not None:
+        stored = stored.filter(registered_at__gte=since)
+    if until is not None:
+        stored = stored.filter(registered_at__lt=until)
+    times = stored.values_list("registered_at", flat=True)
+    first, end = [*times[: limit + 1 : limit], None, None][:2]
+    if end is not None and end == first:
+        end = times.filter(registered_at__gt=first).first()
+    # As far as a page of stored rows goes. What is pending may be among these, and make it longer.
+    found = registrations_between(event_id, since, end or until)
+    if len(found) > limit:
+        cut = found[limit].registered_at
+        if cut == found[0].registered_at:
+            cut += timedelta(microseconds=1)
+        rest = [row.registered_at for row in found if row.registered_at >= cut]
+        found = [row for row in found if row.registered_at < cut]
+        end = rest[0] if rest else end
+    return found, end
 
 
 # Tickets
 
 
 def open_ticket(ticket_id: int, **values: Any) -> Receipt:
-    """A new ticket. `AlreadyExists` where there is one, pending or stored."""
+    """Write a new ticket. `AlreadyExists` if there is one, pending or stored."""
     return TicketMeta.buffered.create(ticket_id=ticket_id, **values)
 
 
 def update_ticket(ticket_id: int, **values: Any) -> None:
     """Change fields of a ticket: values, or operations on what is there.
 
-    `TicketMeta.DoesNotExist` where there is no such ticket; no write makes one.
+    `TicketMeta.DoesNotExist` if there is no such ticket; none is made.
     """
     if not TicketMeta.buffered.set_if({}, ticket_id=ticket_id, **values):
         raise TicketMeta.DoesNotExist(f"There is no ticket {ticket_id}.")
 
 
 def resolve_ticket(ticket_id: int, **values: Any) -> TicketMeta:
-    """The ticket as it is stored, after it was resolved, with other changes if there are any, and
-    flushed.
+    """Resolve a ticket, with other changes if any are given, flush it, and return it as stored.
 
-    `TicketMeta.DoesNotExist` where there is no such ticket. What the database raises comes out of
-    it; the write is accepted then, and flushed later, or a dead letter after an `IntegrityError`;
-    flushed later, too, after a `BufferUnavailable` of a Redis that went away in between.
-    As every flush it has to be outside of `transaction.atomic()`.
+    `TicketMeta.DoesNotExist` if there is no such ticket. An error of the database is raised. The
+    write is accepted then, and flushed later; after an `IntegrityError` it is a dead letter. It is
+    also flushed later after a `BufferUnavailable`, if Redis went away in between. Like every flush,
+    this must be outside of `transaction.atomic()`.
     """
     using = router.db_for_write(TicketMeta)
     check_outside_transaction(using)  # before anything is written
@@ -189,7 +223,7 @@ def resolve_ticket(ticket_id: int, **values: Any) -> TicketMeta:
 
 
 def _shows(row: TicketMeta, written: Mapping[str, Any]) -> bool:
-    """Whether a row has the values of a write; what an operation came to is not known."""
+    """Return whether a row has the values of a write. Operations are not compared."""
     plain = {
         name: value
         for name, value in written.items()
@@ -200,9 +234,27 @@ def _shows(row: TicketMeta, written: Mapping[str, Any]) -> bool:
 
 
 def ticket(ticket_id: int) -> TicketMeta:
-    """The ticket with all its writes. `TicketMeta.DoesNotExist` where there is none."""
+    """Return a ticket with all its writes. `TicketMeta.DoesNotExist` if there is none."""
     found: TicketMeta = TicketMeta.buffered.get(ticket_id=ticket_id)
     return found
+
+
+def tickets(after: int | None = None, *, limit: int = PAGE) -> tuple[list[TicketMeta], int | None]:
+    """Return the first `limit` stored tickets, or those that follow the ticket `after`, with all
+    their writes; and the last one's number, after which the others come, None if there are none.
+    A ticket that is not stored yet is not among them."""
+    return _page(TicketMeta.buffered, TicketMeta, "ticket_id", after, limit)
+
+
+def _page(
+    buffer: RowBuffer, model: type[models.Model], key: str, after: int | None, limit: int
+) -> tuple[list[Any], int | None]:
+    stored = model._default_manager.using(router.db_for_write(model)).order_by(key)
+    if after is not None:
+        stored = stored.filter(**{f"{key}__gt": after})
+    keys = list(stored.values_list(key, flat=True)[: limit + 1])
+    rows = buffer.get_many(keys[:limit])  # not those that a pending write deletes
+    return list(rows.values()), keys[limit - 1] if len(keys) > limit else None
 
 
 # Appointments
@@ -218,8 +270,8 @@ def schedule(
     expires_at: datetime | None = None,
     once: str | None = None,
 ) -> Receipt:
-    """An appointment; one that is there already is scheduled anew, with all that is given here and
-    nothing else. From `expires_at` on it is not there any more."""
+    """Schedule an appointment, also one that is there already: it then has only what is given here.
+    From `expires_at` on it does not exist any more."""
     return AppointmentMeta.buffered.set(
         appointment_id=appointment_id,
         starts_at=starts_at,
@@ -235,8 +287,8 @@ def schedule(
 def update_status(
     appointment_id: int, status: str, *, expected: str | None = None, once: str | None = None
 ) -> bool:
-    """Whether the status was changed, with its time: only of an appointment that is there, has not
-    expired, and has the expected status, if one is given. Nobody's write comes in between."""
+    """Change the status, and its time, of an appointment that is there, has not expired, and has
+    the `expected` status, if given. No write comes in between. Return whether it was changed."""
     return AppointmentMeta.buffered.set_if(
         lambda row: not _has_expired(row) and expected in (None, row.status),
         appointment_id=appointment_id,
@@ -247,12 +299,21 @@ def update_status(
 
 
 def appointment(appointment_id: int) -> AppointmentMeta:
-    """The appointment with all its writes. `AppointmentMeta.DoesNotExist` where there is none, or
-    it has expired."""
+    """Return an appointment with all its writes. `AppointmentMeta.DoesNotExist` if there is none,
+    or it has expired."""
     found: AppointmentMeta = AppointmentMeta.buffered.get(appointment_id=appointment_id)
     if _has_expired(found):
         raise AppointmentMeta.DoesNotExist(f"The appointment {appointment_id} has expired.")
     return found
+
+
+def appointments(
+    after: int | None = None, *, limit: int = PAGE
+) -> tuple[list[AppointmentMeta], int | None]:
+    """Do the same as `tickets()` for appointments. Those that have expired are left out: a page may
+    have fewer than `limit`."""
+    found, end = _page(AppointmentMeta.buffered, AppointmentMeta, "appointment_id", after, limit)
+    return [row for row in found if not _has_expired(row)], end
 
 
 def _has_expired(row: AppointmentMeta) -> bool:
@@ -263,13 +324,13 @@ def _has_expired(row: AppointmentMeta) -> bool:
 
 
 def update_profile(user: AbstractBaseUser, **values: Any) -> Receipt:
-    """Change fields of the profile of a user, which comes to be if it is not there."""
+    """Change fields of the profile of a user. It is made if it is not there."""
     return UserProfile.buffered.set(user=user, **values)
 
 
 def profile(user: AbstractBaseUser) -> UserProfile:
-    """The profile of a user with all its writes; an empty one, which is not saved, for a user who
-    has none yet."""
+    """Return the profile of a user with all its writes; an empty, unsaved one if there is none
+    yet."""
     try:
         found: UserProfile = UserProfile.buffered.get(user=user)
     except UserProfile.DoesNotExist:

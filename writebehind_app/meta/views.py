@@ -1,28 +1,19 @@
-"""JSON endpoints over the services. What they take and answer is in docs/endpoints.md."""
+"""JSON endpoints for the services. docs/endpoints.md says what they take and answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from datetime import datetime
+from typing import Any
 
-from django.core.exceptions import FieldError, ObjectDoesNotExist, ValidationError
-from django.db import connections, models, transaction
+from django.core.exceptions import ValidationError
+from django.db import models
 from django.http import HttpRequest, JsonResponse
-from django.http.response import HttpResponseBase
-from django.views import View
+from django.urls import reverse
 
 from writebehind_app import conf
-from writebehind_app.buffers.outbox import send
-from writebehind_app.exceptions import (
-    AlreadyExists,
-    BufferFull,
-    BufferPaused,
-    BufferUnavailable,
-    NotDurable,
-    Overtaken,
-    WriteUncertain,
-)
+from writebehind_app.exceptions import AlreadyExists
 from writebehind_app.meta import payload, services
+from writebehind_app.meta.json_view import JsonView
 from writebehind_app.meta.models import (
     RESOLVED,
     AppointmentMeta,
@@ -33,103 +24,24 @@ from writebehind_app.meta.models import (
 )
 from writebehind_app.meta.payload import Refused
 
-if TYPE_CHECKING:
-    from django.contrib.auth.models import AbstractUser
 
-RETRY_AFTER = 5  # seconds
-MAX_KEY = 255  # characters of an Idempotency-Key
-
-
-class JsonView(View):
-    """Lets in who is logged in and has the permission for the method, and answers every refusal
-    in JSON."""
-
-    http_method_names = ["get", "head", "post", "patch"]
-    permissions: ClassVar[dict[str, str]] = {}  # by method; without one, to be logged in is enough
-
-    @classmethod
-    def as_view(cls, **options: Any) -> Callable[..., HttpResponseBase]:
-        view = super().as_view(**options)
-        for alias in connections:  # a flush commits by itself
-            view = transaction.non_atomic_requests(using=alias)(view)
-        return view
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        try:
-            self._admit(request)
-            response = super().dispatch(request, *args, **kwargs)
-            send()  # what a batch() of the request holds: the answer says that it was taken
-        except Refused as error:
-            response = _error(error.status, str(error))
-        except ValidationError as error:
-            fields = error.message_dict if hasattr(error, "error_dict") else {}
-            text = "Some values are refused." if fields else " ".join(error.messages)
-            response = _error(400, text, fields)
-        except FieldError as error:
-            response = _error(400, str(error))
-        except ObjectDoesNotExist as error:
-            response = _error(404, str(error))
-        except (AlreadyExists, Overtaken) as error:
-            response = _error(409, str(error))
-        except (BufferUnavailable, BufferFull, BufferPaused, WriteUncertain, NotDurable) as error:
-            not_taken = isinstance(error, BufferUnavailable | BufferFull)
-            outcome = "Try again later." if not_taken else "It may have been done all the same."
-            response = _error(503, f"This cannot be done at the moment. {outcome}")
-            response.headers["Retry-After"] = str(RETRY_AFTER)
-        response.headers["Cache-Control"] = "no-store"
-        return response
-
-    def _admit(self, request: HttpRequest) -> None:
-        method = str(request.method)
-        if method not in self._allowed():
-            return  # and is refused for it
-        self.user = cast("AbstractUser", request.user)
-        if not (self.user.is_authenticated and self.user.is_active):
-            raise Refused(401, "Log in first.")
-        permission = self.permissions.get("GET" if method == "HEAD" else method)
-        if permission and not self.user.has_perm(permission):
-            raise Refused(403, f"This needs the permission {permission}.")
-        self.once = self._once(request)
-
-    def _once(self, request: HttpRequest) -> str | None:
-        """What makes a call that comes again change nothing: of this user, here."""
-        key = request.headers.get("Idempotency-Key")
-        if key is None or request.method not in ("POST", "PATCH"):
-            return None
-        if not 0 < len(key) <= MAX_KEY:
-            raise Refused(400, f"An Idempotency-Key has 1 to {MAX_KEY} characters.")
-        return f"{self.user.pk} {request.method} {request.path} {key}"
-
-    def http_method_not_allowed(
-        self, request: HttpRequest, *args: Any, **kwargs: Any
-    ) -> JsonResponse:
-        response = _error(405, f"{request.method} is not possible here.")
-        response.headers["Allow"] = ", ".join(self._allowed())
-        return response
-
-    def _allowed(self) -> list[str]:
-        return [name.upper() for name in self.http_method_names if hasattr(self, name)]
+def _fields(request: HttpRequest, model: type[models.Model], *names: str) -> dict[str, Any]:
+    """Return the values in a body, for these fields of a model."""
+    known = {name: model._meta.get_field(name) for name in names}
+    return payload.fields(payload.read(request), known)
 
 
-class RowView(JsonView):
-    """Shows and changes fields of a row."""
-
-    writable: ClassVar[tuple[str, ...]]
-
-    def values(self, request: HttpRequest, model: type[models.Model]) -> dict[str, Any]:
-        known = {name: model._meta.get_field(name) for name in self.writable}
-        return payload.fields(payload.read(request), known)
-
-    def show(self, row: models.Model, *others: str) -> JsonResponse:
-        return JsonResponse({name: getattr(row, name) for name in (*self.writable, *others)})
-
-
-def _error(status: int, error: str, fields: dict[str, list[str]] | None = None) -> JsonResponse:
-    return JsonResponse({"error": error, **({"fields": fields} if fields else {})}, status=status)
+def _shown(row: models.Model, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
 
 
 def _accepted() -> JsonResponse:
     return JsonResponse({"pending": True}, status=202)
+
+
+def _exactly(at: datetime) -> str:
+    """Return a time as a URL can have it, to the microsecond. The encoder of JSON cuts those."""
+    return at.isoformat().replace("+00:00", "Z")
 
 
 class ProgressView(JsonView):
@@ -150,7 +62,23 @@ class ProgressView(JsonView):
 
 
 class RegistrationsView(JsonView):
-    """Registers the user for an event; or anybody, for who may add registrations."""
+    """Lists who is registered for an event. Registers the user, or anybody if the user may add
+    registrations."""
+
+    permissions = {"GET": "writebehind_meta.view_eventregistration"}
+    shown = ("email", "name", "details", "registered_at")
+
+    def get(self, request: HttpRequest, event_id: int) -> JsonResponse:
+        asked = payload.query(
+            request, {"since": payload.time, "until": payload.time, "limit": payload.limit}
+        )
+        found, following = services.registrations(event_id, **asked)
+        return JsonResponse(
+            {
+                "registrations": [_shown(row, self.shown) for row in found],
+                "next": following and _exactly(following),
+            }
+        )
 
     def post(self, request: HttpRequest, event_id: int) -> JsonResponse:
         meta = EventRegistration._meta
@@ -166,24 +94,58 @@ class RegistrationsView(JsonView):
         others = normalized_email(email) != normalized_email(own)
         if others and not self.user.has_perm(permission):
             raise Refused(403, f"To register others needs the permission {permission}.")
-        services.register(event_id, **values, once=self.once)
+        try:
+            services.register(event_id, **values, once=self.once)
+        except AlreadyExists:
+            raise Refused(409, f"{normalized_email(email)} is registered already.") from None
         return JsonResponse({"pending": True}, status=201)
 
 
-class TicketView(RowView):
+TICKET = ("customer_id", "status", "subject", "category", "assigned_to", "extra")  # writable
+
+
+class TicketsView(JsonView):
+    """Lists tickets, and opens one."""
+
+    permissions = {
+        "GET": "writebehind_meta.view_ticketmeta",
+        "POST": "writebehind_meta.add_ticketmeta",
+    }
+
+    def get(self, request: HttpRequest) -> JsonResponse:
+        asked = payload.query(request, {"after": payload.number, "limit": payload.limit})
+        found, following = services.tickets(**asked)
+        tickets = [_shown(row, TicketView.shown) for row in found]
+        return JsonResponse({"tickets": tickets, "next": following})
+
+    def post(self, request: HttpRequest) -> JsonResponse:
+        values = _fields(request, TicketMeta, "ticket_id", *TICKET)
+        ticket_id = values.pop("ticket_id", None)
+        if ticket_id is None or ticket_id < 0:
+            raise ValidationError({"ticket_id": "This has to be a whole number from 0 on."})
+        try:
+            services.open_ticket(ticket_id, **values, once=self.once)
+        except AlreadyExists:
+            raise Refused(409, f"There is a ticket {ticket_id} already.") from None
+        response = JsonResponse({"pending": True}, status=201)
+        response.headers["Location"] = reverse("writebehind_meta:ticket", args=[ticket_id])
+        return response
+
+
+class TicketView(JsonView):
     """A ticket."""
 
     permissions = {
         "GET": "writebehind_meta.view_ticketmeta",
         "PATCH": "writebehind_meta.change_ticketmeta",
     }
-    writable = ("customer_id", "status", "subject", "category", "assigned_to", "extra")
+    shown = ("ticket_id", *TICKET, "created_at", "updated_at")
 
     def get(self, request: HttpRequest, ticket_id: int) -> JsonResponse:
-        return self.show(services.ticket(ticket_id), "ticket_id", "created_at", "updated_at")
+        return JsonResponse(_shown(services.ticket(ticket_id), self.shown))
 
     def patch(self, request: HttpRequest, ticket_id: int) -> JsonResponse:
-        values = self.values(request, TicketMeta)
+        values = _fields(request, TicketMeta, *TICKET)
         if values.get("status") == RESOLVED:
             services.resolve_ticket(ticket_id, **values, once=self.once)
             return JsonResponse({"pending": False})
@@ -191,10 +153,32 @@ class TicketView(RowView):
         return _accepted()
 
 
-class AppointmentView(JsonView):
-    """The status of an appointment."""
+class AppointmentsView(JsonView):
+    """Lists appointments."""
 
-    permissions = {"PATCH": "writebehind_meta.change_appointmentmeta"}
+    permissions = {"GET": "writebehind_meta.view_appointmentmeta"}
+
+    def get(self, request: HttpRequest) -> JsonResponse:
+        asked = payload.query(request, {"after": payload.number, "limit": payload.limit})
+        found, following = services.appointments(**asked)
+        appointments = [_shown(row, AppointmentView.shown) for row in found]
+        return JsonResponse({"appointments": appointments, "next": following})
+
+
+class AppointmentView(JsonView):
+    """An appointment. Its status is what can be changed."""
+
+    permissions = {
+        "GET": "writebehind_meta.view_appointmentmeta",
+        "PATCH": "writebehind_meta.change_appointmentmeta",
+    }
+    shown = (
+        *("appointment_id", "patient_id", "starts_at", "status", "status_at", "extra"),
+        *("expires_at", "created_at", "updated_at"),
+    )
+
+    def get(self, request: HttpRequest, appointment_id: int) -> JsonResponse:
+        return JsonResponse(_shown(services.appointment(appointment_id), self.shown))
 
     def patch(self, request: HttpRequest, appointment_id: int) -> JsonResponse:
         status = AppointmentMeta._meta.get_field("status")
@@ -207,15 +191,16 @@ class AppointmentView(JsonView):
         raise Refused(409, "The status is not the expected one.")
 
 
-class ProfileView(RowView):
+class ProfileView(JsonView):
     """The profile of the user."""
 
     writable = ("display_name", "bio", "locale", "timezone", "preferences")
 
     def get(self, request: HttpRequest) -> JsonResponse:
-        return self.show(services.profile(self.user), "last_seen_at", "updated_at")
+        shown = (*self.writable, "last_seen_at", "updated_at")
+        return JsonResponse(_shown(services.profile(self.user), shown))
 
     def patch(self, request: HttpRequest) -> JsonResponse:
-        values = self.values(request, UserProfile)
+        values = _fields(request, UserProfile, *self.writable)
         services.update_profile(self.user, **values, once=self.once)
         return _accepted()

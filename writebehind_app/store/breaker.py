@@ -1,10 +1,10 @@
-"""Keeps a process from asking a Redis that is away, until it is back.
+"""Keep a process from asking a Redis that is away, until it is back.
 
-After one call that got no answer in time, or a few in a row that failed otherwise, nobody asks any
-more: calls fail at once. A thread writes something tiny at growing intervals, and with the first
-time that this works, all goes on. So a Redis that is frozen costs one call of the process its time.
+The breaker opens after one call that got no answer in time, or after a few failed calls in a row.
+Then calls fail at once. A thread writes something tiny at growing intervals. When a write succeeds,
+the breaker closes. So if Redis is frozen, only one call of the process has to wait.
 
-A Redis that answers, and takes no writes, as one that is full or a replica, is asked by reads.
+Redis may answer and take no writes, because it is full or a replica. Then only writes fail at once.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from writebehind_app.store.failures import is_answer, is_away, reason
 
 logger = logging.getLogger("writebehind")
 
-_TOLERATED = 3  # the call that fails as the third in a row is the last one
+_TOLERATED = 3  # failed calls in a row; with the last of them the breaker opens
 _FIRST, _LONGEST = 0.5, 1.0  # seconds until the next probe: doubled each time
-_CALM = 30.0  # seconds: one who was back for less goes on with the interval it had
+_CALM = 30.0  # seconds; if Redis was back for less, the intervals go on growing
 
 _lock = threading.Lock()  # of all breakers
 
@@ -49,15 +49,15 @@ class Breaker:
     def __init__(self, where: str, probe: Callable[[], object]) -> None:
         self.outages = 0  # how many there were
         self.failures = 0  # calls that Redis did not take, or was not asked to
-        # Nothing is held back, and no call failed since the last that worked: such a call has
-        # nothing to check and nothing to note.
+        # Nothing is held back, and the last call did not fail. Then there is no need to call
+        # `check()`, nor `note()` after a call that worked.
         self.is_calm = True
         self._where = where
         self._probe = probe
         self._held: Literal["nothing", "writes", "all"] = "nothing"
         self._reason = ""
-        self._since = 0.0  # on the clock of time.monotonic(), as is the next
-        self._back_at = -float("inf")
+        self._since = 0.0  # when the outage began, on the clock of time.monotonic()
+        self._back_at = -float("inf")  # when the last outage ended, on the same clock
         self._pause = _FIRST
         self._silent = self._refused = 0  # in a row: calls without an answer, refused writes
         self._thread: threading.Thread | None = None
@@ -69,18 +69,20 @@ class Breaker:
         return self._held != "nothing"
 
     def check(self, *, write: bool) -> None:
-        """Raises `HeldBack` for a call that is not to be made."""
+        """Raise `HeldBack` if the call must not be made now."""
         if self._held == "all" or (write and self._held == "writes"):
             with _lock:
                 self.failures += 1
                 if self.is_open:
                     self._watch()
-            raise HeldBack(f"it is not asked before it is back, after: {self._reason}")
+            raise HeldBack(f"it is not asked until it is back, after: {self._reason}")
 
     def note(
         self, replies: Sequence[Any], error: Exception | None = None, *, write: bool = False
     ) -> None:
-        """What came of a call: the replies, and what kept the others from coming."""
+        """Note the outcome of a call: its replies, and the error if not all of them came."""
+        if isinstance(error, HeldBack):
+            return  # Redis was not asked
         found = error
         for reply in replies:
             if isinstance(reply, Exception) and is_away(reply):
@@ -94,11 +96,11 @@ class Breaker:
                 self.is_calm = not (self._refused or self.is_open)
 
     def end(self) -> None:
-        """Ends the thread, as nobody calls any more."""
+        """End the thread: the breaker is not used any more."""
         self._end.set()
 
     def _failed(self, error: Exception, *, write: bool) -> None:
-        refused = write and is_answer(error)  # which says nothing of reads
+        refused = write and is_answer(error)  # this says nothing about reads
         with _lock:
             self.failures += 1
             self.is_calm = False
@@ -117,8 +119,8 @@ class Breaker:
                 self._opened()
         if is_new:
             logger.warning(
-                "Redis at %s is away: %s. Until it is back, calls do what WHEN_DOWN says; what "
-                "is wrong with it, manage.py writebehind_doctor may tell.",
+                "Redis at %s is away: %s. Until it is back, calls do what WHEN_DOWN says. "
+                "manage.py writebehind_doctor may know what is wrong.",
                 self._where,
                 self._reason,
             )
@@ -132,7 +134,7 @@ class Breaker:
         self._watch()
 
     def _watch(self) -> None:
-        """Have a thread that waits for Redis: a process that was forked has none."""
+        """Start the thread that waits for Redis, if none runs: a forked process has none."""
         if self._thread is None or not self._thread.is_alive():
             self._end = threading.Event()
             self._thread = threading.Thread(
@@ -149,7 +151,7 @@ class Breaker:
                 continue
             self._close()
             break
-        connections.close_all()  # which receivers of the signal may have opened
+        connections.close_all()  # receivers of the signal may have opened some
 
     def _close(self) -> None:
         with _lock:

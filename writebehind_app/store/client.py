@@ -1,4 +1,4 @@
-"""A Redis as this process knows it: its connections, and whether it is there."""
+"""A client for Redis: it sends commands over links, and tells the breaker what came of them."""
 
 from __future__ import annotations
 
@@ -6,45 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from writebehind_app.store.breaker import Breaker, HeldBack
+from writebehind_app.store.breaker import Breaker
+from writebehind_app.store.failures import is_no_master
 from writebehind_app.store.link import Answers, Command, Link, packed
 from writebehind_app.store.links import Links
 from writebehind_app.store.loops import Loops
+from writebehind_app.store.master import Master
 
-_MOST = 100  # connections at a time, where the settings of redis-py do not say
-_UNLIMITED = 2**31  # what redis-py 6 and 7 say for that
-
-
-# What a pool of redis-py 8 gives its own connections: of RESP 3, or bound to that pool.
-_OF_A_POOL = ("maint_", "orig_", "himport_", "oss_", "event_")
-
-
-def options_of(pool: redis.ConnectionPool) -> dict[str, Any]:
-    """What another pool for the same database of the same server is made of."""
-    given = pool.connection_kwargs.items()
-    return {
-        **{name: value for name, value in given if not name.startswith(_OF_A_POOL)},
-        "connection_class": pool.connection_class,
-        "max_connections": pool.max_connections,
-        # A retry of redis-py could run a command twice whose answer was lost. Whether to try again
-        # is for those to say who know what the command does.
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,  # the answers look the same in every release of redis-py
-        "decode_responses": True,
-        # What is no text was not written by this package; it must not keep the rest from
-        # being read.
-        "encoding_errors": "backslashreplace",
-    }
+_MOST = 100  # connections at a time, if the options of redis-py set no limit
+_UNLIMITED = 2**31  # the limit in redis-py 6 and 7 if none is set
 
 
 class Client(redis.Redis):
-    """Calls scripts over links, one round trip each. What is rare, redis-py does.
+    """Sends scripts over links. The methods of redis-py are for rare calls, over its own pool.
 
-    A `breaker` hears of every outage. Where the client `is_held_back`, it makes no calls while the
-    breaker is open.
+    The `breaker` is told of each failure. If the client `is_held_back`, it makes no calls while the
+    breaker is open. If Sentinel names the server, the clients of a process share a `master`.
     """
 
     def __init__(
@@ -54,6 +32,7 @@ class Client(redis.Redis):
         timeout: float,
         breaker: Breaker | None = None,
         is_held_back: bool = True,
+        master: Master | None = None,
     ) -> None:
         super().__init__(connection_pool=pool)
         self.timeout = timeout  # seconds to wait for each answer
@@ -62,10 +41,17 @@ class Client(redis.Redis):
         most = pool.max_connections if pool.max_connections < _UNLIMITED else _MOST
         self.links = Links(self._new_link, most, timeout)
         self.loops = Loops(self._new_link, most)
+        self.master = master
+        if master is not None:
+            master.clients.add(self)
 
     def _new_link(self) -> Link:
         pool = self.connection_pool
-        return Link(pool.connection_class(**pool.connection_kwargs), self.timeout)
+        connection = pool.connection_class(**pool.connection_kwargs)
+        link = Link(connection, self.timeout)
+        if self.master is not None:
+            self.master.meet(link, connection.host, connection.port)
+        return link
 
     def exchange(
         self,
@@ -75,13 +61,13 @@ class Client(redis.Redis):
         timeout: float | None = None,
         patience: float = 0,
     ) -> Answers:
-        """The answers to commands that are sent together, and what kept the rest from coming.
-        Raises what kept all from being sent.
+        """Send commands together. Return the answers, and the error if not all of them came. Raises
+        the error if nothing was sent.
 
-        `write` if Redis has to take writes for them. `again` if the commands change nothing: they
-        are sent once more where their link broke, as all do when Redis is restarted; after no
-        answer in time the second wait would be as long. The last answer may take `patience` longer
-        than the others.
+        `write` says that the commands need a Redis that takes writes. `again` says that they may
+        run twice: if their link breaks, as at a restart of Redis, they are sent once more; if an
+        answer is late, they are not. `timeout` is the time for each answer; the last one may take
+        `patience` longer.
         """
         breaker = self.breaker
         if breaker is not None and not breaker.is_calm and self.is_held_back:
@@ -105,14 +91,13 @@ class Client(redis.Redis):
             if not (again and isinstance(error, redis.ConnectionError)):
                 break
             again = False
-        if breaker is not None:
-            if error is not None or not breaker.is_calm:
-                breaker.note(replies, error, write=write)
-            else:
-                for reply in replies:
-                    if isinstance(reply, Exception):
-                        breaker.note(replies, write=write)
-                        break
+        if error is not None or (breaker is not None and not breaker.is_calm):
+            self._note(replies, error, write)
+        else:
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    self._note(replies, None, write)
+                    break
         return replies, error
 
     async def aexchange(
@@ -122,18 +107,25 @@ class Client(redis.Redis):
         again: bool = False,
         timeout: float | None = None,
         patience: float = 0,
+        *,
+        ahead: bool = False,
     ) -> Answers:
-        """The twin of `exchange()`. The commands are asked for once there is a link for them: they
-        may have a deadline."""
+        """The twin of `exchange()`. The commands are made when there is a link for them: they may
+        have a deadline. With `ahead`, it gets a link before the tasks that wait for one."""
         wait = (self.timeout if timeout is None else timeout) + patience
-        replies, error = await self._aexchange(commands, wait, write)
+        replies, error = await self._aexchange(commands, wait, write, ahead=ahead)
         if again and isinstance(error, redis.ConnectionError):
-            replies, error = await self._aexchange(commands, wait, write)
+            replies, error = await self._aexchange(commands, wait, write, ahead=True)
         self._note(replies, error, write)
         return replies, error
 
     async def _aexchange(
-        self, commands: Callable[[], Sequence[Command]], wait: float, write: bool
+        self,
+        commands: Callable[[], Sequence[Command]],
+        wait: float,
+        write: bool,
+        *,
+        ahead: bool,
     ) -> Answers:
         def check() -> None:
             if self.breaker is not None and self.is_held_back:
@@ -141,9 +133,7 @@ class Client(redis.Redis):
 
         links = self.loops.current()
         try:
-            link = await links.take(check)
-        except HeldBack:
-            raise
+            link = await links.take(check, ahead=ahead)
         except redis.RedisError as error:
             self._note([], error, write)
             raise
@@ -153,14 +143,38 @@ class Client(redis.Redis):
         finally:
             links.give(link)
 
-    def end(self) -> None:
-        """Close what nobody uses, as the settings have changed."""
+    def servers(self) -> list[Client]:
+        """A client for each Redis: mostly there is one. A cluster is one, too."""
+        return [self]
+
+    def server_of(self, key: str) -> Client:
+        """The one of them that has a key."""
+        return self
+
+    def nodes(self) -> list[Client]:
+        """A client for each server that takes writes. For a single server, this is the client
+        itself."""
+        return [self]
+
+    def places(self, key: str) -> list[str]:
+        """A key like this one for each server that takes writes."""
+        return [key]
+
+    def hang_up(self) -> None:
+        """Close the connections that nobody uses. The next calls make new ones."""
         self.links.close()
         self.loops.end()
+        self.connection_pool.disconnect(inuse_connections=False)
+
+    def end(self) -> None:
+        """Close the connections, and end the thread of the breaker: the settings have changed."""
+        self.hang_up()
         self.connection_pool.disconnect()
         if self.breaker is not None:
             self.breaker.end()
 
     def _note(self, replies: Sequence[Any], error: Exception | None, write: bool) -> None:
+        if self.master is not None and any(map(is_no_master, replies)):
+            self.master.leave()
         if self.breaker is not None:
             self.breaker.note(replies, error, write=write)

@@ -1,15 +1,17 @@
-"""What is asked of Redis in turn, whoever waits for the answers: a thread or an event loop.
+"""Several exchanges with Redis as one generator, which a thread or an event loop runs.
 
 def last_number(key: str) -> Dialogue[int]:
     replies, error = yield Ask(lambda: [("HGET", key, "no")], again=True)
     ...
 
-hold(client, last_number(key))
-await ahold(client, last_number(key))
+run_dialogue(client, last_number(key))
+await arun_dialogue(client, last_number(key))
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -22,27 +24,42 @@ Result = TypeVar("Result")
 
 
 class Ask(NamedTuple):
-    """Commands that are sent together; the rest as in `Client.exchange()`."""
+    """Commands that are sent together. The other fields are arguments of `Client.exchange()`."""
 
     commands: Callable[[], Sequence[Command]]  # made when they can be sent: some have a deadline
     write: bool = False
     again: bool = False
     timeout: float | None = None
     patience: float = 0
+    at: str = ""  # a key: commands without one are for the Redis that has it
 
 
-# Is given what was answered to each `Ask`; what kept all of it from being sent is raised in it.
-Dialogue = Generator[Ask, Answers, Result]
+class Pause(NamedTuple):
+    """A wait of some seconds."""
+
+    seconds: float
 
 
-def hold(client: Client, dialogue: Dialogue[Result]) -> Result:
-    """The result of a dialogue."""
+# It yields an `Ask` and gets the answers. If nothing was sent, the error is raised in the dialogue.
+Dialogue = Generator[Ask | Pause, Answers, Result]
+
+
+_NOTHING: Answers = ([], None)
+
+
+def run_dialogue(client: Client, dialogue: Dialogue[Result]) -> Result:
+    """Run a dialogue, and return its result."""
     try:
         ask = next(dialogue)
         while True:
-            commands, write, again, timeout, patience = ask
+            if isinstance(ask, Pause):
+                time.sleep(ask.seconds)
+                ask = dialogue.send(_NOTHING)
+                continue
+            commands, write, again, timeout, patience, at = ask
+            server = client.server_of(at) if at else client
             try:
-                exchanged = client.exchange(commands(), write, again, timeout, patience)
+                exchanged = server.exchange(commands(), write, again, timeout, patience)
             except redis.RedisError as unsent:
                 ask = dialogue.throw(unsent)
             else:
@@ -52,18 +69,28 @@ def hold(client: Client, dialogue: Dialogue[Result]) -> Result:
         return result
 
 
-async def ahold(client: Client, dialogue: Dialogue[Result]) -> Result:
-    """The same, for an event loop."""
+async def arun_dialogue(client: Client, dialogue: Dialogue[Result]) -> Result:
+    """Run a dialogue in an event loop. A dialogue that has begun goes ahead of those that wait to
+    begin: otherwise each of these would find out by itself that Redis does not know a script."""
+    has_begun = False
     try:
         ask = next(dialogue)
         while True:
-            commands, write, again, timeout, patience = ask
+            if isinstance(ask, Pause):
+                await asyncio.sleep(ask.seconds)
+                ask = dialogue.send(_NOTHING)
+                continue
+            commands, write, again, timeout, patience, at = ask
+            server = client.server_of(at) if at else client
             try:
-                exchanged = await client.aexchange(commands, write, again, timeout, patience)
+                exchanged = await server.aexchange(
+                    commands, write, again, timeout, patience, ahead=has_begun
+                )
             except redis.RedisError as unsent:
                 ask = dialogue.throw(unsent)
             else:
                 ask = dialogue.send(exchanged)
+            has_begun = True
     except StopIteration as end:
         result: Result = end.value
         return result

@@ -1,53 +1,56 @@
-"""Where things live in Redis."""
+"""The names of the keys in Redis."""
 
 from __future__ import annotations
 
 from hashlib import sha1
+from typing import NamedTuple
 from zlib import crc32
 
 
-def shard_key(prefix: str, label: str, number: int) -> str:
-    """The key of a shard's state, and the beginning of all its other keys.
+class Division(NamedTuple):
+    """How a buffer is divided into shards."""
+
+    shards: int
+    number: int = 0  # of two divisions of a buffer, the later one has the greater one
+
+
+def buffer_key(prefix: str, label: str, alias: str) -> str:
+    """The key that says which division of a buffer is in force."""
+    return f"{{{prefix}:{label}:{alias}}}"
+
+
+def shard_key(buffer: str, number: int, division: Division) -> str:
+    """The key of a shard's state, and the beginning of all its other keys: see docs/protocol.md.
 
     The braces make it a hash tag: on a cluster, all keys of a shard are on one node, so that a
     script can take the others from this one.
-
-    {wb:app.Model:3}          hash    state: token and lease of the batch in flight, counters
-    {wb:app.Model:3}:due      zset    ids of pending entries by the time they are due
-    {wb:app.Model:3}:e:<id>   hash    a pending entry
-    {wb:app.Model:3}:flight   list    ids of the batch in flight
-    {wb:app.Model:3}:f:<id>   hash    an entry in flight
-    {wb:app.Model:3}:w:*      hash    what became of the last calls of a writer
-    {wb:app.Model:3}:told:*   string  that somebody was told to flush an entry at once; these two
-                                      expire, as they are nothing that is to be stored
-    {wb:app.Model:3}:c:<id>   string  what is stored, for reads; see scripts/ack.lua. It expires, as
-    {wb:app.Model:3}:dry      string  does this: no copies are read
-
-    and of a log, in place of those
-
-    {wb:app.Model:3}:log      stream  the records in flight, then the pending ones, by their number
-    {wb:app.Model:3}:taken:*  hash    which of them holds a unique id, by its digest
-    {wb:app.Model:3}:times    zset    numbers of those whose time was given, by that time
     """
-    return f"{{{prefix}:{label}:{number}}}"
+    later = f".{division.number}" if division.number else ""
+    return f"{buffer[:-1]}:{number}/{division.shards}{later}}}"
 
 
-def taken_place(key: str, id: str) -> tuple[str, str]:
-    """The hash of a log, and the field of it, that hold a unique id; as append.lua has it."""
+def unique_id_field(key: str, id: str) -> tuple[str, str]:
+    """The hash of a log, and the field in it, that hold a unique id; as in append.lua."""
     digest = sha1(id.encode(), usedforsecurity=False).hexdigest()
     return f"{key}:taken:{digest[:3]}", digest[3:24]
 
 
-def place_key(prefix: str, name: str) -> str:
-    """The key of what is no buffer's: a place that one process has at a time, or 'samples', of how
-    much waited. It expires."""
+def shared_key(prefix: str, name: str) -> str:
+    """A key that belongs to no buffer: of a lock, or of a trial of the doctor or the breaker."""
     return f"{{{prefix}:{name}}}"
 
 
-def label_and_number(key: str) -> tuple[str, int]:
-    """The label and the number that a shard's key was made of."""
-    _, label, number = key.strip("{}").rsplit(":", 2)
-    return label, int(number)
+def parts_of(key: str) -> tuple[str, str, int]:
+    """The label, the alias and the number that a shard's key was made of."""
+    _, label, alias, name = key.strip("{}").rsplit(":", 3)
+    return label, alias, int(name.partition("/")[0])
+
+
+def division_of(key: str) -> tuple[str, Division]:
+    """The key of the buffer of a shard, and the division that the shard is of."""
+    buffer, _, name = key.strip("{}").rpartition(":")
+    shards, _, number = name.partition("/")[2].partition(".")
+    return f"{{{buffer}}}", Division(int(shards), int(number or 0))
 
 
 def shard_number(id: str, shards: int) -> int:

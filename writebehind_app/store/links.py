@@ -25,7 +25,7 @@ class Links:
     def __init__(self, make: Callable[[], Link], most: int, patience: float) -> None:
         self._make = make
         self._most = most
-        self._patience = patience  # seconds to wait for one
+        self._patience = patience  # seconds to wait for a link
         self._begin()
         _all.add(self)
 
@@ -33,12 +33,12 @@ class Links:
         self._lock = threading.Lock()
         self._own = threading.local()
         self._kept: weakref.WeakSet[_Kept] = weakref.WeakSet()  # of all threads
-        self._open: weakref.WeakSet[Link] = weakref.WeakSet()  # those in use too
+        self._open: weakref.WeakSet[Link] = weakref.WeakSet()  # also those in use
         self._opening = 0
 
     def take(self) -> Link:
-        """A link for one exchange. If that is complete it goes back to its `home`; else `end()`
-        it."""
+        """A link for one exchange. If the exchange is complete, put the link back into its `home`;
+        otherwise `end()` it."""
         try:
             link: Link = self._own.kept.links.pop()
         except (AttributeError, IndexError):
@@ -74,7 +74,7 @@ class Links:
             if link := self._unused():
                 return link
             if time.monotonic() > deadline:
-                raise redis.ConnectionError(f"all {self._most} connections are in use")
+                raise redis.ConnectionError(f"all connections are in use: {self._most}")
             time.sleep(_PAUSE)
         try:
             link = self._make()
@@ -105,8 +105,8 @@ class Links:
         return None
 
     def forget(self) -> None:
-        """Begin anew in a process that was forked: its parent goes on using the links, and one of
-        the parent's threads may have held the lock."""
+        """Begin anew in a forked process: the parent goes on using the links, and one of its
+        threads may have held the lock."""
         for link in list(self._open):
             link.close()  # for this process alone
         self._begin()

@@ -1,7 +1,7 @@
 """The links of event loops to one Redis: each loop has its own.
 
-What a cancelled task leaves: its command was sent, and Redis may run it. The link is busy until the
-answer has come, and is given back then; where it does not come in time, the link is closed.
+If a task is cancelled after its command was sent, Redis may still run the command. The link stays
+busy until the answer comes, and is given back then. If the answer is late, the link is closed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 
 import redis
 
-from writebehind_app.store.link import Answers, Link, ended, lost
+from writebehind_app.store.link import PIECE, Answers, Link, ended, lost
 
-_PIECE = 65536  # bytes that are received at a time
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -50,7 +49,7 @@ class LoopLink:
         return self.is_closed or self._link.is_dead()
 
     async def ask(self, request: bytes, count: int, patience: float) -> Answers:
-        """So many answers to what is sent."""
+        """Send a request and return its answers, which are `count`."""
         loop = get_running_loop()
         waiter: Future[Answers] = loop.create_future()
         self._waiter = waiter
@@ -62,11 +61,11 @@ class LoopLink:
         try:
             return await waiter
         except BaseException:
-            waiter.cancel()  # so that the link goes back by itself
+            waiter.cancel()  # then `_end` gives the link back
             raise
 
     def abandon(self) -> None:
-        """Close it where its loop is closed already."""
+        """Close the link of a loop that is closed already."""
         self.is_closed = True
         self._link.close()
 
@@ -81,7 +80,7 @@ class LoopLink:
         self._links.closed(self)
 
     def _write(self) -> bool:
-        """Send what can be sent now; says whether anything is left."""
+        """Send what can be sent now; return whether anything is left."""
         try:
             sent = self._link.socket.send(self._unsent)
         except _NOT_YET:
@@ -99,7 +98,7 @@ class LoopLink:
     def _readable(self) -> None:
         link = self._link
         try:
-            link.feed(link.socket.recv(_PIECE) or ended())
+            link.feed(link.socket.recv(PIECE) or ended())
             while self._missing and (answer := link.gets()) is not False:
                 self._answers.append(answer)
                 self._missing -= 1
@@ -117,13 +116,13 @@ class LoopLink:
         self._end(redis.TimeoutError("Timeout reading from socket"))
 
     def _end(self, error: Exception | None = None) -> None:
-        """All is answered, or something keeps the rest from coming."""
+        """End the exchange: all answers have come, or there is an error."""
         waiter, self._waiter = self._waiter, None
         is_awaited = waiter is not None and not waiter.done()
         if waiter is not None:
             assert self._timer
             self._timer.cancel()
-            self._timer = None  # which would keep the loop alive
+            self._timer = None  # it would keep the loop alive
             self._missing = 0
             if is_awaited:
                 waiter.set_result((self._answers, error))  # before others hear of it
@@ -134,7 +133,8 @@ class LoopLink:
 
 
 class LoopLinks:
-    """The links of one loop, `most` at a time. Tasks wait for them in the order they came."""
+    """The links of one loop, `most` at a time. Tasks get a link in the order in which they came; a
+    task in the middle of a dialogue comes first."""
 
     def __init__(self, make: Callable[[], Link], most: int) -> None:
         self._make = make
@@ -145,9 +145,9 @@ class LoopLinks:
         self._is_ended = False
         self._until_end: AsyncGenerator[None] | None = None
 
-    async def take(self, check: Callable[[], None]) -> LoopLink:
-        """A link for one exchange, to be given back after it. `check` raises what makes waiting
-        for one useless."""
+    async def take(self, check: Callable[[], None], *, ahead: bool = False) -> LoopLink:
+        """A link for one exchange. Give it back after that. `check` raises an error if to wait for
+        a link is useless. With `ahead`, the task gets one before all that wait already."""
         while True:
             try:
                 check()
@@ -163,7 +163,10 @@ class LoopLinks:
             if self._made < self._most:
                 return await self._open()
             waiter: Future[LoopLink | None] = get_running_loop().create_future()
-            self._waiting.append(waiter)
+            if ahead:
+                self._waiting.appendleft(waiter)
+            else:
+                self._waiting.append(waiter)
             try:
                 given = await waiter
             except BaseException:
@@ -174,9 +177,9 @@ class LoopLinks:
                 self._unused.append(given)
 
     def give(self, link: LoopLink) -> None:
-        """Of a link that is still busy nothing is to be done: it comes back by itself. One whose
-        answer came just as its task was cancelled comes back twice: the second time counts for
-        nothing, as somebody else may have it by then."""
+        """Take a link back. A busy link is not taken: it comes back when its answer comes. If the
+        answer comes just as the task is cancelled, the link comes back twice. The second time is
+        ignored, as another task may have the link by then."""
         if link.is_closed or link.is_busy or not link.is_lent:
             return
         link.is_lent = False
@@ -186,7 +189,7 @@ class LoopLinks:
             self._pass_on(link)
 
     def end(self) -> None:
-        """Close the links that nobody uses; those in use after that."""
+        """Close the links that nobody uses. Those in use are closed when they are given back."""
         self._is_ended = True
         while self._unused:
             self._unused.pop().close()
@@ -231,8 +234,8 @@ class LoopLinks:
 
 
 async def _until_end(links: LoopLinks) -> AsyncGenerator[None]:
-    """Close the links when the loop ends its asynchronous generators, as `asyncio.run()` does: it
-    tells nobody else."""
+    """Close the links when the loop closes its asynchronous generators. `asyncio.run()` gives no
+    other sign that the loop ends."""
     try:
         yield
     finally:
@@ -240,7 +243,7 @@ async def _until_end(links: LoopLinks) -> AsyncGenerator[None]:
 
 
 def _close(connecting: Future[Link]) -> None:
-    """Nobody waits any more for this link to be made."""
+    """Close a link that was made after its task was cancelled."""
     if not connecting.cancelled() and connecting.exception() is None:
         connecting.result().close()
 
@@ -255,13 +258,13 @@ class Loops:
         _all.add(self)
 
     def forget(self) -> None:
-        """Begin anew, in a process that was forked: closing them would end its parent's."""
+        """Begin anew in a forked process. To close the links would also end those of the parent."""
         self._lock = threading.Lock()
         self._links: weakref.WeakKeyDictionary[AbstractEventLoop, LoopLinks]
         self._links = weakref.WeakKeyDictionary()
 
     def current(self) -> LoopLinks:
-        """Those of the loop that runs."""
+        """The links of the running loop."""
         loop = get_running_loop()
         links = self._links.get(loop)
         if links is None:

@@ -1,25 +1,29 @@
-"""Removes keys: of tests, and of a measurement. What a project holds is never removed like this."""
+"""Remove the keys of tests and of a measurement. Keys of a project are never removed so."""
 
 from __future__ import annotations
 
 import re
 
-import redis
-
+from writebehind_app.store.client import Client
 from writebehind_app.store.connection import errors
+from writebehind_app.store.link import Command
+from writebehind_app.store.lua import run_commands
 
 _PAGE = 1000  # keys in one command
 
 
-def remove_all(client: redis.Redis, prefix: str) -> None:
-    """Remove all keys of the package under that prefix, looking through all there are."""
+def remove_all(client: Client, prefix: str) -> None:
+    """Remove all keys of the package under a prefix. This scans all keys of the server."""
     pattern = "{" + re.sub(r"([\\*?\[\]^])", r"\\\1", prefix) + ":*"
     with errors:
-        remove(client, list(client.scan_iter(match=pattern, count=_PAGE)))
+        for each in client.servers():
+            for node in each.nodes():
+                remove(each, list(node.scan_iter(match=pattern, count=_PAGE)))
 
 
-def remove(client: redis.Redis, keys: list[str]) -> None:
-    """Remove these keys, where they are there."""
+def remove(client: Client, keys: list[str]) -> None:
+    """Remove these keys if they exist."""
     with errors:
         for start in range(0, len(keys), _PAGE):
-            client.unlink(*keys[start : start + _PAGE])
+            commands: list[Command] = [("UNLINK", key) for key in keys[start : start + _PAGE]]
+            run_commands(client, commands, write=True)

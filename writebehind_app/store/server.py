@@ -1,4 +1,4 @@
-"""What a Redis says of itself, and what it lets its user do."""
+"""Ask a Redis server about itself, and about the rights of its user."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from redis.sentinel import SentinelConnectionPool
 
 from writebehind_app import conf
 from writebehind_app.store import lua
-from writebehind_app.store.client import Client, options_of
-from writebehind_app.store.keys import shard_key
+from writebehind_app.store.client import Client
+from writebehind_app.store.cluster_client import ClusterClient
+from writebehind_app.store.keys import shared_key
+from writebehind_app.store.pools import another
+from writebehind_app.store.slots import Slots
 
 _PINGS = 9
 _QUICK = 1.0  # seconds for the answer of a server that may be away
@@ -24,14 +28,14 @@ _QUICK = 1.0  # seconds for the answer of a server that may be away
 
 @contextmanager
 def sibling(client: redis.Redis, seconds: float) -> Iterator[Client]:
-    """Another client for the server and the database of this one, which waits so long for an
-    answer, whatever the settings say."""
-    options = {
-        **options_of(client.connection_pool),
-        "socket_connect_timeout": seconds,
-        "socket_timeout": seconds,
-    }
-    found = Client(redis.ConnectionPool(**options), timeout=seconds)
+    """Another client for the same server and database. It waits so many seconds for an answer,
+    whatever the settings say."""
+    pool = another(client.connection_pool, socket_connect_timeout=seconds, socket_timeout=seconds)
+    found: Client
+    if isinstance(client, ClusterClient):
+        found = ClusterClient(pool, slots=Slots(pool, client.slots.seeds), timeout=seconds)
+    else:
+        found = Client(pool, timeout=seconds)
     try:
         yield found
     finally:
@@ -39,14 +43,26 @@ def sibling(client: redis.Redis, seconds: float) -> Iterator[Client]:
 
 
 def address(client: redis.Redis) -> str:
-    """Which server and database that is, without the password."""
-    options = client.connection_pool.connection_kwargs
-    where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
+    """The server and its database as a text, without the password."""
+    if isinstance(client, ClusterClient):
+        return "cluster of " + ", ".join(f"{host}:{port}" for host, port in client.slots.seeds)
+    pool = client.connection_pool
+    options = pool.connection_kwargs
+    if isinstance(pool, SentinelConnectionPool):
+        asked = ", ".join(map(sentinel_address, pool.sentinel_manager.sentinels))
+        where = f"{pool.service_name} (Sentinel at {asked})"
+    else:
+        where = options.get("path") or f"{options.get('host')}:{options.get('port')}"
     return f"{where}, database {options.get('db') or 0}"
 
 
+def sentinel_address(sentinel: redis.Redis) -> str:
+    options = sentinel.connection_pool.connection_kwargs
+    return f"{options.get('host')}:{options.get('port')}"
+
+
 def is_same_database(one: redis.Redis, other: redis.Redis) -> bool:
-    """Whether what one client writes the other reads, as far as the servers tell."""
+    """Whether two clients use the same database, as far as the servers tell."""
     numbers = {int(c.connection_pool.connection_kwargs.get("db") or 0) for c in (one, other)}
     if len(numbers) > 1:
         return False
@@ -54,13 +70,14 @@ def is_same_database(one: redis.Redis, other: redis.Redis) -> bool:
         return True
     try:
         with sibling(one, _QUICK) as a, sibling(other, _QUICK) as b:
-            return bool(a.info("server")["run_id"] == b.info("server")["run_id"])
+            theirs = b.info("server")["run_id"]
+            return any(node.info("server")["run_id"] == theirs for node in a.nodes())
     except (redis.RedisError, KeyError):
         return False
 
 
 def info(client: redis.Redis) -> dict[str, Any]:
-    """INFO; empty where the user may not ask."""
+    """The answer to INFO; empty if the user may not ask."""
     try:
         found: dict[str, Any] = client.info()
     except redis.ResponseError:
@@ -69,22 +86,23 @@ def info(client: redis.Redis) -> dict[str, Any]:
 
 
 def config(client: redis.Redis, name: str) -> str | None:
-    """A value of the configuration; None where the user may not ask, as at many hosters."""
+    """A value of the configuration; None if the user may not ask, as with many providers."""
     try:
         return client.config_get(name).get(name)
     except redis.ResponseError:
         return None
 
 
-def connect(client: redis.Redis) -> None:
-    """Raises what the server says to each connection of the client, as where it has no database of
-    that number."""
-    pool = client.connection_pool
-    pool.release(pool.get_connection())
+def connect(client: Client) -> None:
+    """Connect to each server. Raises the error if one refuses, for example because it has no
+    database of that number."""
+    for node in client.nodes():
+        pool = node.connection_pool
+        pool.release(pool.get_connection())
 
 
 def ping(client: redis.Redis) -> None:
-    """Wait for an answer, which may be an error: one that cannot save its data says so to PING."""
+    """Wait for any answer, even an error: a server that cannot save its data answers PING so."""
     with suppress(redis.ResponseError):
         client.ping()
 
@@ -118,18 +136,23 @@ _SENT = ("eval", "evalsha", "script|load")  # by the client itself
 
 def rights() -> tuple[str, ...]:
     """What an ACL has to allow a user of this package; see docs/redis.md. The option `durability`
-    takes WAIT or WAITAOF too, and the doctor likes INFO and CONFIG GET."""
+    also needs WAIT or WAITAOF, and the doctor finds more with INFO and CONFIG GET."""
     names = (*_SENT, *map(str.lower, commands()))
     return (f"~{{{conf.prefix()}:*", *(f"+{name}" for name in names))
 
 
-_CALL = re.compile(r"redis\.p?call\(['\"]([A-Z]+)['\"]")
+_CALL = re.compile(r"\bp?call\(['\"]([A-Z]+)['\"]")
 
 
 def failures(client: Client) -> dict[str, str]:
-    """The error of each command of the scripts that fails on a key of the package. Most fail for
-    their arguments; see scripts/probe.lua. Raises what is refused as a whole."""
-    client.eval("return 1", 0)  # it is what a script is sent by that Redis does not know
-    client.script_load(lua.source("probe"))
-    reply = lua.run(client, "probe", shard_key(conf.prefix(), "doctor", 0), *commands())
-    return dict(zip(reply[::2], reply[1::2], strict=True))
+    """Run each command of the scripts on a key of the package, and return the errors, by command.
+    Most are about missing arguments; see scripts/probe.lua. Raises an error if no script may
+    run."""
+    for node in client.nodes():
+        node.eval("return 1", 0)  # it is what a script is sent by that Redis does not know
+        node.script_load(lua.source("probe"))
+    places = client.places(shared_key(conf.prefix(), "doctor"))
+    found: dict[str, str] = {}
+    for reply in lua.run_many(client, "probe", [(place, *commands()) for place in places]):
+        found |= zip(reply[::2], reply[1::2], strict=True)
+    return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -16,9 +18,9 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 
-from demo_site import figures, proof
+from demo_site import figures, letters, proof, yardstick
 from demo_site.cluster import Cluster
 from demo_site.figures import Figures
 from demo_site.flusher import drain
@@ -56,8 +58,18 @@ class Command(BaseCommand):
         parser.add_argument(
             "--writes", type=_writes, default=10_000, help="of --once [10000]", metavar="N"
         )
+        parser.add_argument(
+            "--database",
+            choices=("sqlite", "postgresql"),
+            default=settings.DATABASE,
+            help="postgresql: the server that PGHOST, PGPORT, PGUSER and PGPASSWORD name, in a "
+            "database of its own [sqlite]",
+        )
 
-    def handle(self, *, port: int, once: bool, writes: int, **options: Any) -> None:
+    def handle(self, *, port: int, once: bool, writes: int, database: str, **options: Any) -> None:
+        if database != settings.DATABASE:  # the settings and all processes of the demo depend on it
+            os.environ["DEMO_DATABASE"] = database
+            os.execv(sys.executable, [sys.executable, *sys.argv])
         logging.getLogger("django-q").setLevel(logging.WARNING)  # no line for each job
         with ExitStack() as stack:
             self.ending = _Ending(at_once=once)
@@ -105,6 +117,8 @@ class Command(BaseCommand):
             if self.valkey.replaced_stale:
                 self._say("Ended the Valkey of an earlier demo that was killed; its data is kept.")
         self.check()
+        if settings.DATABASE == "postgresql":
+            _make_database()
         call_command("migrate", verbosity=0, interactive=False)
         users = get_user_model()._default_manager
         if not users.filter(username=LOGIN).exists():
@@ -126,7 +140,7 @@ class Command(BaseCommand):
             system.title: proof.run(system, each + (number < rest))
             for number, system in enumerate(SYSTEMS)
         }
-        self._say(f"{proof.table(runs)}\n")
+        self._say(f"{proof.table(runs)}\n\n{proof.reading()}\n")
         differences = [line for both in runs.values() for run in both for line in run.differences]
         if differences:
             shown = "\n".join(differences[:_DIFFERENCES])
@@ -139,18 +153,22 @@ class Command(BaseCommand):
 
     def _run(self, site: Site) -> None:
         cluster, load = Cluster(settings.DATA_DIR / "cluster.log"), Load()
+        for system in SYSTEMS:
+            system.prepare()
+        drain()
+        made = letters.prepare()
+        measured = yardstick.measure(SYSTEMS)
+        figures.begin(measured)
         cluster.start()
         try:
-            for system in SYSTEMS:
-                system.prepare()
-            drain()
             site.start()
             load.start()
             self._say(
                 f"\n  The site     {site.url}\n"
                 f"  The admin    {site.url}admin/\n"
                 f"  Login        {LOGIN}, password {LOGIN}\n\n"
-                "Ctrl-C ends the demo.\n"
+                + (f"The admin has {made} dead letters to mend.\n" if made else "")
+                + "Ctrl-C ends the demo.\n"
             )
             self._show_until_the_end(cluster)
         finally:
@@ -161,14 +179,15 @@ class Command(BaseCommand):
         drain()
         last = figures.read()
         self._say(
-            f"Everything is in the database: {last.accepted:,} writes were accepted, "
-            f"{last.flushed:,} entries flushed, {last.pending:,} are pending."
+            f"Everything is in the database: {last.accepted:,} writes were accepted, and stored as "
+            f"{last.rows:,} rows with {last.statements:,} SQL statements. {last.pending:,} are "
+            "pending."
         )
 
     def _show_until_the_end(self, cluster: Cluster) -> None:
         """One line that changes on a terminal, a line now and then elsewhere."""
         tty = self.stdout.isatty()
-        every, next_line = 0.5 if tty else 3.0, 0.0
+        every, next_line, next_minute = 0.5 if tty else 3.0, 0.0, 0.0
         while not self.ending.is_set():
             if died := self._valkey_died():
                 raise CommandError(died)
@@ -181,6 +200,10 @@ class Command(BaseCommand):
                 self.stdout.write(line, ending="" if tty else "\n")
                 self.stdout.flush()
                 next_line = time.monotonic() + every
+            if time.monotonic() >= next_minute:
+                for system in SYSTEMS:
+                    system.tidy()
+                next_minute = time.monotonic() + 60
             self.ending.wait(0.25)
 
     def _valkey_died(self) -> str:
@@ -191,6 +214,27 @@ class Command(BaseCommand):
     def _say(self, message: str) -> None:
         self.stdout.write(message)
         self.stdout.flush()
+
+
+def _make_database() -> None:
+    """Make the database on PostgreSQL, unless it is there."""
+    connection = connections[DEFAULT_DB_ALIAS]
+    try:
+        connection.ensure_connection()
+    except DatabaseError:
+        name = connection.settings_dict["NAME"]
+        server = type(connection)({**connection.settings_dict, "NAME": "postgres"}, "postgres")
+        try:
+            with server.cursor() as cursor:
+                cursor.execute(f"CREATE DATABASE {server.ops.quote_name(name)}")
+        except DatabaseError as error:
+            raise CommandError(
+                f"PostgreSQL cannot be used: {error}\nStart a server, or say where one is with "
+                "PGHOST, PGPORT, PGUSER and PGPASSWORD. The user has to be allowed to make a "
+                "database."
+            ) from None
+        finally:
+            server.close()
 
 
 class _Ending(threading.Event):
@@ -214,10 +258,10 @@ class _Ending(threading.Event):
 
 
 def _line(now: Figures) -> str:
-    oldest = "none" if now.oldest is None else f"{now.oldest:.1f} s"
     return (
         f"accepted {now.accepted:,} writes   pending {now.pending:,} entries   "
-        f"flushed {now.flushed:,} entries   oldest {oldest}"
+        f"stored {now.rows:,} rows in {now.statements:,} SQL statements "
+        f"(the ORM: about {now.orm_statements:,})"
     )
 
 

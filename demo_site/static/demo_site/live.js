@@ -6,7 +6,7 @@ const strip = document.querySelector("[data-figures]");
 
 function text(name, value) {
   if (value === null) return "–";
-  return name === "oldest" ? `${value.toFixed(1)} s` : value.toLocaleString("en");
+  return name.endsWith("_ms") ? `${value.toFixed(2)} ms` : value.toLocaleString("en");
 }
 
 async function refreshFigures() {

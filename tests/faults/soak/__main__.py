@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import random
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -31,7 +33,7 @@ OPTIONS = {
     "MAX_BACKOFF": 1,
     "SOCKET_TIMEOUT": 0.5,
 }
-FLUSHERS, WRITERS, READERS = 3, 3, 1
+FLUSHERS, WRITERS, READERS, SAVERS = 3, 3, 1, 2
 
 
 def main() -> int:
@@ -41,6 +43,9 @@ def main() -> int:
     parser.add_argument("--database", choices=["sqlite", *engines], default="sqlite")
     parser.add_argument("--redis", choices=RedisServer.KINDS, default="valkey")
     parser.add_argument("--when-down", choices=["raise", "direct"], default="raise")
+    parser.add_argument("--orm", action="store_true", help="with processes that save rows")
+    # Who cannot reach Redis leaves bases as they are: nothing happens to it.
+    parser.add_argument("--bases", action="store_true", help="with bases, and a Redis that stays")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     print(f"soak of {options.minutes:g} minutes on {options.database}, SEED={options.seed}")
@@ -53,6 +58,8 @@ def main() -> int:
         return ABSENT
     redis.start()
     OPTIONS["WHEN_DOWN"] = options.when_down
+    if options.bases:
+        OPTIONS.update(CACHE_SECONDS=60, SOCKET_TIMEOUT=20)  # no answer comes too late
     _set_up(options.database, redis, database)
     return _soak(options, redis, database)
 
@@ -88,20 +95,26 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
     from tests.faults.soak import workers
     from tests.faults.soak.chaos import Chaos, Worker
     from tests.faults.soak.verdict import judge
-    from tests.models import Owner
+    from tests.models import Counter, Owner
     from writebehind_app import registry
 
     Owner.objects.create(pk=workers.OWNER, name="everyone")
-    connections.close_all()
+    there = [workers.CONTENDED, *(workers.SHARED if options.orm else ())]
+    Counter.objects.bulk_create(Counter(name=name, big=0) for name in there)
+    connections.close_all()  # which the soak would cut
     directory = keeper().directory / "soak"
     directory.mkdir()
     where = str(directory)
     flushers = [Worker(workers.flush, where) for _ in range(FLUSHERS)]
     readers = [Worker(workers.read, where, n) for n in range(READERS)]
     writers = [Worker(workers.write, where, n, options.seed) for n in range(WRITERS)]
+    if options.orm:
+        numbers = range(WRITERS, WRITERS + SAVERS)
+        writers += [Worker(workers.save, where, n, options.seed) for n in numbers]
 
     started = time.monotonic()
-    chaos = Chaos([*flushers, *readers, *writers], redis, database)
+    everyone = [*flushers, *readers, *writers]
+    chaos = Chaos(everyone, None if options.bases else redis, database)
     chaos.run(options.seed, started + options.minutes * 60)
     problems = chaos.problems
 
@@ -126,9 +139,13 @@ def _soak(options: argparse.Namespace, redis: RedisServer, database: PrivateServ
     if problems:
         print(*problems[:50], sep="\n")
         print((directory / "log").read_text()[-5000:])
+        kept = tempfile.mkdtemp(prefix="soak")
+        shutil.copytree(directory, kept, dirs_exist_ok=True)
+        print(f"What each process did, and the log: {kept}")
         print(
             f"Again: make soak MINUTES={options.minutes:g} DATABASE={options.database} "
-            f"WHEN_DOWN={options.when_down} SEED={options.seed}"
+            f"WHEN_DOWN={options.when_down} SEED={options.seed}{' ORM=1' if options.orm else ''}"
+            f"{' BASES=1' if options.bases else ''}"
         )
     return 1 if problems else 0
 

@@ -72,7 +72,10 @@ class Chaos:
     """Carries decisions out, and undoes what has to be undone."""
 
     def __init__(
-        self, workers: list[Worker], redis: RedisServer, database: PrivateServer | None
+        self,
+        workers: list[Worker],
+        redis: RedisServer | None,
+        database: PrivateServer | None,
     ) -> None:
         self.workers, self.redis, self.database = workers, redis, database
         self.done: Tally[str] = Tally()
@@ -117,9 +120,9 @@ class Chaos:
                 frozen = worker.process
                 frozen.send_signal(signal.SIGSTOP)
                 self._undo(decision, lambda: frozen.send_signal(signal.SIGCONT))
-            case "kill redis":
+            case "kill redis" if self.redis:
                 self._take_down("redis", "killed", decision, self.redis.kill, self.redis.start)
-            case "freeze redis":
+            case "freeze redis" if self.redis:
                 self._take_down("redis", "frozen", decision, self.redis.pause, self.redis.resume)
             case "kill database" if self.database:
                 start, kill = self.database.start, self.database.kill

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -29,16 +30,17 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def begin(self, effects: Sequence[Effect]) -> None:
-        self._write(effects)
+    def begin(self, name: str, effects: Sequence[Effect]) -> None:
+        self._write(call=name, effects=effects)
 
     def end(self, outcome: Outcome) -> None:
-        self._write(outcome)
+        self._write(outcome=outcome)
 
     def problem(self, text: str) -> None:
-        self._write({"problem": text})
+        self._write(problem=text)
 
-    def _write(self, line: Any) -> None:
+    def _write(self, **line: Any) -> None:
+        line["at"] = time.time()
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
@@ -46,20 +48,20 @@ def calls_in(path: Path) -> Iterator[tuple[list[Effect], Outcome]]:
     """The calls of a journal; of the one in which the writer was killed nobody is sure."""
     effects: list[Effect] | None = None
     for line in _lines(path):
-        if isinstance(line, list):
-            effects = [Effect(*effect) for effect in line]
-        elif isinstance(line, str) and effects is not None:
-            yield effects, line  # type: ignore[misc]
+        if "call" in line:
+            effects = [Effect(*effect) for effect in line["effects"]]
+        elif "outcome" in line and effects is not None:
+            yield effects, line["outcome"]
             effects = None
     if effects is not None:
         yield effects, "unsure"
 
 
 def problems_in(path: Path) -> list[str]:
-    return [line["problem"] for line in _lines(path) if isinstance(line, dict)]
+    return [line["problem"] for line in _lines(path) if "problem" in line]
 
 
-def _lines(path: Path) -> Iterator[Any]:
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open() as file:
         for line in file:
             if line.endswith("\n"):  # or the writer was killed in the middle of it

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.faults.soak.facts import Facts, calls_in, problems_in
 from tests.faults.soak.workers import LABELS
-from tests.models import Counter, Line, Note
+from tests.models import Counter, Line, Member, Note, Team
 from writebehind_app import conf, registry
 from writebehind_app.models import AppliedBatch, DeadLetter
 
@@ -46,6 +46,9 @@ def _stored() -> dict[str, int]:
     for row in Counter.objects.all():
         found[f"Counter {row.name} small"] = row.small
         found[f"Counter {row.name} big"] = row.big
+    for model in (Team, Member):
+        for row in model.objects.all():
+            found[f"{model.__name__} {row.slug} points"] = row.points
     for note in Note.objects.all():
         found[f"Note {note.page} {note.key}"] = note.value
     return found

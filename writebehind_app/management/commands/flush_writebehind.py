@@ -7,19 +7,23 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 from django.db.transaction import TransactionManagementError
 
-from writebehind_app import sampling
+from writebehind_app import registry
+from writebehind_app.database.divided import renew
+from writebehind_app.database.own_tables import migrate_first
 from writebehind_app.declaration import Declaration
+from writebehind_app.english import be, counted
 from writebehind_app.exceptions import BufferUnavailable
-from writebehind_app.flush.engine import FlushResult, flush, logger
+from writebehind_app.flush import pruning
+from writebehind_app.flush.engine import FlushResult, flush, holding, logger
 from writebehind_app.management.arguments import (
     NO_BUFFERS,
     Stop,
@@ -28,8 +32,9 @@ from writebehind_app.management.arguments import (
     positive,
     stop_on_signal,
 )
-from writebehind_app.store import shard as store
-from writebehind_app.store.connection import client, is_told
+from writebehind_app.models import AppliedBatch
+from writebehind_app.store import state
+from writebehind_app.store.connection import client, is_logged
 
 REPORT = ("rows", "batches", "dead_letters", "remaining", "seconds")
 
@@ -41,6 +46,8 @@ class Command(BaseCommand):
         "SIGTERM ends it after the batch at hand; with --loop, after what is pending was flushed: "
         "then it exits with 1 only where something is left, or was refused or failed in that."
     )
+
+    _away: BufferUnavailable | None = None  # why not, of buffers whose Redis is away
 
     def add_arguments(self, parser: CommandParser) -> None:
         add = parser.add_argument
@@ -70,33 +77,50 @@ class Command(BaseCommand):
             if options["dry_run"]:
                 self._dry_run(buffers, options)
                 return
+            lacking = {} if options["loop"] else _without_ledger(buffers)
+            for said in {*lacking.values()}:
+                self.stderr.write(self.style.ERROR(f"{said} What is pending stays in Redis."))
+            waiting = sum(_to_flush(buffer, options) for buffer in lacking)
+            buffers = [buffer for buffer in buffers if buffer not in lacking]
+            if lacking and not buffers and not options["json"]:
+                sys.exit(1)
             with stop_on_signal() as stop, _logging(options["loop"]):
                 result, decisive = self._run(buffers, options, stop)
         except BufferUnavailable as error:
             raise CommandError(f"Nothing more can be flushed: {error}") from None
         except TransactionManagementError as error:
             raise CommandError(str(error)) from None
+        result.remaining += waiting
         self._report(result, options, buffers)
+        if self._away and not options["loop"]:
+            raise CommandError(f"Not everything can be flushed: {self._away}")
         is_wished = stop.is_urgent if options["loop"] else stop.is_set()
-        if decisive.errors or decisive.dead_letters or (decisive.remaining and not is_wished):
+        if (
+            lacking
+            or decisive.errors
+            or decisive.dead_letters
+            or (decisive.remaining and not is_wished)
+        ):
             sys.exit(1)
 
     def _run(
         self, buffers: list[Declaration], options: dict[str, Any], stop: Stop
     ) -> tuple[FlushResult, FlushResult]:
-        """What was flushed, and what the exit code says of: all that; but of a service that is told
-        to end, only what it drained, as what was refused days ago is in the log."""
+        """What was flushed, and the part of it that decides the exit code.
+
+        Mostly both are the same. But if a service is told to end, only its last drain decides: what
+        was refused days ago is in the log."""
         deadline = options["max_time"] and time.monotonic() + options["max_time"]
         started = time.monotonic()
         total = decisive = FlushResult()
         limit = options["limit"]
+        is_alone = len(registry.by_server(buffers)) <= 1  # no other Redis has any of them
         if options["loop"]:
             if buffers:
                 logger.info("flushing %s", ", ".join(buffer.label for buffer in buffers))
             else:
                 logger.warning(NO_BUFFERS)
         while True:
-            sampling.take(client(patient=True))
             with self._progress(buffers, options) as progress:
                 flushed = 0
 
@@ -106,7 +130,7 @@ class Command(BaseCommand):
                     progress(flushed)
 
                 one = FlushResult()
-                for buffer in buffers:
+                for buffer, is_to_prune in self._visits(buffers, options):
                     try:
                         result = flush(
                             buffer,
@@ -117,15 +141,17 @@ class Command(BaseCommand):
                             # What another one is at is not waited for where there is a next pass:
                             # he may be dead, and there are other shards.
                             wait=not options["loop"],
+                            pruning=is_to_prune,
                             stop=stop.is_set,
                             progress=count,
                         )
                     except BufferUnavailable as error:
-                        if not options["loop"]:
+                        if is_alone and not options["loop"]:
                             raise
-                        if not is_told(error):
+                        if options["loop"] and not is_logged(error):
                             logger.error("%s: nothing can be flushed: %s", buffer, error)
-                        result = FlushResult(errors=1)
+                        self._away = self._away or error
+                        result = FlushResult(errors=int(options["loop"]))
                     except TransactionManagementError:  # no pass of the loop could flush it
                         raise
                     except Exception:
@@ -151,6 +177,20 @@ class Command(BaseCommand):
         total.seconds = time.monotonic() - started
         return total, decisive
 
+    def _visits(
+        self, buffers: list[Declaration], options: dict[str, Any]
+    ) -> list[tuple[Declaration, bool]]:
+        """The buffers that a pass has to flush, and whether it prunes them. The passes of a loop
+        leave out those with nothing to do."""
+        if not options["loop"]:
+            return [(buffer, True) for buffer in buffers]
+        to_prune = {buffer for buffer in buffers if pruning.is_time(buffer)}
+        try:
+            held = holding(buffers)
+        except BufferUnavailable:
+            held = buffers  # each of them says so
+        return [(b, b in to_prune) for b in buffers if b in held or b in to_prune]
+
     def _drain(
         self, buffers: list[Declaration], options: dict[str, Any], stop: Stop
     ) -> FlushResult:
@@ -168,10 +208,10 @@ class Command(BaseCommand):
         return total
 
     def _dry_run(self, buffers: list[Declaration], options: dict[str, Any]) -> None:
+        renew(buffers, patient=True, to_write=False)
         total, paused = 0, _paused(buffers)
         for buffer in buffers:
-            counts = store.count(client(patient=True), buffer.shard_keys()).values()
-            left = sum(c.in_flight + (c.pending if options["all"] else c.due) for c in counts)
+            left = _to_flush(buffer, options)
             total += left
             if not options["json"]:
                 note = ", but it is paused" if buffer.label in paused else ""
@@ -188,8 +228,8 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(report))
         elif options["verbosity"] > 0:
             self.stdout.write(
-                f"{result.rows} rows in {result.batches} batches, "
-                f"{result.statements} statements, {result.seconds:.2f} s"
+                f"{counted(result.rows, 'row')} in {counted(result.batches, 'batch', 'batches')}, "
+                f"{counted(result.statements, 'statement')}, {result.seconds:.2f} s"
             )
             if result.dead_letters:
                 self.stderr.write(
@@ -199,14 +239,14 @@ class Command(BaseCommand):
                     )
                 )
             if result.errors:
-                self.stderr.write(self.style.ERROR(f"{result.errors} batches failed: see the log."))
+                failed = counted(result.errors, "batch", "batches")
+                self.stderr.write(self.style.ERROR(f"{failed} failed: see the log."))
             if result.remaining:
                 try:
                     paused = _paused(buffers)
                 except BufferUnavailable:  # since then
                     paused = []
-                verb = "is" if len(paused) == 1 else "are"
-                why = f", as {', '.join(paused)} {verb} paused" if paused else ""
+                why = f", as {', '.join(paused)} {be(len(paused))} paused" if paused else ""
                 text = f"{entries_are(result.remaining)} left{why}."
                 self.stderr.write(self.style.WARNING(text))
 
@@ -214,13 +254,15 @@ class Command(BaseCommand):
     def _progress(
         self, buffers: list[Declaration], options: dict[str, Any]
     ) -> Iterator[Callable[[int], None]]:
-        """Draws a bar on a terminal, as long as it is worth one."""
+        """Draw a progress bar on a terminal if the flush takes long enough."""
         quiet = options["json"] or options["no_progress"] or options["loop"]
         if quiet or not self.stderr.isatty():
             yield lambda done: None
             return
         redis = client(patient=True)
-        counts = [c for b in buffers for c in store.count(redis, b.shard_keys()).values()]
+        counts: list[state.Counts] = []
+        with suppress(BufferUnavailable):  # the flush says so
+            counts = [c for b in buffers for c in state.count(redis, b.every_shard()).values()]
         total = sum(c.in_flight + (c.pending if options["all"] else c.due) for c in counts)
 
         def draw(done: int) -> None:
@@ -235,14 +277,28 @@ class Command(BaseCommand):
 
 
 def _paused(buffers: list[Declaration]) -> list[str]:
-    """Those that are paused and have something to flush."""
-    keys = {buffer.label: buffer.shard_keys() for buffer in buffers}
-    found = store.overview(client(patient=True), [key for own in keys.values() for key in own])
+    """The paused buffers that have something to flush."""
+    found = {
+        buffer.label: state.overview(client(patient=True), buffer.every_shard()).values()
+        for buffer in buffers
+    }
     return [
         label
-        for label, own in keys.items()
-        if any(found[key].paused and found[key].pending + found[key].in_flight for key in own)
+        for label, shards in found.items()
+        if any(each.paused and each.pending + each.in_flight for each in shards)
     ]
+
+
+def _to_flush(buffer: Declaration, options: dict[str, Any]) -> int:
+    counts = state.count(client(patient=True), buffer.every_shard()).values()
+    return sum(c.in_flight + (c.pending if options["all"] else c.due) for c in counts)
+
+
+def _without_ledger(buffers: list[Declaration]) -> dict[Declaration, str]:
+    """The buffers that cannot be flushed, as none of their databases has a ledger, each with what
+    to do."""
+    say = cache(partial(migrate_first, needed=AppliedBatch))
+    return {b: say(b.using()) for b in buffers if all(say(using) for using in b.databases())}
 
 
 @contextmanager

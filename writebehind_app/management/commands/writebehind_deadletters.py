@@ -1,4 +1,4 @@
-"""`manage.py writebehind_deadletters`: what the database refused, and what is to become of it."""
+"""`manage.py writebehind_deadletters`: list dead letters, retry or discard them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from writebehind_app import registry
 from writebehind_app.database import deadletters
+from writebehind_app.database.letters import Encoder, described
 from writebehind_app.database.parents import ParentPending
-from writebehind_app.management.arguments import positive
+from writebehind_app.english import be, counted
+from writebehind_app.exceptions import EditedSince
+from writebehind_app.management.arguments import databases_of, positive
 from writebehind_app.models import DeadLetter
 
 ACTIONS = ("list", "show", "retry", "discard", "export")
@@ -21,8 +24,9 @@ ACTIONS = ("list", "show", "retry", "discard", "export")
 class Command(BaseCommand):
     help = (
         "Lists the dead letters, which are entries that the database refused, shows them with all "
-        "they say, retries or discards them, or exports them as a line of JSON each. Exits with 1 "
-        "when a retried letter is refused again, with 2 for bad arguments."
+        "they say, retries or discards them, or exports them as a line of JSON each. A retry that "
+        "would undo what was edited since the letter died is not made, unless with --over. Exits "
+        "with 1 when a retried letter is not stored, with 2 for bad arguments."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -32,6 +36,7 @@ class Command(BaseCommand):
         add("--error", metavar="CLASS", help="only those with this error, as IntegrityError")
         add("--limit", type=positive(int), metavar="N", help="the N oldest at most")
         add("--all", action="store_true", help="retry or discard all of them")
+        add("--over", action="store_true", help="retry them over what was edited since")
         add("--json", action="store_true", help="report as one JSON object")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
@@ -40,42 +45,48 @@ class Command(BaseCommand):
             raise CommandError(
                 f"Say which to {action}: ids, buffers, --error or --limit; or --all.", returncode=2
             )
-        letters = _letters(options)
-        getattr(self, f"_{action}")(letters, options["json"])
+        if options["over"] and action != "retry":
+            raise CommandError("--over is for retry.", returncode=2)
+        with databases_of(registry.buffers().values()):
+            letters = _letters(options)
+            if action == "retry":
+                self._retry(letters, options["json"], over=options["over"])
+            else:
+                getattr(self, f"_{action}")(letters, options["json"])
 
     def _list(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
         if as_json:
-            self._print({"dead_letters": [deadletters.described(letter) for letter in letters]})
+            self._print({"dead_letters": [described(letter) for letter in letters]})
             return
         for letter in letters:
-            key = deadletters.described(letter)["key"]
+            key = described(letter)["key"]
             self.stdout.write(
                 f"{letter.pk:>6}  {letter.buffer}  {_inline(key)}  {letter.error}: {letter.reason}"
             )
-        self.stdout.write(f"{len(letters)} dead letters.")
+        self.stdout.write(f"{counted(len(letters), 'dead letter')}.")
 
     def _show(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
         if as_json:
             self._list(letters, as_json)
             return
         for letter in letters:
-            for name, value in deadletters.described(letter).items():
+            for name, value in described(letter).items():
                 self.stdout.write(f"{name + ':':<12} {_inline(value)}")
             self.stdout.write("")
 
     def _export(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
         for letter in letters:
-            self._print({**deadletters.described(letter), "entry": json.loads(letter.entry)})
+            self._print({**described(letter), "entry": json.loads(letter.entry)})
 
     def _discard(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
         discarded = deadletters.discard_all(letters)
         if as_json:
             self._print({"discarded": discarded})
         else:
-            self.stdout.write(f"{discarded} dead letters were discarded.")
+            self.stdout.write(f"Discarded {counted(discarded, 'dead letter')}.")
 
-    def _retry(self, letters: Sequence[DeadLetter], as_json: bool) -> None:
-        stored = refused = 0
+    def _retry(self, letters: Sequence[DeadLetter], as_json: bool, *, over: bool) -> None:
+        stored = refused = edited = 0
         for letter in letters:
             buffer = registry.buffers().get(letter.buffer)
             if buffer is None:
@@ -83,22 +94,31 @@ class Command(BaseCommand):
                     f"{letter.buffer} has no buffer any more: export {letter.pk}, then discard it."
                 )
             try:
-                taken, not_taken = deadletters.retry(buffer, [letter.pk])
+                taken, not_taken = deadletters.retry(buffer, [letter.pk], over=over)
             except DeadLetter.DoesNotExist:  # somebody else had it
+                continue
+            except EditedSince as error:
+                self.stderr.write(f"{error} To write it all the same, pass --over.")
+                edited += 1
                 continue
             except ParentPending as error:
                 self.stderr.write(f"{letter.pk} waits: {error}")
                 taken, not_taken = 0, 1
             stored, refused = stored + taken, refused + not_taken
         if as_json:
-            self._print({"stored": stored, "refused": refused})
+            self._print({"stored": stored, "refused": refused, "edited": edited})
         else:
-            self.stdout.write(f"{stored} dead letters are stored, {refused} are refused again.")
-        if refused:
+            it = "it" if edited == 1 else "they"
+            kept = f", {edited} {be(edited)} kept as {it} would undo an edit" if edited else ""
+            self.stdout.write(
+                f"{counted(stored, 'dead letter')} {be(stored)} stored, "
+                f"{refused} {be(refused)} refused again{kept}."
+            )
+        if refused or edited:
             sys.exit(1)
 
     def _print(self, value: Any) -> None:
-        self.stdout.write(json.dumps(value, cls=deadletters.Encoder, ensure_ascii=False))
+        self.stdout.write(json.dumps(value, cls=Encoder, ensure_ascii=False))
 
 
 def _letters(options: dict[str, Any]) -> list[DeadLetter]:
@@ -130,7 +150,7 @@ def _is_id(which: str) -> bool:
 
 
 def _check_ids(ids: Sequence[int], found: Sequence[DeadLetter]) -> None:
-    """Each is to name one letter. Each database counts its own."""
+    """Check that each id names one letter. Several databases may have the same id."""
     for id in ids:
         buffers = [letter.buffer for letter in found if letter.pk == id]
         if not buffers:

@@ -1,4 +1,4 @@
-"""`manage.py writebehind_doctor`: what is wrong around the buffers, and what to do about it."""
+"""`manage.py writebehind_doctor`: find what is wrong, and say how to mend it."""
 
 from __future__ import annotations
 

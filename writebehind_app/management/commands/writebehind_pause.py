@@ -1,9 +1,9 @@
-"""`manage.py writebehind_pause`: nothing is flushed any more; writes go on."""
+"""`manage.py writebehind_pause`: stop flushing; writes go on."""
 
 from __future__ import annotations
 
 from writebehind_app.management.pausing import PausingCommand
-from writebehind_app.store import shard as store
+from writebehind_app.store import state
 
 
 class Command(PausingCommand):
@@ -12,5 +12,5 @@ class Command(PausingCommand):
         "on. A batch that is being flushed comes to its end; one that failed, or whose flusher "
         "died, waits too."
     )
-    act = staticmethod(store.pause)
+    act = staticmethod(state.pause)
     outcomes = "is paused", "was paused already"

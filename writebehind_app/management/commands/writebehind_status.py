@@ -1,8 +1,9 @@
-"""`manage.py writebehind_status`: how the buffers are doing."""
+"""`manage.py writebehind_status`: show the state of the buffers."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import close_old_connections
 
-from writebehind_app import status
+from writebehind_app import registry, status
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.management.arguments import (
     NO_BUFFERS,
@@ -18,8 +19,9 @@ from writebehind_app.management.arguments import (
     positive,
     stop_on_signal,
     unusable,
+    unusable_database,
 )
-from writebehind_app.status import Status
+from writebehind_app.status import Look, Status
 from writebehind_app.store.connection import client
 
 _COLUMNS = ("pending", "in flight", "oldest", "in/s", "out/s", "batch", "retries", "dead letters")
@@ -29,7 +31,7 @@ _CLEAR = "\x1b[H\x1b[J"
 class Command(BaseCommand):
     help = (
         "Says what waits in each buffer, how old it is, what is in flight, what was refused and "
-        "what is paused."
+        "what is paused. Exits with 1 when Redis or a database cannot be used."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -44,30 +46,42 @@ class Command(BaseCommand):
         before: tuple[float, Mapping[str, Status]] | None = None
         with stop_on_signal() as stop:
             while True:
-                try:
-                    found = status.read(client(), buffers)
-                except BufferUnavailable as error:
-                    if not options["watch"]:
-                        raise CommandError(unusable(error)) from None
-                    self.stderr.write(unusable(error))
-                else:
-                    now = time.monotonic()
-                    if options["json"]:
-                        self._json(found)
-                    else:
-                        self._table(found, before, now, clear=options["watch"])
-                    for one in found:
-                        if one.dead_letters is None:
-                            self.stderr.write(status.no_database(one))
-                    before = now, {one.label: one for one in found}
+                seen, now = status.look(buffers), time.monotonic()
+                problems = [unusable(each.problem, each.buffers) for each in seen.away]
+                if seen.found or not seen.away:
+                    try:
+                        if options["json"]:
+                            self._json(seen)
+                        else:
+                            self._table(seen.found, before, now, clear=options["watch"])
+                    except BufferUnavailable as error:  # since a moment ago
+                        problems.append(unusable(error))
+                    problems += map(unusable_database, _unusable_databases(seen))
+                    before = now, {one.label: one for one in seen.found}
+                elif not options["watch"]:
+                    raise CommandError("\n".join(problems))
+                for line in problems:
+                    self.stderr.write(line)
+                if problems and not options["watch"]:
+                    sys.exit(1)
                 if not options["watch"] or stop.wait(options["interval"]):
                     break
                 close_old_connections()
 
-    def _json(self, found: Sequence[Status]) -> None:
+    def _json(self, seen: Look) -> None:
         names = ("label", "pending", "in_flight", "oldest_seconds", "dead_letters", "paused")
-        buffers = [{name: getattr(one, name) for name in names} for one in found]
-        self.stdout.write(json.dumps({"buffers": buffers, "redis": status.of_redis(client())}))
+        buffers = [{name: getattr(one, name) for name in names} for one in seen.found]
+        redis = status.of_redis(seen.answering or client().servers())
+        if seen.away:
+            redis["away"] = [
+                {
+                    "address": each.address,
+                    "buffers": [buffer.label for buffer in each.buffers],
+                    "problem": str(each.problem),
+                }
+                for each in seen.away
+            ]
+        self.stdout.write(json.dumps({"buffers": buffers, "redis": redis}))
         self.stdout.flush()
 
     def _table(
@@ -110,3 +124,9 @@ class Command(BaseCommand):
         head = _CLEAR if clear and self.stdout.isatty() else ""
         self.stdout.write(head + ("\n".join(lines) if found else NO_BUFFERS))
         self.stdout.flush()
+
+
+def _unusable_databases(seen: Look) -> list[str]:
+    buffers = registry.buffers()
+    unknown = [buffers[one.label] for one in seen.found if one.dead_letters is None]
+    return sorted({buffer.layout().using for buffer in unknown})

@@ -1,61 +1,57 @@
--- Appends records to a log: all of them, or none.
+-- Appends records to a log: all or none.
 --
 -- KEYS[1]  the shard
--- ARGV     as in delivery.lua; then what the shard must look like or '', max_age µs, quiet µs, how
---          many fields make up a unique id, then for each record: its unique id or '', its time in
---          µs or '' where it is the time of the append, how many names and texts there are, name,
---          text, name, text, ...
--- Returns  as delivery.lua: the number of the first, which the others follow; or
---          'moved', what the shard looks like  records have left it: some may be stored by now
---          'taken', n                          the nth has the unique id of a pending record
+-- ARGV     as in call.lua; then the guard or '', how many fields make up a unique id, an idempotency
+--          key or '', for how many ms it is kept; then for each record: its unique id or '', its time
+--          in µs or '' where it is the time of the append, how many names there are, name, text, ...
+-- Returns  {now, the number of the first record}; the others have the next numbers. Or {now, why
+--          not}: 'late', 'full', 'moved', guard (some may be rows by now), 'taken', n (the nth has
+--          the unique id of another record), 'known', number (of that key)
 --
--- A record is an entry of the stream ':log', whose id is '<number>-0'. The unique fields come
--- first, so that a record's unique id can be told from it. Which ids are in use is kept by their
--- digests, in many small hashes: small ones take a third of the memory.
+-- A record is an entry of the stream ':log', whose id is '<number>-0'.
 
-local log, times = shard .. ':log', shard .. ':times'
+-- include call.lua
+-- include place.lua
 
--- The hash, and the field of it, that hold the number of the record with a unique id.
-local function place(id)
-  local digest = redis.sha1hex(id)
-  return shard .. ':taken:' .. string.sub(digest, 1, 3), string.sub(digest, 4, 24)
+local log, due, new, refusal = shard .. ':log', '', {}, nil
+local records, at, once = {}, 11, shard .. ':once:' .. ARGV[9]
+local guard, known = call('HGET', shard, 'guard') or '', ARGV[9] ~= '' and redis.pcall('GET', once)
+if ARGV[7] ~= '' and not string.find(guard, '^[%w_-]+$') then
+  guard = string.format('%s-%.0f', ARGV[1], now) -- an epoch, as read.lua leaves one
+  call('HSET', shard, 'guard', guard)
 end
-
-local state = redis.call('HMGET', shard, 'first', 'moves', 'no')
-local guard = string.format('%.0f %.0f', number(state[1]), number(state[2]))
-if ARGV[2] ~= '' and ARGV[2] ~= guard then
-  return refused('moved', guard)
+if type(known) == 'string' then
+  refusal = {now, 'known', tonumber(known) or 0}
+elseif ARGV[7] ~= '' and ARGV[7] ~= guard then
+  refusal = {now, 'moved', guard}
 end
-
-local records, i = {}, 6 -- where in ARGV each record begins
-while i <= #ARGV do
-  records[#records + 1] = i
-  if ARGV[i] ~= '' and redis.call('HEXISTS', place(ARGV[i])) == 1 then
-    return refused('taken', #records)
+while ARGV[at] do
+  records[#records + 1] = at
+  if not refusal and ARGV[at] ~= '' and call('HEXISTS', place(ARGV[at])) == 1 then
+    refusal = {now, 'taken', #records}
   end
-  i = i + 3 + ARGV[i + 2]
+  at = at + 3 + 2 * ARGV[at + 2]
 end
-if is_full(redis.call('XLEN', log), #records) then
-  return refused('full')
+local count = #records
+if not refusal and ARGV[3] ~= '-' and call('XLEN', log) + count > tonumber(ARGV[3]) then
+  refusal = {now, 'full'}
 end
 
--- What may fail, as somebody else has written to the shard, comes before what takes a record.
-redis.call('HINCRBY', shard, 'accepted', #records)
+-- include take.lua
 
--- A number is the time of the append in µs, or the next one that is free. 'first' as in write.lua.
-local no = math.max(tonumber(now), number(state[3]) + 1)
-redis.call('HSETNX', shard, 'first', no - 1)
-redis.call('HSET', shard, 'no', no + #records - 1, 'max_age', ARGV[3], 'quiet', ARGV[4],
-  'unique', ARGV[5])
+call('HSET', shard, 'max_age', ARGV[5], 'quiet', ARGV[6], 'unique', ARGV[8])
 for n, at in ipairs(records) do
-  local id = string.format('%.0f', no + n - 1)
+  local id = string.format('%.0f', first + n - 1)
   if ARGV[at + 1] ~= '' then
-    redis.call('ZADD', times, ARGV[at + 1], id)
+    call('ZADD', shard .. ':times', ARGV[at + 1], id)
   end
-  redis.call('XADD', log, id .. '-0', unpack(ARGV, at + 3, at + 2 + ARGV[at + 2]))
+  call('XADD', log, id .. '-0', unpack(ARGV, at + 3, at + 2 + 2 * ARGV[at + 2]))
   if ARGV[at] ~= '' then
     local hash, field = place(ARGV[at])
-    redis.call('HSET', hash, field, id)
+    call('HSET', hash, field, id)
   end
 end
-return done(string.format('%.0f', no))
+if ARGV[9] ~= '' then
+  call('SET', once, string.format('%.0f', first), 'PX', ARGV[10])
+end
+return {now, first}

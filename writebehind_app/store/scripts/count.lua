@@ -1,44 +1,26 @@
--- Says how many entries there are.
+-- Counts the entries.
 --
 -- KEYS[1]  the shard
--- ARGV     names of fields of its state, or nothing
--- Returns  {pending, in flight, how many of the pending ones are due}, and where there are names
---          also, {since when the first entry waits, or '', now, {value of the state, ...}}
+-- ARGV     names of its state
+-- Returns  {pending, in flight, due, since when the oldest one waits or '', now, {value, ...}}
+--
+-- The oldest is the first of the batch, or the oldest of those that are due first, also after
+-- hasten.lua. With `quiet`, an entry that is due later may be older by max_age.
 
-local shard = KEYS[1]
-local log, due = shard .. ':log', shard .. ':due'
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-
-local function counts()
-  local pending, in_flight, waiting = redis.call('ZCARD', due),
-    redis.call('LLEN', shard .. ':flight'), redis.call('ZCOUNT', due, '-inf', now)
-  if redis.call('EXISTS', log) == 0 then
-    return {pending, in_flight, waiting}
+local call, shard, due = redis.call, KEYS[1], KEYS[1] .. ':due'
+local time = call('TIME')
+local now, since, least = time[1] * 1000000 + time[2], '', math.huge
+local function look(kind, id)
+  local found = id and redis.pcall('HGET', shard .. kind .. id, '#')
+  local number = type(found) == 'string' and tonumber(found)
+  if number and number < least then
+    since, least = found, number
   end
-
-  local state = redis.call('HMGET', shard, 'flying', 'to', 'no', 'max_age', 'quiet')
-  local length = redis.call('XLEN', log)
-  local flying = state[2] and math.max(0, math.min(tonumber(state[1]) or 0, length)) or 0
-  local unclaimed = length - flying
-  local oldest = redis.call('XRANGE', log, state[2] and '(' .. state[2] or '-', '+', 'COUNT', 1)[1]
-  -- As in claim.lua.
-  local no, newest, max_age, quiet = oldest and tonumber(string.match(oldest[1], '%d+')),
-    tonumber(state[3]) or 0, tonumber(state[4]) or 0, tonumber(state[5]) or 0
-  local is_due = oldest
-    and (no + max_age <= now or (quiet > 0 and newest + quiet <= now) or no > newest)
-  return {pending + unclaimed, in_flight + flying, waiting + (is_due and unclaimed or 0)}
 end
-
-local found = counts()
-if #ARGV > 0 then
-  local claimed, first = redis.call('LINDEX', shard .. ':flight', 0), redis.call('ZRANGE', due, 0, 0)[1]
-  local entry = claimed and ':f:' .. claimed or ':e:' .. (first or '')
-  local head = redis.pcall('HGET', shard .. entry, '@')
-  local record = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  found[4] = record and string.match(record[1], '^%d+')
-    or type(head) == 'string' and string.match(head, '^%d+ %d+ (%d+)') or ''
-  found[5] = string.format('%.0f', now)
-  found[6] = redis.call('HMGET', shard, unpack(ARGV))
-end
-return found
+look(':f:', call('LINDEX', shard .. ':flight', 0))
+look(':e:', call('ZRANGE', due, 0, 0)[1])
+look(':e:', call('ZRANGEBYSCORE', due, '(1', '+inf', 'LIMIT', 0, 1)[1]) -- see hasten.lua
+return {
+  call('ZCARD', due), call('LLEN', shard .. ':flight'), call('ZCOUNT', due, '-inf', now), since, now,
+  call('HMGET', shard, 'paused', unpack(ARGV)),
+}

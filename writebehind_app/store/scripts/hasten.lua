@@ -1,14 +1,14 @@
--- Makes a pending entry due at once, and says whether somebody is to be told.
+-- Makes a pending entry due at once, and says whether to tell somebody.
 --
 -- KEYS[1]  the shard
 -- ARGV     id, for how many ms nobody is told again of this id
--- Returns  1 where somebody is to be told, 0 where one was told a moment ago, or nothing is pending
+-- Returns  1 to tell somebody; 0 if somebody was told a moment ago, or nothing is pending
 
 local shard, id = KEYS[1], ARGV[1]
-local due, told = shard .. ':due', shard .. ':told:' .. redis.sha1hex(id)
-if not redis.call('ZSCORE', due, id) then
+if not redis.call('ZSCORE', shard .. ':due', id) then
   return 0
 end
-local time = redis.call('TIME')
-redis.call('ZADD', due, 'LT', time[1] * 1000000 + time[2], id)
-return redis.call('SET', told, '', 'NX', 'PX', ARGV[2]) and 1 or 0
+redis.call('ZADD', shard .. ':due', 1, id) -- see chosen.lua
+local told = shard .. ':told:' .. redis.sha1hex(id)
+local is_first = redis.call('SET', told, '', 'NX', 'PX', ARGV[2])
+return is_first and 1 or 0

@@ -1,4 +1,4 @@
--- Writes something that is gone soon: whether Redis takes writes of this package.
+-- Writes something that is gone soon, to see whether Redis takes writes of this package.
 --
 -- KEYS[1]  a key that no buffer has
 

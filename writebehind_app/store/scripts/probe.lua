@@ -1,5 +1,5 @@
--- Tries commands, on a shard that no buffer has. They have no sensible arguments, and so most fail
--- for these; but a server looks first at whether it knows a command and whether the user may run it.
+-- Tries commands on a shard that no buffer has. Most fail, as their arguments make no sense. But a
+-- server first checks whether it knows a command and whether the user may run it.
 --
 -- KEYS[1]  the shard
 -- ARGV     the commands

@@ -1,18 +1,12 @@
--- Gives the batch in flight back after the database refused it: the lease ends, and the next try
--- waits.
---
--- KEYS[1]  the shard
--- ARGV     token, µs until the next try, what went wrong
--- Returns  1, or 0 where another batch, or none, is in flight by now
+-- Gives the batch in flight back; the next try is in so many µs. Then comes what went wrong, or '' if
+-- the batch was only in the way of others.
 
-local shard = KEYS[1]
-if redis.call('HGET', shard, 'token') ~= ARGV[1] then
-  return 0
+-- include mine.lua
+call('HDEL', shard, 'retry_at') -- first, as in flight.lua
+if ARGV[3] ~= '' then
+  call('HINCRBY', shard, 'attempts', 1)
+  call('HINCRBY', shard, 'retries', 1)
+  call('HSET', shard, 'error', ARGV[3])
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-redis.call('HDEL', shard, 'error') -- first, as in claim.lua, for a Redis that is full
-redis.call('HINCRBY', shard, 'attempts', 1)
-redis.call('HINCRBY', shard, 'retries', 1)
-redis.call('HSET', shard, 'lease', 0, 'retry_at', now + tonumber(ARGV[2]), 'error', ARGV[3])
+call('HSET', shard, 'lease', 0, 'retry_at', now + ARGV[2])
 return 1

@@ -1,13 +1,5 @@
--- Lengthens the lease of the batch in flight, whose transaction takes its time.
---
--- KEYS[1]  the shard
--- ARGV     token, lease µs
--- Returns  1, or 0 where another batch, or none, is in flight by now
+-- Renews the lease of the batch in flight, for so many µs from now.
 
-local shard = KEYS[1]
-if redis.call('HGET', shard, 'token') ~= ARGV[1] then
-  return 0
-end
-local time = redis.call('TIME')
-redis.call('HSET', shard, 'lease', time[1] * 1000000 + time[2] + tonumber(ARGV[2]))
+-- include mine.lua
+call('HSET', shard, 'lease', now + ARGV[2])
 return 1

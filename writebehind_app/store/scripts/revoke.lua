@@ -1,14 +1,8 @@
--- Gives the batch in flight another token, because the ledger has its own as one that nothing may
--- be applied under. Whoever claims next works on it under the new one.
---
--- KEYS[1]  the shard
--- ARGV     token, fresh token
--- Returns  1, or 0 where another batch, or none, is in flight by now
+-- Gives the batch in flight the token that follows: nothing may be applied under the old one. The
+-- next claim gets the batch under the new one.
 
-local shard = KEYS[1]
-if redis.call('HGET', shard, 'token') ~= ARGV[1] then
-  return 0
-end
-redis.call('HDEL', shard, 'retry_at') -- first, as in claim.lua, for a Redis that is full
-redis.call('HSET', shard, 'token', ARGV[2], 'lease', 0)
+-- include mine.lua
+call('HDEL', shard, 'retry_at') -- first, as in flight.lua
+local number = math.max(now, (tonumber(call('HGET', shard, 'batch')) or 0) + 1)
+call('HSET', shard, 'token', ARGV[2], 'guard', ARGV[2], 'lease', 0, 'batch', number)
 return 1

@@ -4,9 +4,9 @@
 -- ARGV     how many records, and after how many bytes no more; the first number, or '' for none,
 --          and the last; then 'times' and the first and the last of times that were given, or
 --          'numbers' and those of more records
--- Returns  {where to go on in place of the first number, or '', {more numbers that are left},
---          {{id, {name, text, ...}}, ...}}; some are not in the window, as the time they were given
---          is another, and some may be there twice
+-- Returns  {the first number of the next page, or '', {more numbers that are left},
+--          {{id, {name, text, ...}}, ...}, why the shard is not open or ''}; some records have another
+--          time and are not in the window, and some may be there twice
 
 local log, most, most_bytes = KEYS[1] .. ':log', tonumber(ARGV[1]), tonumber(ARGV[2])
 local first, last, numbers = ARGV[3], ARGV[4], {}
@@ -54,4 +54,5 @@ local left = {}
 for i = n, #numbers do
   left[#left + 1] = numbers[i]
 end
-return {first, left, records}
+local open = redis.call('HGET', KEYS[1], 'open')
+return {first, left, records, open == '1' and '' or open or '?'}

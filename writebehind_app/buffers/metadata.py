@@ -1,0 +1,230 @@
+"""The metadata of one entity, as a mapping."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import (
+    Callable,
+    Coroutine,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    ValuesView,
+)
+from contextlib import suppress
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from writebehind_app.buffers.base import PendingEntry, asynchronous
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.fields.entity import Rows
+from writebehind_app.fields.limits import as_dict
+from writebehind_app.fields.writes import Write
+
+if TYPE_CHECKING:
+    from writebehind_app.buffers.meta import MetaBuffer
+    from writebehind_app.flush.engine import FlushResult
+
+_NONE_GIVEN: Any = object()
+
+
+class Handout:
+    """The values that `dict(meta)` asks for, one by one, after it has read all keys.
+
+    Python makes a dict of a mapping in two steps: it lists `keys()`, then asks for the value of
+    each key, in their order and at once. A new read for each key would cost a round trip. So this
+    hands out the values that were read with the keys. Code that asks in another order, later, or in
+    another thread gets what a new read finds.
+    """
+
+    MOMENT = 0.001  # seconds between two questions
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._left = deque(values.items())
+        self._thread = get_ident()
+        self._asked = time.monotonic()
+
+    def is_next(self, key: str) -> bool:
+        """Return whether `dict()` may be asking: the key is the next one, in the same thread."""
+        return bool(self._left) and self._left[0][0] == key and self._thread == get_ident()
+
+    def is_late(self) -> bool:
+        """Return whether the last question was too long ago: somebody may have written since."""
+        before, self._asked = self._asked, time.monotonic()
+        return self._asked - before >= self.MOMENT
+
+    def renew(self, values: Mapping[str, Any]) -> None:
+        """Continue with what a new read found for the keys that are left."""
+        self._left = deque((key, values[key]) for key, _ in self._left if key in values)
+        self._asked = time.monotonic()
+
+    def take(self, key: str) -> Any:
+        if not self._left or self._left[0][0] != key:
+            raise KeyError(key)  # it was deleted meanwhile
+        return self._left.popleft()[1]
+
+
+class _Keys(KeysView[str]):
+    """The keys of an entity. Once all were listed, the values are ready for `dict(meta)`."""
+
+    def __init__(self, meta: Metadata, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self._meta = meta
+        self._values = values
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._values
+        self._meta._handout = Handout(self._values)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values.keys())
+
+
+class Metadata(MutableMapping[str, Any]):
+    """The metadata of one entity.
+
+    Each call reads anew, and sees every accepted write. `keys()`, `items()`, `values()` and
+    `dict(meta)` read all keys at once. A writing call is one round trip.
+    """
+
+    def __init__(self, buffer: MetaBuffer, id: str) -> None:
+        self._buffer = buffer
+        self._id = id
+        self._handout: Handout | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._buffer.label} ({self._id})>"
+
+    # Reading
+
+    def _read(self) -> dict[str, Any]:
+        rows = self._buffer._row(self._buffer.plan(), self._id)
+        return self._buffer.entity_layout().values(rows)
+
+    def __getitem__(self, key: str) -> Any:
+        handout, self._handout = self._handout, None
+        if handout is None or not handout.is_next(key):
+            return self._read()[key]
+        if handout.is_late():
+            handout.renew(self._read())
+        self._handout = handout
+        return handout.take(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def keys(self) -> KeysView[str]:
+        return _Keys(self, self._read())
+
+    def items(self) -> ItemsView[str, Any]:
+        return self._read().items()
+
+    def values(self) -> ValuesView[Any]:
+        return self._read().values()
+
+    # Writing
+
+    def update(  # type: ignore[override]
+        self, values: Any = (), /, *, once: str | None = None, **more: Any
+    ) -> Receipt:
+        """Write many meta keys in one step: values, or operations on what is there. Of calls with
+        the same text as `once`, one is carried out. A meta key of that name goes into the
+        mapping."""
+        return self._write(self._buffer._checked(self._id, {**as_dict(values), **more}), once)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value of a meta key. If there is none, set it to the default first. All who
+        call it at once get the same value."""
+        values: dict[str, Any] = {}
+
+        def write_for(rows: Rows | None) -> Write | None:
+            nonlocal values
+            values = {key: default} | self._buffer.entity_layout().values(rows)
+            absent = key not in (rows or {})
+            return self._buffer._checked(self._id, {key: default}) if absent else None
+
+        self._buffer._write_if(self._id, write_for)
+        return values[key]
+
+    def pop(self, key: str, default: Any = _NONE_GIVEN) -> Any:
+        """Delete a meta key and return its value, or the default if it is not there. If several
+        callers pop a key at once, one of them gets the value."""
+        layout = self._buffer.entity_layout()
+        value: Any = None
+
+        def write_for(rows: Rows | None) -> Write | None:
+            nonlocal value
+            value = layout.values(rows).get(key)
+            return Write(self._id, {layout.name(key): "!"}) if key in (rows or {}) else None
+
+        def answer(rows: Rows | None) -> Any:
+            return layout.values(rows).get(key)
+
+        if self._buffer._write_if(self._id, write_for, answer=answer):
+            return value
+        if default is _NONE_GIVEN:
+            raise KeyError(key)
+        return default
+
+    def popitem(self) -> tuple[str, Any]:
+        """Delete some meta key, and return it with its value. Of all who call it at once, one gets
+        it."""
+        for key in self:
+            with suppress(KeyError):  # somebody else had it
+                return key, self.pop(key)
+        raise KeyError("There is no metadata.")
+
+    def __delitem__(self, key: str) -> None:
+        self.pop(key)
+
+    def clear(self, *, once: str | None = None) -> None:
+        """Delete all metadata of the entity."""
+        self._write(Write(self._id, {}, delete=True), once)
+
+    def _write(self, write: Write, once: str | None = None) -> Receipt:
+        self._handout = None
+        return self._buffer._write_one(self._buffer.plan(), write, once)
+
+    # Acting
+
+    def pending(self) -> list[PendingEntry]:
+        """Return the unflushed entries: one in flight, one pending, both or none."""
+        return self._buffer._pending_of(self._id)
+
+    def flush(self) -> FlushResult:
+        """Flush what is pending, and return when it is in the database."""
+        return self._buffer._flush([self._id])
+
+    def discard(self) -> int:
+        """Throw away what is pending, unless a flusher has it. Return how many entries went."""
+        return self._buffer._discard([self._id])
+
+    def asks_redis_alone(self) -> bool:
+        return self._buffer.asks_redis_alone()
+
+    async def _aupdate(self, values: Any = (), /, *, once: None = None, **more: Any) -> Receipt:
+        buffer = self._buffer
+        write = buffer._checked(self._id, {**as_dict(values), **more})
+        return await buffer._awrite_one(buffer.plan(), write)
+
+    aget: Callable[..., Coroutine[Any, Any, Any]] = asynchronous(MutableMapping.get)
+    aitems = asynchronous(items)
+    aupdate = asynchronous(update, _aupdate)
+    apop = asynchronous(pop)
+    asetdefault = asynchronous(setdefault)
+    aclear = asynchronous(clear)
+    apending = asynchronous(pending)
+    aflush = asynchronous(flush)
+    adiscard = asynchronous(discard)

@@ -1,0 +1,1 @@
+"""Next to the ORM: save(), querysets and the admin go on working on a buffered model."""

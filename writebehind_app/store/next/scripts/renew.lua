@@ -1,5 +1,0 @@
--- Lengthens the lease of the batch in flight, by so many µs from now.
-
--- include mine.lua
-call('HSET', shard, 'lease', now + ARGV[2])
-return 1
