@@ -108,7 +108,7 @@ def test_a_letter_says_what_was_refused_and_why(admin, letters):
     assert "UNIQUE constraint failed" in text
     assert "Add(amount=2)" in text
     assert "taken" in text
-    assert "Refused 1 time" in text
+    assert "Refused once, on" in text
     response = admin.get(f"{LETTERS}99999999/change/", follow=True)
     assert messages(response) == ["This dead letter is gone: it was stored or discarded."]
     assert admin.get(f"{LETTERS}x/change/", follow=True).status_code == 200
