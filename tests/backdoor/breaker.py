@@ -26,6 +26,11 @@ def is_asked() -> bool:
     return not breaker().is_open
 
 
+def outages() -> int:
+    """How many there were."""
+    return breaker().outages
+
+
 def failures() -> int:
     """How many calls Redis did not take, or was not asked to."""
     return breaker().failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -73,6 +74,28 @@ def test_a_connection_breaks(call, fault, proxy, redis_server):
     assert times() == 1
     assert proxy.deliver() == (fault == "keep")
     assert times() == 1
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_connection_breaks_and_there_is_no_room(how, proxy, redis_server, configure):
+    """The call that is sent again is the one that finds no room."""
+    configure(MAX_PENDING=5, WHEN_FULL="direct")
+    for n in range(5):
+        Item.buffered.set(number=n, a=1)
+
+    async def in_a_loop():
+        await Item.buffered.aset(number=1, a=2)  # the loop has a connection then
+        proxy.faults = ["cut"]
+        return await Item.buffered.aset(number=100, a=1)
+
+    if how == "async":
+        receipt = asyncio.run(in_a_loop())
+    else:
+        proxy.faults = ["cut"]
+        receipt = Item.buffered.set(number=100, a=1)
+    assert proxy.met == 1
+    assert receipt.direct
+    assert Item.objects.get(number=100).a == 1
 
 
 @pytest.mark.parametrize("passed", [10, 50, 100, 150])

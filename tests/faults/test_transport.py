@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from asyncio import get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,7 @@ import redis
 from django.db import connections as django_connections
 
 from tests.backdoor import links
+from tests.backdoor.breaker import is_asked, outages
 from tests.backdoor.links import acount_up, count_up, counted
 from tests.models import Counter, Item
 from tests.outages import wait_for, wait_for_redis
@@ -86,6 +88,36 @@ class TestThreads:
         in_threads(20, act)
         assert counted(client) == 400
         assert max(most) <= 5 + 20  # and those of the threads that look
+
+    def test_those_that_are_dead_without_a_word_are_one_outage(self, proxy, configure):
+        """As behind a NAT that forgot them. Each thread would find out for itself."""
+        configure(SOCKET_TIMEOUT=0.3, WHEN_DOWN="raise")
+        there, stranded = threading.Barrier(5), threading.Event()
+
+        def write(n: int) -> list[Any]:
+            Item.buffered.set(number=n)
+            there.wait()
+            stranded.wait()
+            found = []
+            if n:
+                wait_for(lambda: outages() and is_asked())
+            for _ in range(3):
+                try:
+                    found.append(Item.buffered.set(number=n).where)
+                except (BufferUnavailable, WriteUncertain) as error:
+                    found.append(type(error))
+                    wait_for_redis()
+            return found
+
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(write, range(4))
+            there.wait()
+            proxy.strand()
+            stranded.set()
+            first, *others = found
+        assert first == [WriteUncertain, "pending", "pending"]
+        assert others == [["pending"] * 3] * 3
+        assert outages() == 1
 
     def test_one_that_is_needed_is_waited_for(self, redis_server, configure):
         configure(REDIS=f"{redis_server.url}?max_connections=1", SOCKET_TIMEOUT=0.2)
@@ -285,7 +317,7 @@ class TestLoops:
         configure(REDIS=f"{proxy.url}?max_connections=1", SOCKET_TIMEOUT=0.3)
         client = links.client()
 
-        async def act() -> int:
+        async def act() -> None:
             assert await acount_up(client) == 1
             proxy.freeze()
             task = asyncio.create_task(acount_up(client))
@@ -293,14 +325,53 @@ class TestLoops:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            asyncio.get_running_loop().call_later(0.45, proxy.thaw)
             started = time.monotonic()
-            number = await acount_up(client)  # waits for the connection, until that is given up
+            with pytest.raises(links.HeldBack):  # it waits for the connection of the other one
+                await acount_up(client)
             assert time.monotonic() - started > 0.2
-            return number
 
-        assert asyncio.run(act()) in (2, 3)
-        wait_for(lambda: counted(client) == 3)
+        asyncio.run(act())
+        proxy.thaw()
+        wait_for_redis()
+        assert asyncio.run(acount_up(client)) == 3
+
+    def test_tasks_that_their_callers_cancel_are_heard_of(self, proxy, configure):
+        """Each is cancelled before its answer is late: nobody would learn that Redis is away."""
+        configure(SOCKET_TIMEOUT=0.3)
+        client = links.client()
+
+        async def act() -> None:
+            await acount_up(client)
+            proxy.freeze()
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(acount_up(client), 0.05)
+            await asyncio.sleep(0.3)
+            with pytest.raises(links.HeldBack):
+                await acount_up(client)
+
+        asyncio.run(act())
+        proxy.thaw()
+        wait_for_redis()
+
+    def test_tasks_that_wait_for_a_connection_to_be_made(self, proxy, configure):
+        """Each would wait for a thread, and then for a Redis that others found frozen."""
+        configure(SOCKET_TIMEOUT=0.5)
+        client = links.client()
+
+        async def act() -> list[Any]:
+            get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+            proxy.freeze()
+            return await asyncio.gather(
+                *(acount_up(client) for _ in range(20)), return_exceptions=True
+            )
+
+        started = time.monotonic()
+        found = asyncio.run(act())
+        assert time.monotonic() - started < 2  # and not 5
+        assert sum(isinstance(one, links.HeldBack) for one in found) >= 16
+        proxy.thaw()
+        wait_for_redis()
 
     def test_those_who_wait_hear_of_an_outage(self, proxy, configure):
         configure(REDIS=f"{proxy.url}?max_connections=2", SOCKET_TIMEOUT=0.3)

@@ -204,6 +204,16 @@ class TestReplicas:
         with pytest.raises(NotDurable, match=r"0 of 1 replica had"):
             Item.buffered.set(number=1)
 
+    def test_a_full_redis_is_drained(self, configure):
+        configure(DURABILITY=1, DURABILITY_TIMEOUT=10)
+        Item.buffered.set(number=1, a=1)
+        with self.primary.client() as client:
+            client.config_set("maxmemory", 1)
+            try:
+                assert Item.buffered.flush().rows == 1
+            finally:
+                client.config_set("maxmemory", 0)
+
     def test_the_doctor(self, configure):
         for wanted, found in ((1, False), (3, True)):
             configure(DURABILITY=wanted)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import FieldError, ValidationError
 from django.db import connections
 from django.db.models import Case, Value, When
@@ -384,6 +385,19 @@ class TestErrors:
         monkeypatch.setattr(buffer, "clean", lambda values: None)
         with pytest.raises(TypeError, match=rf"{buffer}: clean\(\) must return a dict"):
             write(owner)
+
+
+def test_a_read_after_an_asynchronous_write(plain, notes):
+    """What `dict()` was about to ask for is older than the write."""
+    notes["a"] = 1
+
+    async def use() -> None:
+        for n in range(50):
+            assert list(await sync_to_async(notes.keys)()) == ["a"]
+            await notes.aupdate(a=n)
+            assert await notes.aget("a") == n
+
+    asyncio.run(use())
 
 
 def test_every_verb_has_a_twin(plain, notes, owner):

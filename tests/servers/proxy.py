@@ -41,7 +41,7 @@ class Proxy:
         self._kept: list[tuple[_Way, bytes]] = []
         self._flowing = threading.Event()
         self._flowing.set()
-        self._sockets: list[socket.socket] = []
+        self._ways: list[_Way] = []
         self._listener = socket.create_server((LOCALHOST, 0))
         self._port = self._listener.getsockname()[1]
         self.url = f"redis://{LOCALHOST}:{self._port}/0"
@@ -58,12 +58,19 @@ class Proxy:
         """Cuts all connections and takes no new ones, until `accept()`."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for one in self._sockets:
-            _cut(one)
+        for way in self._ways:
+            _cut(way.client)
+            _cut(way.upstream)
 
     def accept(self) -> None:
         self._listener = socket.create_server((LOCALHOST, self._port))
         self._listen()
+
+    def strand(self) -> None:
+        """Loses all that comes on the connections that there are now, as a NAT does that has
+        forgotten them. New ones work."""
+        for way in self._ways:
+            way.is_stranded = True
 
     def deliver(self) -> int:
         """Sends on what was kept, and returns when the server has answered; how many pieces."""
@@ -89,7 +96,7 @@ class Proxy:
                 client, _ = listener.accept()
                 way = _Way(client, socket.create_connection(self._server))
                 self.connections += 1
-                self._sockets += [way.client, way.upstream]
+                self._ways.append(way)
                 for run in (self._commands, self._replies):
                     threading.Thread(target=run, args=[way], daemon=True).start()
 
@@ -97,6 +104,8 @@ class Proxy:
         with suppress(OSError):
             while piece := way.client.recv(65536):
                 self._flowing.wait()
+                if way.is_stranded:
+                    continue
                 if self.faults and self.afflicted.search(piece):
                     self.met += 1
                     fault = self.faults.pop(0)
@@ -132,6 +141,7 @@ class _Way:
     client: socket.socket
     upstream: socket.socket
     fault: Fault | None = None  # what happens to the piece that is on the way
+    is_stranded: bool = False
     answered: threading.Event = field(default_factory=threading.Event)
 
 

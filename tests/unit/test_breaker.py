@@ -35,10 +35,10 @@ def made(monkeypatch):
         def probe() -> None:
             one.probed.append(time.monotonic())
             if not one.answers:
-                raise redis.ConnectionError("no")
+                raise one.error
 
         one = Breaker("here", probe)
-        one.probed, one.answers = [], False
+        one.probed, one.answers, one.error = [], False, redis.ConnectionError("no")
         ends.append(one.end)
         return one
 
@@ -76,22 +76,23 @@ class TestOpening:
         assert holds(breaker, write=True)
 
     @pytest.mark.parametrize(
-        "answer",
+        ("answer", "is_read"),
         [
-            "OOM command not allowed when used memory > 'maxmemory'.",
-            "READONLY You can't write against a read only replica.",
-            "ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write.",
-            "MISCONF Redis is configured to save RDB snapshots, but it cannot.",
-            "LOADING Redis is loading the dataset in memory",
-            "NOAUTH Authentication required.",
-            "WRONGPASS invalid username-password pair or user is disabled.",
-            "CLUSTERDOWN The cluster is down",
-            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-            "NOREPLICAS Not enough good replicas to write.",
+            ("OOM command not allowed when used memory > 'maxmemory'.", True),
+            ("READONLY You can't write against a read only replica.", True),
+            ("ERR Error running script (call to f_1): @user_script:1: -READONLY You can't.", True),
+            ("MISCONF Redis is configured to save RDB snapshots, but it cannot.", True),
+            ("NOREPLICAS Not enough good replicas to write.", True),
+            ("LOADING Redis is loading the dataset in memory", False),
+            ("NOAUTH Authentication required.", False),
+            ("WRONGPASS invalid username-password pair or user is disabled.", False),
+            ("CLUSTERDOWN The cluster is down", False),
+            ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is 'no'.", False),
         ],
     )
-    def test_answers_of_a_redis_that_takes_no_writes(self, made, answer):
-        """Reads find out themselves what they get."""
+    def test_answers_of_a_redis_that_takes_no_writes(self, made, answer, is_read):
+        """Reads find out themselves what they get. A read that writes a mark is no sign that they
+        get nothing."""
         error = BaseParser.parse_error(answer)
         breaker = made()
         for _ in range(3):
@@ -102,7 +103,18 @@ class TestOpening:
         assert not holds(breaker)
         for _ in range(3):
             breaker.note([error])
+        assert holds(breaker) is not is_read
+        breaker.note([], redis.TimeoutError())
         assert holds(breaker)
+        breaker.error = error
+        if is_read:
+            wait_for(lambda: not holds(breaker))
+        else:
+            wait_for(lambda: len(breaker.probed) > 3)
+            assert holds(breaker)
+        assert holds(breaker, write=True)
+        breaker.answers = True
+        wait_for(lambda: not holds(breaker, write=True))
 
     @pytest.mark.parametrize(
         "answer", ["NOSCRIPT No matching script.", "WRONGTYPE Operation against", "ERR user_script"]

@@ -173,6 +173,7 @@ class TestClaim:
         store.client.config_set("maxmemory", "1")
         try:
             batch = store.batch()
+            assert store.renew(batch.token, lease=60)
             assert store.release(batch.token, retry_in=0, error="")
             assert store.batch().entries == batch.entries
             assert store.ack(batch.token)

@@ -217,7 +217,10 @@ class Metadata(MutableMapping[str, Any]):
     async def _aupdate(self, values: Any = (), /, *, once: None = None, **more: Any) -> Receipt:
         buffer = self._buffer
         write = buffer._checked(self._id, {**as_dict(values), **more})
-        return await buffer._awrite_one(buffer.plan(), write)
+        try:
+            return await buffer._awrite_one(buffer.plan(), write)
+        finally:
+            self._handout = None
 
     aget: Callable[..., Coroutine[Any, Any, Any]] = asynchronous(MutableMapping.get)
     aitems = asynchronous(items)

@@ -20,7 +20,7 @@ import redis
 from django.db import connections
 
 from writebehind_app import signals
-from writebehind_app.store.failures import is_answer, is_away, reason
+from writebehind_app.store.failures import is_about_writes, is_answer, is_away, reason
 
 logger = logging.getLogger("writebehind")
 
@@ -100,7 +100,8 @@ class Breaker:
         self._end.set()
 
     def _failed(self, error: Exception, *, write: bool) -> None:
-        refused = write and is_answer(error)  # this says nothing about reads
+        # This says nothing about reads. A script that only reads mostly may write, too.
+        refused = is_about_writes(error) or (write and is_answer(error))
         with _lock:
             self.failures += 1
             self.is_calm = False
@@ -147,11 +148,23 @@ class Breaker:
             self._pause = min(self._pause * 2, _LONGEST)
             try:
                 self._probe()
-            except redis.RedisError:
+            except redis.RedisError as error:
+                if is_about_writes(error):
+                    self._let_reads_through(error)
                 continue
             self._close()
             break
         connections.close_all()  # receivers of the signal may have opened some
+
+    def _let_reads_through(self, error: redis.RedisError) -> None:
+        with _lock:
+            if self._held != "all":
+                return
+            self._held, self._silent = "writes", 0
+            self._reason = reason(error).rstrip(".")
+        logger.warning(
+            "Redis at %s can be read again, but not written: %s.", self._where, self._reason
+        )
 
     def _close(self) -> None:
         with _lock:

@@ -40,7 +40,7 @@ class Client(redis.Redis):
         self.is_held_back = is_held_back
         most = pool.max_connections if pool.max_connections < _UNLIMITED else _MOST
         self.links = Links(self._new_link, most, timeout)
-        self.loops = Loops(self._new_link, most)
+        self.loops = Loops(self._new_link, most, self._failed_unheard)
         self.master = master
         if master is not None:
             master.clients.add(self)
@@ -172,6 +172,11 @@ class Client(redis.Redis):
         self.connection_pool.disconnect()
         if self.breaker is not None:
             self.breaker.end()
+
+    def _failed_unheard(self, error: Exception) -> None:
+        """Note the failure of a call whose task was cancelled."""
+        if self.breaker is not None:
+            self.breaker.note([], error)
 
     def _note(self, replies: Sequence[Any], error: Exception | None, write: bool) -> None:
         if self.master is not None and any(map(is_no_master, replies)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -125,17 +125,20 @@ def _made(where: conf.Address, name: str, settings: conf.Settings) -> dict[bool,
             Client, master=Master() if isinstance(pool, SentinelConnectionPool) else None
         )
     probing = make(pool, timeout=timeout)
-    breaker = Breaker(server.address(probing), lambda: _knock(probing))
-    return {
-        False: make(pool, timeout=timeout, breaker=breaker),
-        True: make(patient_pool, timeout=settings.LEASE, breaker=breaker, is_held_back=False),
-    }
+    made: dict[bool, Client] = {}
+    breaker = Breaker(server.address(probing), lambda: _probe(probing, made.values()))
+    made[False] = make(pool, timeout=timeout, breaker=breaker)
+    made[True] = make(patient_pool, timeout=settings.LEASE, breaker=breaker, is_held_back=False)
+    return made
 
 
-def _knock(client: Client) -> None:
-    """Write something tiny, on each node of a cluster."""
-    places = client.places(shared_key(conf.prefix(), "probe"))
-    lua.run_many(client, "knock", [(place,) for place in places])
+def _probe(probing: Client, clients: Iterable[Client]) -> None:
+    """Write something tiny, on each node of a cluster. If that works, let the clients make new
+    connections: those that nobody used in the outage may be dead."""
+    places = probing.places(shared_key(conf.prefix(), "probe"))
+    lua.run_many(probing, "knock", [(place,) for place in places])
+    for client in clients:
+        client.hang_up()
 
 
 def _pool(

@@ -200,7 +200,7 @@ def _follow_up(client: Client, call: Call, sent: _Sent) -> Dialogue[Outcome]:
             [outcome] = yield from delivering(client, [call])
         case _:
             [outcome] = yield from _outcomes(_Options(client.timeout), sent)
-            if _is_closed(outcome):
+            if isinstance(outcome, Refused):
                 [outcome] = yield from delivering(client, [call])
     return outcome
 

@@ -30,6 +30,7 @@ _AWAY = (
 )
 # The same for errors without a class in redis-py; before Redis 7 also for errors in scripts.
 _AWAY_TEXT = re.compile(r"(?:^|-)(?:BUSY|MISCONF|NOREPLICAS|OOM|READONLY) ")
+_NO_WRITES_TEXT = re.compile(r"(?:^|-)(?:MISCONF|NOREPLICAS|OOM|READONLY) ")
 _NO_MASTER_TEXT = re.compile(r"(?:^|-)(?:NOREPLICAS|READONLY) ")
 
 
@@ -41,6 +42,13 @@ def is_away(error: Exception) -> bool:
 def is_answer(error: Exception) -> bool:
     """Whether Redis itself answered with the error, and so did nothing."""
     return isinstance(error, redis.ResponseError | BusyLoadingError | AuthenticationError)
+
+
+def is_about_writes(error: Exception) -> bool:
+    """Whether Redis itself answered that it takes no writes. It can be read."""
+    return isinstance(error, OutOfMemoryError | ReadOnlyError) or (
+        isinstance(error, redis.ResponseError) and bool(_NO_WRITES_TEXT.search(str(error)))
+    )
 
 
 def is_no_master(reply: object) -> bool:

@@ -126,6 +126,8 @@ class LoopLink:
             self._missing = 0
             if is_awaited:
                 waiter.set_result((self._answers, error))  # before others hear of it
+            elif error:
+                self._links.failed(error)
         if error or waiter is None:  # an answer that nobody asked for is an error too
             self.close()
         elif not is_awaited:
@@ -136,9 +138,12 @@ class LoopLinks:
     """The links of one loop, `most` at a time. Tasks get a link in the order in which they came; a
     task in the middle of a dialogue comes first."""
 
-    def __init__(self, make: Callable[[], Link], most: int) -> None:
+    def __init__(
+        self, make: Callable[[], Link], most: int, failed: Callable[[Exception], None]
+    ) -> None:
         self._make = make
         self._most = most
+        self.failed = failed  # called with an error that no task awaits any more
         self._made = 0
         self._unused: list[LoopLink] = []
         self._waiting: deque[Future[LoopLink | None]] = deque()
@@ -161,7 +166,7 @@ class LoopLinks:
                     return link
                 link.close()
             if self._made < self._most:
-                return await self._open()
+                return await self._open(check)
             waiter: Future[LoopLink | None] = get_running_loop().create_future()
             if ahead:
                 self._waiting.appendleft(waiter)
@@ -218,12 +223,16 @@ class LoopLinks:
         if self._unused or self._made < self._most:
             self._pass_on(None)
 
-    async def _open(self) -> LoopLink:
+    async def _open(self, check: Callable[[], None]) -> LoopLink:
+        def make() -> Link:
+            check()  # again: it may have waited for a thread
+            return self._make()
+
         if self._until_end is None:
             self._until_end = _until_end(self)
             await anext(self._until_end)
         self._made += 1
-        connecting = get_running_loop().run_in_executor(None, self._make)
+        connecting = get_running_loop().run_in_executor(None, make)
         try:
             return LoopLink(await asyncio.shield(connecting), self)
         except BaseException:
@@ -251,9 +260,12 @@ def _close(connecting: Future[Link]) -> None:
 class Loops:
     """The links of all loops to one Redis."""
 
-    def __init__(self, make: Callable[[], Link], most: int) -> None:
+    def __init__(
+        self, make: Callable[[], Link], most: int, failed: Callable[[Exception], None]
+    ) -> None:
         self._make = make
         self._most = most
+        self._failed = failed
         self.forget()
         _all.add(self)
 
@@ -268,7 +280,7 @@ class Loops:
         loop = get_running_loop()
         links = self._links.get(loop)
         if links is None:
-            links = LoopLinks(self._make, self._most)
+            links = LoopLinks(self._make, self._most, self._failed)
             with self._lock:
                 for other in [one for one in self._links if one.is_closed()]:
                     self._links.pop(other).abandon()

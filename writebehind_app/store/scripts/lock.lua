@@ -8,9 +8,8 @@ local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then
   return 0
 end
-if ARGV[2] == '0' then
-  redis.call('DEL', KEYS[1])
-else
+redis.call('DEL', KEYS[1]) -- first, as in flight.lua
+if ARGV[2] ~= '0' then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 end
 return 1
