@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from writebehind_app.buffers import metadata, reading, window
+from writebehind_app.buffers import reading, window
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.database import lookup, snapshot
 from writebehind_app.store import lua
@@ -32,11 +32,6 @@ def act_once(patch: pytest.MonkeyPatch, moment: Moment, act: Callable[[], object
     """Do that at a moment of the next read of rows."""
     module, name, first = _MOMENTS[moment]
     _around(patch, module, name, act, first=first)
-
-
-def hand_out_for(patch: pytest.MonkeyPatch, seconds: float) -> None:
-    """How long the values are at hand that `dict(meta)` asks for after the keys."""
-    patch.setattr(metadata.Handout, "MOMENT", seconds)
 
 
 def act_after_look(patch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:

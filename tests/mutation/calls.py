@@ -22,31 +22,10 @@ _AFTER_THE_KEYS = (
 MUTANTS = [
     # Reads
     mutant(
-        "what was read with the keys is handed out in any order",
-        "is_next",
-        "self._left[0][0] == key",
+        "what was read with the keys is handed out to any code",
+        "Metadata.__getitem__",
+        "caller == _caller()",
         "True",
-        _AFTER_THE_KEYS,
-    ),
-    mutant(
-        "what was read with the keys is handed out to any thread",
-        "is_next",
-        "self._thread == get_ident()",
-        "True",
-        _AFTER_THE_KEYS,
-    ),
-    mutant(
-        "what was read with the keys is handed out at any time",
-        "is_late",
-        "self._asked - before >= self.MOMENT",
-        "False",
-        _AFTER_THE_KEYS,
-    ),
-    mutant(
-        "what was read with the keys is handed out after a write",
-        "Metadata._write",
-        "self._handout = None",
-        "pass",
         _AFTER_THE_KEYS,
     ),
     mutant(

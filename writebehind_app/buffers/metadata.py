@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
+import sys
 from collections.abc import (
     Callable,
     Coroutine,
@@ -15,7 +14,7 @@ from collections.abc import (
     ValuesView,
 )
 from contextlib import suppress
-from threading import get_ident
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from writebehind_app.buffers.base import PendingEntry, asynchronous
@@ -31,44 +30,19 @@ if TYPE_CHECKING:
 _NONE_GIVEN: Any = object()
 
 
-class Handout:
-    """The values that `dict(meta)` asks for, one by one, after it has read all keys.
-
-    Python makes a dict of a mapping in two steps: it lists `keys()`, then asks for the value of
-    each key, in their order and at once. A new read for each key would cost a round trip. So this
-    hands out the values that were read with the keys. Code that asks in another order, later, or in
-    another thread gets what a new read finds.
-    """
-
-    MOMENT = 0.001  # seconds between two questions
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._left = deque(values.items())
-        self._thread = get_ident()
-        self._asked = time.monotonic()
-
-    def is_next(self, key: str) -> bool:
-        """Return whether `dict()` may be asking: the key is the next one, in the same thread."""
-        return bool(self._left) and self._left[0][0] == key and self._thread == get_ident()
-
-    def is_late(self) -> bool:
-        """Return whether the last question was too long ago: somebody may have written since."""
-        before, self._asked = self._asked, time.monotonic()
-        return self._asked - before >= self.MOMENT
-
-    def renew(self, values: Mapping[str, Any]) -> None:
-        """Continue with what a new read found for the keys that are left."""
-        self._left = deque((key, values[key]) for key, _ in self._left if key in values)
-        self._asked = time.monotonic()
-
-    def take(self, key: str) -> Any:
-        if not self._left or self._left[0][0] != key:
-            raise KeyError(key)  # it was deleted meanwhile
-        return self._left.popleft()[1]
+def _caller() -> tuple[int, CodeType, int]:
+    """Return which instruction of the calling code asks."""
+    frame = sys._getframe(2)
+    return id(frame), frame.f_code, frame.f_lasti
 
 
 class _Keys(KeysView[str]):
-    """The keys of an entity. Once all were listed, the values are ready for `dict(meta)`."""
+    """The keys of an entity, which remembers their values for `dict(meta)`.
+
+    Python makes a dict of a mapping in two steps: it lists `keys()`, then asks for the value of
+    each key. Both are done by one instruction of the calling code. A new read for each key would
+    cost a round trip. So that instruction gets the values that were read with the keys.
+    """
 
     def __init__(self, meta: Metadata, values: dict[str, Any]) -> None:
         super().__init__(values)
@@ -77,7 +51,7 @@ class _Keys(KeysView[str]):
 
     def __iter__(self) -> Iterator[str]:
         yield from self._values
-        self._meta._handout = Handout(self._values)
+        self._meta._listed = _caller(), self._values
 
     def __reversed__(self) -> Iterator[str]:
         return reversed(self._values)
@@ -96,7 +70,7 @@ class Metadata(MutableMapping[str, Any]):
     def __init__(self, buffer: MetaBuffer, id: str) -> None:
         self._buffer = buffer
         self._id = id
-        self._handout: Handout | None = None
+        self._listed: tuple[Any, Mapping[str, Any]] = None, {}  # by whom, and what
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._buffer.label} ({self._id})>"
@@ -108,13 +82,10 @@ class Metadata(MutableMapping[str, Any]):
         return self._buffer.entity_layout().values(rows)
 
     def __getitem__(self, key: str) -> Any:
-        handout, self._handout = self._handout, None
-        if handout is None or not handout.is_next(key):
-            return self._read()[key]
-        if handout.is_late():
-            handout.renew(self._read())
-        self._handout = handout
-        return handout.take(key)
+        caller, values = self._listed
+        if caller is not None and caller == _caller():
+            return values[key]
+        return self._read()[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -194,7 +165,6 @@ class Metadata(MutableMapping[str, Any]):
         self._write(Write(self._id, {}, delete=True), once)
 
     def _write(self, write: Write, once: str | None = None) -> Receipt:
-        self._handout = None
         return self._buffer._write_one(self._buffer.plan(), write, once)
 
     # Acting
@@ -217,10 +187,7 @@ class Metadata(MutableMapping[str, Any]):
     async def _aupdate(self, values: Any = (), /, *, once: None = None, **more: Any) -> Receipt:
         buffer = self._buffer
         write = buffer._checked(self._id, {**as_dict(values), **more})
-        try:
-            return await buffer._awrite_one(buffer.plan(), write)
-        finally:
-            self._handout = None
+        return await buffer._awrite_one(buffer.plan(), write)
 
     aget: Callable[..., Coroutine[Any, Any, Any]] = asynchronous(MutableMapping.get)
     aitems = asynchronous(items)
