@@ -23,7 +23,7 @@ from tests import admin as people
 from tests.backdoor.batches import claim
 from tests.backdoor.declarations import redeclare
 from tests.models import Counter, Everything, Item, Note, Owner, Pair, Venue
-from writebehind_app import Add, BufferedAdmin, BufferedInline
+from writebehind_app import Add, BufferedAdmin, BufferedInline, Merge
 
 pytestmark = pytest.mark.usefixtures("database", "redis_server")
 
@@ -73,6 +73,11 @@ class CounterAdmin(BufferedAdmin, admin.ModelAdmin):
     fields = ("name", "small", "big")
     readonly_fields = ("big",)
     save_as = True
+
+    def save_model(self, request: Any, obj: Any, form: Any, change: bool) -> None:
+        if obj.extra:
+            obj.extra["by"] = "the project"
+        super().save_model(request, obj, form, change)
 
 
 class PairInline(BufferedInline, admin.TabularInline):
@@ -252,6 +257,13 @@ class TestForm:
     def test_what_code_of_the_project_changes_is_written_too(self, client, item):
         change(client, item, b="escalated")
         assert Item.buffered.get(number=1).e
+
+    def test_what_code_of_the_project_changes_in_place_is_written_too(self, client):
+        row = Counter.objects.create(name="x", extra={"a": 1})
+        Counter.buffered.set(name="x", extra=Merge({"b": 2}))
+        change(client, row, small="5")
+        found = Counter.buffered.get(name="x")
+        assert (found.small, found.extra) == (5, {"a": 1, "b": 2, "by": "the project"})
 
     def test_what_code_changes_in_a_field_of_the_form_is_written_too(
         self, client, item, monkeypatch

@@ -22,7 +22,7 @@ from tests.backdoor.breaker import stop_asking
 from tests.backdoor.calls import round_trips
 from tests.backdoor.fences import fences_left
 from tests.backdoor.shards import begin_numbers_at
-from tests.models import Counter, Item, Note, Owner, Pair, Seat, Stamp, Strict
+from tests.models import Article, Counter, Item, Note, Owner, Pair, Seat, Stamp, Strict
 from tests.outages import wait_for_redis
 from tests.router import current
 from writebehind_app import Add, Max, Merge, RowBuffer, batch, register, registry
@@ -131,6 +131,18 @@ class TestSave:
         partly.c = "subject"
         partly.save()
         assert flushed().b == "waiting"
+
+    def test_a_row_without_some_fields_that_refers_to_another_is_saved_in_full(self):
+        """And it has a field that the database computes."""
+        owner = Owner.objects.create(name="anna")
+        Article.objects.create(number=1, slug="a", body="long", low=10, owner=owner)
+        Article.buffered.set(number=1, slug="waiting", views=Add(7))
+        for without in ("body", "span"):
+            partly = Article.objects.defer(without).get(number=1)
+            partly.likes += 1
+            partly.save()
+        row = flushed(Article.buffered)
+        assert (row.slug, row.views, row.likes) == ("waiting", 7, 2)
 
     @pytest.mark.parametrize("stored", [1.5, 10**15 + 0.3])
     @pytest.mark.parametrize("json", [None, {"b": [1, True], "a": None}])

@@ -752,6 +752,13 @@ class TestOnMissing:
         assert list(Stamp.objects.values_list("pk", "count")) == [(77, 5)]
 
 
+def test_a_row_that_is_false_has_its_pending_values(plain, monkeypatch):
+    monkeypatch.setattr(Item, "__bool__", lambda row: False, raising=False)
+    Item.objects.create(number=1, a=1)
+    Item.buffered.set(number=1, a=2)
+    assert Item.buffered.get(number=1).a == 2
+
+
 @on_valkey
 class TestTimes:
     """`auto_now` and `auto_now_add` are the times of the writes, not of the flush."""
@@ -780,6 +787,14 @@ class TestTimes:
         changed = Item.objects.get()
         assert changed.created_at == row.created_at
         assert row.updated_at < changed.updated_at <= written
+
+    def test_a_time_of_day_goes_back_at_midnight(self, database, redis_server):
+        Strict.objects.create(code="a", required="x")
+        Strict.objects.update(clock=datetime.time.max)  # as of yesterday
+        Strict.buffered.set(code="a", other=1)
+        pending = Strict.buffered.get(code="a").clock
+        Strict.buffered.flush()
+        assert Strict.objects.get().clock == pending < datetime.time.max
 
     def test_those_of_rows_next_to_it_stay(self, database, redis_server, configure):
         configure(SHARDS=1)

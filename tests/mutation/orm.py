@@ -81,6 +81,13 @@ MUTANTS = [
         f"{_SAVE}test_named_fields_were_written_even_if_they_are_as_stored",
     ),
     mutant(
+        "a row without some fields is not known if it refers to another one",
+        "_is_full",
+        "{f.attname for f in fields if not f.primary_key}",
+        "{f.name for f in fields if not f.primary_key}",
+        f"{_SAVE}test_a_row_without_some_fields_that_refers_to_another_is_saved_in_full",
+    ),
+    mutant(
         "what is named for a row without some fields was all written",
         "_is_full",
         "bool(deferred) and update_fields == loaded",
@@ -662,6 +669,13 @@ MUTANTS = [
         "buffer is None or not change or _SHOWN not in obj.__dict__",
         "True",
         f"{_FORM}test_it_goes_through_the_buffer",
+    ),
+    mutant(
+        "what the project changes in place in a row is not written",
+        "_kept",
+        "isinstance(value, dict | list)",
+        "False",
+        f"{_FORM}test_what_code_of_the_project_changes_in_place_is_written_too",
     ),
     mutant(
         "what the project changes in a row is not written",

@@ -239,7 +239,7 @@ class Layout:
             return None
         if folded.is_new:
             return self.new_row(folded)
-        return row and self.changed(row, folded)
+        return None if row is None else self.changed(row, folded)
 
     def changed(self, row: models.Model, folded: Folded) -> models.Model:
         """The row, changed in place."""

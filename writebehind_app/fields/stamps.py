@@ -38,7 +38,7 @@ def stamp(
 
 def later(stored: Any, field: models.Field[Any, Any], micros: int) -> Any:
     """The time of an entry as a value of the field; or the stored value if that is later, because
-    the row was saved past Redis since."""
+    the row was saved past Redis since. Of two times of day, nobody knows which is later."""
     at = moment(micros)
     value: datetime.datetime | datetime.date | datetime.time
     if isinstance(field, models.DateTimeField):
@@ -46,4 +46,4 @@ def later(stored: Any, field: models.Field[Any, Any], micros: int) -> Any:
     else:
         local = at.astimezone()  # save() takes the machine's time here, not the project's
         value = local.date() if isinstance(field, models.DateField) else local.time()
-    return value if stored is None else max(stored, value)
+    return value if stored is None or isinstance(value, datetime.time) else max(stored, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from django.db import models, transaction
@@ -202,8 +203,13 @@ def _shown(buffer: CoalescingBuffer, rows: Sequence[Any]) -> list[Any]:
     found = reread(buffer, [*rows], {layout.id_of(row) for row in rows}, read)
     for row in found:
         names = [f.attname for f in row._meta.concrete_fields if f.attname in row.__dict__]
-        row.__dict__[_SHOWN] = {name: row.__dict__[name] for name in names}
+        row.__dict__[_SHOWN] = {name: _kept(row.__dict__[name]) for name in names}
     return found
+
+
+def _kept(value: Any) -> Any:
+    """The value, or a copy of one that code of the project may change in place."""
+    return deepcopy(value) if isinstance(value, dict | list) else value
 
 
 def _shown_page(buffer: CoalescingBuffer, page: Any) -> Any:

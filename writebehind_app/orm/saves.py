@@ -148,9 +148,9 @@ def _is_full(row: models.Model, update_fields: frozenset[str] | None) -> bool:
     itself names the other ones."""
     if not update_fields:
         return True
-    deferred = row.get_deferred_fields()
-    fields = [f for f in row._meta.concrete_fields if not f.primary_key]
-    loaded = {name for f in fields for name in (f.name, f.attname)} - deferred
+    fields = row._meta.concrete_fields
+    deferred = {f.attname for f in fields if f.attname not in row.__dict__ and not f.generated}
+    loaded = {f.attname for f in fields if not f.primary_key} - deferred
     return bool(deferred) and update_fields == loaded
 
 
