@@ -182,6 +182,14 @@ def test_the_dashboard(admin):
     assert status.split("wb-cards")[1][:50] in text
 
 
+def test_how_many_writes_become_one_entry(admin):
+    for number in (1, 1, 1, 2):
+        Item.buffered.set(number=number, a=1)
+    Item.buffered.flush(number=1)
+    status = page(admin, f"{DASHBOARD}status/")
+    assert re.findall(r"Writes per entry</dt><dd>(.*?)<", status) == ["2.0"]
+
+
 def test_the_charts(admin):
     flushed()
     drawn = charts(page(admin, DASHBOARD))

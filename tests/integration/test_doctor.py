@@ -674,6 +674,15 @@ class TestBacklog:
         assert "tests.Item: the oldest pending entry is 2 minutes old" in finding.what
         assert "flush_writebehind --loop" in finding.do
 
+    def test_that_somebody_paused(self, plain, configure):
+        configure(LEASE=0.001, MAX_AGE=0.001)
+        Item.buffered.set(number=1)
+        make_older(Item.buffered, 120)
+        call_command("writebehind_pause", "tests.Item", verbosity=0)
+        finding = only()
+        assert finding.id == "writebehind.W137"
+        assert "writebehind_resume tests.Item" in finding.do
+
     def test_of_a_log(self, plain, configure, monkeypatch):
         configure(LEASE=0.001, MAX_AGE=0.001)
         Visit.buffered.append(event=1, email="a")

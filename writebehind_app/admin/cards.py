@@ -53,10 +53,11 @@ class Card:
     @property
     def coalescing(self) -> str:
         """How many writes became one entry on average, since the shards were made."""
-        flushed = self.status.counters["flushed"] if self.status else 0
-        return (
-            f"{self.status.counters['accepted'] / flushed:.1f}" if self.status and flushed else ""
-        )
+        if self.status is None:
+            return ""
+        counters = self.status.counters
+        entries = counters["flushed"] + self.status.pending + self.status.in_flight
+        return f"{counters['accepted'] / entries:.1f}" if counters["flushed"] else ""
 
 
 def read() -> tuple[list[Card], Sequence[Away]]:

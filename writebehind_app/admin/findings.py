@@ -35,6 +35,9 @@ def shown(finding: Finding, url_of: Callable[..., str]) -> Shown:
         case "writebehind.W130":
             do = _("Flush the buffer, and see to it that a flusher runs.")
             return Shown(finding, what, do, entries, _("See what is pending"))
+        case "writebehind.W137":
+            do = _("Resume the buffer once the cause is mended.")
+            return Shown(finding, what, do, entries, _("See what is pending"))
         case "writebehind.W131":
             query = urlencode({"buffer": buffer.label, "database": buffer.layout().using})
             do = _("Correct and retry them, or discard them.")

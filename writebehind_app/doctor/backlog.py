@@ -19,11 +19,24 @@ def waiting(examined: Examined) -> Iterator[Finding]:
     for buffer, overview in _overviews(examined):
         shards = overview.values()
         age = max((shard.oldest for shard in shards), default=0)
-        if overdue.is_overdue(age, buffer.option("MAX_AGE")):
+        if not overdue.is_overdue(age, buffer.option("MAX_AGE")):
+            continue
+        what = (
+            f"{buffer.label}: the oldest pending entry is {_duration(age)} old; max_age is "
+            f"{buffer.option('MAX_AGE'):g} s."
+        )
+        if any(shard.paused for shard in shards):
+            yield warning(
+                137,
+                what,
+                "The buffer is paused: no flusher takes anything from it.",
+                f"Run manage.py writebehind_resume {buffer.label} once the cause is mended.",
+                buffer.label,
+            )
+        else:
             yield warning(
                 130,
-                f"{buffer.label}: the oldest pending entry is {_duration(age)} old; max_age is "
-                f"{buffer.option('MAX_AGE'):g} s.",
+                what,
                 "No flusher runs, or it cannot keep up, or a batch fails.",
                 "Run manage.py flush_writebehind --loop, as a service, and see its log.",
                 buffer.label,
