@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from django.contrib import messages
 from django.contrib.auth.decorators import permission_required
-from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
+from django.core.exceptions import BadRequest
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
@@ -93,7 +94,7 @@ def _move(request: HttpRequest) -> HttpResponse:
     """To the next status, if it has the one that was on the button."""
     id, _, seen = request.POST.get("move", "").partition(":")
     if not (id.isascii() and id.isdigit() and len(id) < 19) or seen not in STATUSES[:-1]:
-        return HttpResponseBadRequest("move is <number of the appointment>:<status that it has>")
+        raise BadRequest("move is <number of the appointment>:<status that it has>")
     where = reverse("appointments")
     if services.update_status(int(id), next_status(seen), expected=seen):
         return redirect(f"{where}#appointment-{id}")

@@ -660,7 +660,7 @@ def test_german(admin):
         assert "Alles übertragen" in page(admin, DASHBOARD)
         assert "1 ausstehend, davon 0 fällig; 0 unterwegs." in page(admin, ITEMS)
         assert "Nach der Übertragung" in page(admin, f"{ITEMS}entry/", id="5")
-        assert "1 Mal zurückgewiesen, am" in page(admin, f"{LETTERS}1/change/")
+        assert "Einmal zurückgewiesen, am" in page(admin, f"{LETTERS}1/change/")
         assert told(admin, f"{ITEMS}flush/", {"id": "5"}) == ["1 Zeile gespeichert."]
         # Numbers of a drawing are written as SVG has them.
         svg = re.search(r"<svg viewBox.*?</svg>", page(admin, DASHBOARD), re.S)[0]

@@ -29,6 +29,7 @@ from django.utils.translation import gettext_lazy
 
 from writebehind_app import registry
 from writebehind_app.admin.display import duration
+from writebehind_app.admin.names import plural
 from writebehind_app.models import AppliedBatch
 
 WIDTH, HEIGHT = 320, 130  # of a chart, in units of the SVG
@@ -55,7 +56,10 @@ class Choice(forms.Form):
     buffer = forms.ChoiceField(
         label=gettext_lazy("Buffer"),
         required=False,
-        choices=lambda: [("", _("All")), *((label, label) for label in registry.buffers())],
+        choices=lambda: [
+            ("", _("All")),
+            *((label, plural(buffer)) for label, buffer in registry.buffers().items()),
+        ],
     )
     span = forms.ChoiceField(
         label=gettext_lazy("Time"),

@@ -9,6 +9,7 @@ from django import forms
 from django.db import models
 from django.utils.choices import flatten_choices
 from django.utils.functional import cached_property
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from writebehind_app.admin.display import display
@@ -113,7 +114,9 @@ def _form_field(column: Column, using: str) -> forms.Field | None:
     if isinstance(found.widget, forms.Select) and not isinstance(field, models.BooleanField):
         choices = [choice for choice in found.choices if choice[0] not in ("", None)]
         found.choices = [("", "---------"), *choices]
-    found.label = f"{field.verbose_name} ({field.name})"
+    label = capfirst(field.verbose_name)
+    says_it = field.verbose_name == field.name.replace("_", " ")
+    found.label = label if says_it else f"{label} ({field.name})"
     found.required = False
     if isinstance(found, forms.CharField):
         found.strip = False

@@ -17,6 +17,7 @@ from django.core.exceptions import FieldError, PermissionDenied, ValidationError
 from django.db import Error, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
@@ -25,7 +26,7 @@ from writebehind_app import registry
 from writebehind_app.admin.access import Guarded, hidden_names, log, masked, may
 from writebehind_app.admin.correction import correction
 from writebehind_app.admin.display import display, moment
-from writebehind_app.admin.filters import DatabaseFilter, using_of
+from writebehind_app.admin.filters import BufferFilter, DatabaseFilter, using_of
 from writebehind_app.admin.masking import (
     EXPORTED,
     cell,
@@ -47,11 +48,21 @@ _PATIENCE = 20.0  # seconds for all retries of one request: somebody waits for t
 _SAMPLE = 20  # letters to show before all of them are discarded
 
 
+class _BufferFilter(BufferFilter):
+    """Choose one of the buffers that have dead letters, also of those that are declared no more."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        letters = DeadLetter.objects.using(using_of(request)).order_by("buffer")
+        names = dict(super().lookups(request, model_admin))
+        labels = letters.values_list("buffer", flat=True).distinct()
+        return [(label, names.get(label, label)) for label in labels]
+
+
 class DeadLetterAdmin(Guarded):
     list_display = ("id", "rows_of", "short_reason", "refused")
     list_filter = (
         DatabaseFilter,
-        ("buffer", admin.AllValuesFieldListFilter),
+        _BufferFilter,
         ("error", admin.AllValuesFieldListFilter),
         "last_seen",
     )
@@ -149,7 +160,7 @@ class DeadLetterAdmin(Guarded):
             word=word,
             shown_set=this_set,
             lost=[
-                (f"{letter.buffer} {each['key']}", each["values"], letter)
+                (format_html("{}: {}", named(letter.buffer), each["key"]), each["values"], letter)
                 for letter, each in sample
             ],
             more=max(len(letters) - _SAMPLE, 0),

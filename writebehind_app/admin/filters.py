@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from writebehind_app import registry
+from writebehind_app.admin.names import plural
 
 
 def databases() -> list[str]:
@@ -51,7 +52,7 @@ class BufferFilter(admin.SimpleListFilter):
     parameter_name = "buffer"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(label, label) for label in registry.buffers()]
+        return [(label, plural(buffer)) for label, buffer in registry.buffers().items()]
 
     def queryset(
         self, request: HttpRequest, queryset: models.QuerySet[Any]

@@ -11,6 +11,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from writebehind_app.admin.pending import record_id
@@ -45,7 +46,9 @@ def columns(buffer: Declaration, hidden: Container[str]) -> list[Column]:
 def form(columns: Sequence[Column]) -> type[forms.Form]:
     """A form class that asks for the values of these fields, as texts."""
     fields = {
-        column.name: forms.CharField(label=column.field.verbose_name, required=False, strip=False)
+        column.name: forms.CharField(
+            label=capfirst(column.field.verbose_name), required=False, strip=False
+        )
         for column in columns
     }
     return type("KeyForm", (forms.Form,), fields)
