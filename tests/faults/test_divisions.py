@@ -777,9 +777,9 @@ class TestCommand:
     def test_it_puts_the_wished_number_in_force(self, configure, capsys):
         configure(SHARDS=3)
         call_command("writebehind_shards", "tests.Item")
-        assert capsys.readouterr().out == "tests.Item in 'default': 3 in force, 1 before\n"
+        assert "tests.Item in 'default': 3 in force, 1 before\n" in capsys.readouterr().out
         call_command("writebehind_shards", "tests.Item")
-        assert capsys.readouterr().out == "tests.Item in 'default': 3 in force\n"
+        assert "tests.Item in 'default': 3 in force\n" in capsys.readouterr().out
         assert Item.objects.count() == 1
 
     def test_it_says_why_it_could_not(self, configure, capsys):
