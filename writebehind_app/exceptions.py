@@ -26,7 +26,8 @@ class BufferPaused(WritebehindError):
 
 
 class BufferFull(WritebehindError):
-    """The buffer already holds as many entries as it may. The write was not taken."""
+    """The buffer holds as many entries as it may, or the entry of the row holds as much as it may.
+    The write was not taken."""
 
 
 class NewerVersion(WritebehindError):

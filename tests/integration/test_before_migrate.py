@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from django.db import OperationalError, connections
 
 import writebehind_app.management.commands
 from tests import servers
+from tests.backdoor.divisions import shards_in_force
 from tests.integration.test_doctor import without_table
 from tests.models import Item
 from tests.router import CurrentDatabase
@@ -43,7 +45,7 @@ NEED_NONE = [
     ("flush_writebehind", "--dry-run"),
     ("writebehind_pause",),
     ("writebehind_resume",),
-    ("writebehind_shards",),
+    ("writebehind_shards",),  # where no number changes
 ]
 
 OWN = [m for m in apps.get_app_config("writebehind").get_models() if m._meta.managed]
@@ -102,6 +104,27 @@ def test_a_flush(unmigrated, monkeypatch):
     code, both = run("flush_writebehind", "--all", "--json", "tests.Item")
     first, report = both.splitlines(keepends=True)
     assert (code, first, json.loads(report)["remaining"]) == (1, said, 1)
+
+
+@pytest.mark.parametrize("pending", [0, 1])
+def test_a_change_of_the_number_of_shards(unmigrated, configure, monkeypatch, pending):
+    """One line at once, and the number stays. The change has an entry in the ledger."""
+    only = staticmethod(lambda db, *args, **hints: db == unmigrated)
+    monkeypatch.setattr(CurrentDatabase, "allow_migrate", only, raising=False)
+    configure(SHARDS=1)
+    Item.buffered.set(number=1)
+    if not pending:
+        Item.buffered.discard()
+    configure(SHARDS=2)
+    began = time.monotonic()
+    assert run("writebehind_shards", "tests.Item") == (
+        1,
+        f"The database {unmigrated!r} has no {', '.join(TABLES[:3])}, …: {migrate(unmigrated)}.\n",
+    )
+    assert time.monotonic() - began < 10
+    assert shards_in_force(Item.buffered) == 1
+    Item.buffered.set(number=2)
+    assert Item.buffered.count_pending() == pending + 1
 
 
 def test_a_task_that_prunes(unmigrated, caplog):

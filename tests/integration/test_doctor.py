@@ -708,7 +708,7 @@ class TestBacklog:
         finding = only()
         assert finding.id == "writebehind.W136"
         assert f"is to have {shards} by these settings, and has 8" in finding.what
-        assert finding.do.startswith("Run manage.py writebehind_shards tests.Item")
+        assert finding.do.startswith("Run manage.py writebehind_shards tests.Item.")
 
 
 class TestDjangoQ:

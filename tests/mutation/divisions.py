@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tests.mutation.mutant import mutant
 
+_BEFORE = "tests/integration/test_before_migrate.py::"
 _SCRIPTS = "tests/unit/test_store_divisions.py::"
 _FAULTS = "tests/faults/test_divisions.py::"
 _OLD = f"{_FAULTS}TestAProcessThatKnowsTheOldShards::"
@@ -246,5 +247,12 @@ MUTANTS = [
         'f"FROM {_LEDGER} WHERE token IN ({placeholders(acked)})"',
         'f"FROM {_LEDGER} WHERE duration IS NOT NULL AND token IN ({placeholders(acked)})"',
         f"{_FAULTS}test_a_read_after_a_change_asks_once[sqlite-valkey]",
+    ),
+    mutant(
+        "a change before migrate is tried for a minute",
+        "_divide",
+        "wished != before and (said := migrate_first(alias))",
+        "False",
+        f"{_BEFORE}test_a_change_of_the_number_of_shards[sqlite-valkey-1]",
     ),
 ]

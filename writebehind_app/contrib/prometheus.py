@@ -6,8 +6,8 @@ or, where a project exports metrics of its own already, in the `ready()` of an a
 
     prometheus_client.REGISTRY.register(WritebehindCollector())
 
-It takes prometheus-client: pip install django-writebehind[prometheus]. Nothing in it is secret: no
-address, no user, no value of a row.
+It takes prometheus-client, which the extra `prometheus` of the package installs. Nothing in it is
+secret: no address, no user, no value of a row.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ try:
     from prometheus_client.registry import Collector
 except ModuleNotFoundError as error:
     raise ImproperlyConfigured(
-        f"writebehind_app.contrib.prometheus needs the extra `prometheus` ({error}): "
-        "pip install django-writebehind[prometheus]"
+        f"writebehind_app.contrib.prometheus needs prometheus-client ({error}): "
+        "pip install prometheus-client, or this package with its extra `prometheus`."
     ) from None
 
 # Of each buffer; by the names of Status.

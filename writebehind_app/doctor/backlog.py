@@ -70,8 +70,7 @@ def divided(examined: Examined) -> Iterator[Finding]:
                 f"{buffer.label} is to have {counted(wished, 'shard')} by these settings, and has "
                 f"{in_force}.",
                 "The number in Redis is in force for all processes, until somebody changes it.",
-                f"Run manage.py writebehind_shards {buffer.label} once no process with other "
-                "settings runs any more.",
+                f"Run manage.py writebehind_shards {buffer.label}. All processes may go on.",
             )
 
 
