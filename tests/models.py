@@ -8,6 +8,7 @@ import uuid
 from typing import Any, ClassVar
 
 from django.db import models
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from writebehind_app import BufferedManager, LogBuffer, MetaBuffer, RowBuffer
@@ -197,6 +198,17 @@ class Counter(models.Model):
     at = models.DateTimeField(null=True)
     span = models.DurationField(null=True)
     extra = models.JSONField(null=True)
+
+    buffered = RowBuffer(key="name")
+
+
+class Preset(models.Model):
+    """Has defaults that the database knows. It computes one of them."""
+
+    name = models.CharField(max_length=20, unique=True)
+    count = models.IntegerField(db_default=3)
+    extra = models.JSONField(db_default=models.Value({"a": 1}, models.JSONField()))
+    at = models.DateTimeField(db_default=Now())
 
     buffered = RowBuffer(key="name")
 

@@ -17,6 +17,7 @@ from django.db import Error, close_old_connections
 from django.db.transaction import TransactionManagementError
 
 from writebehind_app import conf, jobs, registry, schedules
+from writebehind_app.database.failures import is_end
 from writebehind_app.database.parents import parents_first
 from writebehind_app.declaration import Declaration, in_database
 from writebehind_app.exceptions import BufferUnavailable
@@ -200,8 +201,8 @@ def _flush(buffer: Declaration, deadline: float | None) -> FlushResult:
         )
     except (BufferUnavailable, TransactionManagementError):
         raise
-    except Exception:
-        if deadline is None:
+    except Exception as error:
+        if deadline is None or is_end(error):
             raise
         logger.exception("%s cannot be flushed", buffer)
         return FlushResult(errors=1)

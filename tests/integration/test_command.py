@@ -18,6 +18,7 @@ import pytest
 from django.core.management import CommandError, call_command, execute_from_command_line
 from django.db import connection
 
+from tests.backdoor.batches import claim
 from tests.integration.test_doctor import without_table
 from tests.keeper import keeper
 from tests.models import Item, Line, Owner, Pair, Stamp, Visit
@@ -165,6 +166,17 @@ class TestOptions:
     def test_loop_until_the_limit(self, ten):
         code, found = report("--loop", "--all", "--interval", "0.01", "--limit", "10")
         assert (code, found) == (0, counts(10, 1, 0))
+
+    @pytest.mark.timeout(30)
+    def test_loop_until_the_limit_although_a_batch_that_is_taken_over_is_larger(
+        self, ten, configure
+    ):
+        configure(LEASE=0.05)
+        claim(Item.buffered)
+        time.sleep(0.1)
+        Item.buffered.set(number=99)
+        code, found = report("--loop", "--all", "--interval", "0.01", "--limit", "5")
+        assert (code, found) == (1, counts(10, 1, 1))
 
     def test_dry_run(self, ten):
         code, out, _ = run("--dry-run", "--all", "tests.Item")

@@ -8,6 +8,8 @@ from datetime import timedelta
 import pytest
 from django.core.management import call_command
 from django.db import OperationalError, connections
+from django.db.models import ProtectedError
+from django.db.models.signals import pre_delete
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -17,6 +19,7 @@ from tests.backdoor.reads import act_after_look, act_once
 from writebehind_app import RowBuffer
 from writebehind_app.flush.engine import flush
 from writebehind_app.meta.models import AppointmentMeta
+from writebehind_app.models import DeadLetter
 
 buffered = AppointmentMeta.buffered
 
@@ -120,6 +123,41 @@ def test_a_flush_that_has_no_time_left_does_not_begin(plain):
     assert (stored(), buffered.count_pending()) == ([1], 0)
 
 
+@pytest.fixture
+def protected():
+    """The database deletes none of these rows."""
+    numbers: set[int] = set()
+
+    def refuse(instance, **kwargs):
+        if instance.appointment_id in numbers:
+            raise ProtectedError("It has invoices.", {instance})
+
+    pre_delete.connect(refuse, sender=AppointmentMeta)
+    yield numbers
+    pre_delete.disconnect(refuse, sender=AppointmentMeta)
+
+
+def test_a_row_that_cannot_go_is_refused_once_and_keeps_no_other(
+    database, redis_server, configure, protected
+):
+    configure(BATCH_SIZE=2, SHARDS=1)
+    protected |= {1, 2, 3}
+    store(**{f"n{n}": later(seconds=n - 10) for n in range(1, 6)})
+    for _ in range(4):
+        flush(buffered)
+    assert stored() == [1, 2, 3]
+    assert DeadLetter.objects.count() == 3
+    # A later write makes the letter void: the row expires anew.
+    buffered.set(appointment_id=1, expires_at=later(seconds=-1))
+    flush(buffered)
+    protected.clear()
+    flush(buffered)
+    assert stored() == [2, 3]
+    DeadLetter.objects.all().delete()
+    flush(buffered)
+    assert stored() == []
+
+
 @ONLY_VALKEY
 def test_flushers_in_parallel(database, redis_server):
     store(**{f"n{n}": later(seconds=-n) for n in range(1, 200)})
@@ -164,6 +202,14 @@ class TestInDirectMode:
     def test_at_most_so_many_go_with_one_flush(self):
         store(**{f"n{n}": later(seconds=-n) for n in range(1, 6)})
         assert [buffered.expire(2) for _ in range(4)] == [2, 2, 1, 0]
+
+    @ONLY_VALKEY
+    def test_a_row_that_cannot_go_keeps_no_other(self, protected, caplog):
+        protected.add(1)
+        store(n1=later(seconds=-2), n2=later(seconds=-1))
+        assert buffered.expire(100) == 1
+        assert stored() == [1]
+        assert "an expired row cannot be deleted" in caplog.text
 
     @ONLY_VALKEY
     def test_what_is_pending_since_before_counts(self, configure):

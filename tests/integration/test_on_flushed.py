@@ -131,3 +131,18 @@ def test_it_is_called_once_at_most_however_the_flusher_ends(
     assert Item.objects.get().a == 1
     # Whoever takes over a batch that is committed already does not know what is new of it.
     assert len(batches) == (1 if step == "flush.token" else 0)
+
+
+def test_a_time_limit_within_it_ends_the_task(plain, monkeypatch):
+    error = pytest.importorskip("rq.timeouts").JobTimeoutException
+
+    class Failing(type(Stamp.buffered)):
+        def on_flushed(self, rows):
+            raise error
+
+    monkeypatch.setattr(Stamp.buffered, "__class__", Failing)
+    stamp = Stamp.objects.create()
+    receipt = Stamp.buffered.set(pk=stamp.pk, count=1)
+    with pytest.raises(error):
+        Stamp.buffered.flush()
+    assert receipt.persisted

@@ -12,12 +12,14 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import connections
 from django.db.models import JSONField, Value
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.backdoor.batches import claim
+from tests.backdoor.declarations import kind_of, redeclare
 from tests.backdoor.reads import act_once
-from tests.models import Counter, Item, Note, Owner, Place, Stamp
+from tests.models import Counter, Item, Note, Owner, Place, Preset, Stamp
 from writebehind_app import Add, Max, Merge, Min
 from writebehind_app.exceptions import AlreadyExists, Overtaken
 from writebehind_app.models import DeadLetter
@@ -170,6 +172,60 @@ class TestAdd:
             "extra": Merge({"a": 1}),
             "real": Max(2.5),
         }
+
+
+class TestDefaultOfTheDatabase:
+    """`db_default` of a field: operations on a new row begin with it."""
+
+    @pytest.mark.parametrize("mode", ["buffered", "direct"])
+    @pytest.mark.parametrize(
+        ("name", "operation", "outcome"),
+        [
+            ("count", Add(1), 4),
+            ("count", Max(2), 3),
+            ("count", Min(2), 2),
+            ("extra", Merge({"b": 2}), {"a": 1, "b": 2}),
+        ],
+    )
+    def test_a_literal_counts(
+        self, database, redis_server, configure, mode, name, operation, outcome
+    ):
+        configure(MODE=mode)
+        Preset.buffered.set(name="x", **{name: operation})
+        assert getattr(Preset.buffered.get(name="x"), name) == outcome
+        Preset.buffered.flush()
+        assert getattr(Preset.objects.get(), name) == outcome
+        assert not DeadLetter.objects.exists()
+
+    def test_a_literal_is_shown_while_the_row_is_pending(self, database, redis_server):
+        Preset.buffered.set(name="x")
+        Preset.buffered.get(name="x").extra["b"] = 2  # changes this instance alone
+        row = Preset.buffered.get(name="x")
+        assert (row.count, row.extra) == (3, {"a": 1})
+        assert Preset.buffered.set_if({"count": 3}, name="x", count=4)
+        Preset.buffered.flush()
+        row = Preset.objects.get()
+        assert (row.count, row.extra) == (4, {"a": 1})
+
+    @pytest.mark.parametrize("mode", ["buffered", "direct"])
+    def test_without_a_literal_operations_are_refused(self, plain, configure, mode):
+        configure(MODE=mode)
+        with pytest.raises(ValidationError, match="its db_default is an expression") as error:
+            Preset.buffered.set(name="x", at=Max(timezone.now()))
+        assert [*error.value.error_dict] == ["at"]
+        assert Preset.buffered.count_pending() == 0
+
+    def test_where_an_upgrade_makes_such_an_operation_it_is_a_dead_letter(self, plain, monkeypatch):
+        at = timezone.now()
+
+        class Upgraded(kind_of(Preset.buffered)):
+            def upgrade(self, values, version):
+                return {"at": Max(at)}
+
+        Preset.buffered.set(name="x", count=1)
+        redeclare(monkeypatch, Preset.buffered, Upgraded, version=1)
+        assert Preset.buffered.flush().dead_letters == 1
+        assert "its db_default is an expression" in DeadLetter.objects.get().reason
 
 
 class TestCreate:

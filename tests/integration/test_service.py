@@ -49,6 +49,16 @@ def serve_until_the_first_batch(*args: str) -> None:
     serve(*args)
 
 
+def serve_with_an_odd_buffer(*args: str) -> None:
+    """It cannot be pruned."""
+
+    def expire(size: int) -> int:
+        raise LookupError("odd")
+
+    Item.buffered.expire = expire  # type: ignore[method-assign]
+    serve(*args)
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     services = []
@@ -151,6 +161,16 @@ class TestEnd:
         Visit.buffered.append(event=1, email="a", owner=404404)
         assert end(service)[0] == 1
         assert DeadLetter.objects.exists()
+
+    def test_an_error_that_nobody_foresaw_keeps_no_other_buffer(self, plain, configure, start):
+        configure(MAX_AGE=3600)
+        Item.buffered.set(number=1)
+        Stamp.buffered.set(pk=(stamp := Stamp.objects.create()).pk, count=5)
+        service = start(serve_with_an_odd_buffer)
+        assert end(service)[0] == 1
+        assert Item.buffered.count_pending() == 1
+        stamp.refresh_from_db()
+        assert stamp.count == 5
 
     @on_valkey
     def test_with_the_database_away_it_ends_and_loses_nothing(

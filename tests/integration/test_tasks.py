@@ -12,7 +12,6 @@ import pytest
 from django.core.management import call_command
 from django.utils import timezone
 from django_q.conf import Conf
-from django_q.exceptions import TimeoutException
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 from django_q.tasks import async_task
@@ -28,7 +27,7 @@ from tests.outages import wait_for
 from writebehind_app import Add, checkpoints, jobs, schedules, tasks
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.meta.models import AppointmentMeta
-from writebehind_app.models import AppliedBatch
+from writebehind_app.models import AppliedBatch, DeadLetter
 
 
 @pytest.fixture(autouse=True)
@@ -259,28 +258,62 @@ class TestTick:
         assert asked_for() == []
 
 
+LIMITS = [
+    "django_q.exceptions.TimeoutException",
+    "rq.timeouts.JobTimeoutException",
+    "celery.exceptions.SoftTimeLimitExceeded",
+]
+
+
+def error_of(path: str) -> type[BaseException]:
+    module, _, name = path.rpartition(".")
+    return getattr(pytest.importorskip(module), name)
+
+
 class TestTimeout:
     """Scenario 43: a worker is timed out in the middle of a task."""
 
+    @pytest.mark.parametrize("path", LIMITS)
     @pytest.mark.parametrize("step", ["flush.claimed", "flush.token", "flush.buried"])
     def test_nobody_waits_for_the_lease_of_its_batch(
-        self, database, redis_server, configure, monkeypatch, step
+        self, database, redis_server, configure, monkeypatch, step, path
     ):
+        error = error_of(path)
         configure(MAX_AGE=0, LEASE=3600)
         Item.buffered.set_many({"number": n, "a": Add(1)} for n in range(20))
 
         def hook(reached: str) -> None:
             if reached == step:
-                raise TimeoutException
+                raise error
 
         monkeypatch.setattr(checkpoints, "hook", hook)
-        with pytest.raises(TimeoutException):
-            tasks.flush_due()
+        with pytest.raises(error):
+            tasks.flush_due(seconds=20)
         monkeypatch.setattr(checkpoints, "hook", None)
         assert Item.buffered.count_pending() == 20
         assert tasks.flush_due()["rows"] == 20  # it is redelivered
         assert set(Item.objects.values_list("a", flat=True)) == {1}
         assert Item.buffered.count_pending() == 0
+
+    @pytest.mark.parametrize("path", LIMITS)
+    def test_refuses_no_entry_however_often_the_batch_failed(
+        self, database, redis_server, configure, monkeypatch, path
+    ):
+        error = error_of(path)
+        configure(SHARDS=1, MAX_AGE=0)
+        Item.buffered.set(number=1)
+        for _ in range(11):
+            claim(Item.buffered)[0].release()
+
+        def hook(reached: str) -> None:
+            if reached == "flush.inserted":
+                raise error
+
+        monkeypatch.setattr(checkpoints, "hook", hook)
+        with pytest.raises(error):
+            tasks.flush_due()
+        assert Item.buffered.count_pending() == 1
+        assert not DeadLetter.objects.exists()
 
 
 class TestFlushEntry:

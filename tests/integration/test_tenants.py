@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import ContextVar
 from io import StringIO
 
 import pytest
@@ -71,6 +72,19 @@ def test_a_flusher_visits_all(database, redis_server, configure, how, from_where
             for buffer in (Item.buffered, Line.buffered):
                 assert buffer.flush().rows == 2
     assert stored() == EACH
+
+
+def test_a_router_that_asks_the_context(database, redis_server, configure, monkeypatch):
+    tenant: ContextVar[str] = ContextVar("tenant")  # without a default
+    for name in ("db_for_read", "db_for_write"):
+        monkeypatch.setattr(router.CurrentDatabase, name, lambda *args, **hints: tenant.get())
+    configure(SHARDS=4)
+    token = tenant.set("postgresql")
+    Item.buffered.set_many({"number": n} for n in range(40))
+    assert Item.buffered.flush().rows == 40
+    monkeypatch.undo()
+    tenant.reset(token)
+    assert Item.objects.using("postgresql").count() == 40
 
 
 def test_an_entry_is_flushed_in_its_own(database, redis_server):

@@ -58,9 +58,53 @@ MUTANTS = [
     mutant(
         "a task that is timed out keeps its batch",
         "given_back",
-        "(SystemExit, KeyboardInterrupt)",
-        "KeyboardInterrupt",
+        "is_end(error)",
+        "isinstance(error, KeyboardInterrupt)",
         f"{_TASKS}TestTimeout",
+    ),
+    mutant(
+        "a time limit of RQ or Celery is an error of one batch",
+        "_flush_batch",
+        "is_end(error)",
+        "False",
+        f"{_TASKS}TestTimeout::test_nobody_waits_for_the_lease_of_its_batch",
+    ),
+    mutant(
+        "a time limit of RQ or Celery is an error of one buffer",
+        "_flush",
+        "is_end(error)",
+        "False",
+        f"{_TASKS}TestTimeout::test_nobody_waits_for_the_lease_of_its_batch",
+    ),
+    mutant(
+        "a time limit of RQ or Celery makes a dead letter",
+        "kind",
+        '"end" if is_end(error) else "unknown"',
+        '"unknown"',
+        f"{_TASKS}TestTimeout::test_refuses_no_entry_however_often_the_batch_failed",
+    ),
+    mutant(
+        "a time limit of RQ or Celery is an error of a hook",
+        "_call_hook",
+        "is_end(error)",
+        "False",
+        "tests/integration/test_on_flushed.py::test_a_time_limit_within_it_ends_the_task",
+    ),
+    mutant(
+        "a loop goes on below its limit",
+        "_run",
+        "limit = max(limit - flushed, 0)",
+        "limit -= flushed",
+        "tests/integration/test_command.py::TestOptions::"
+        "test_loop_until_the_limit_although_a_batch_that_is_taken_over_is_larger",
+    ),
+    mutant(
+        "an error of one buffer ends the last drain of all",
+        "_drain",
+        'logger.exception("%s: what is pending stays in Redis", buffer)',
+        "raise",
+        "tests/integration/test_service.py::TestEnd::"
+        "test_an_error_that_nobody_foresaw_keeps_no_other_buffer",
     ),
     mutant(
         "a tick goes on after its schedule was removed",

@@ -7,8 +7,44 @@ from tests.mutation.mutant import mutant
 _FENCE = "tests/unit/test_fence.py"
 _FOLD = "tests/unit/test_fold.py"
 _ENTRY = "tests/unit/test_entry.py"
+_DEFAULT = "tests/integration/test_operations.py::TestDefaultOfTheDatabase::"
 
 MUTANTS = [
+    mutant(
+        "an operation on a new row does not begin with the literal of db_default",
+        "fold",
+        "default_of(column.field)",
+        "column.field.get_default()",
+        f"{_DEFAULT}test_a_literal_counts",
+    ),
+    mutant(
+        "a pending row shows an expression in place of the literal of db_default",
+        "Layout.new_row",
+        "self._db_defaults() | folded.values",
+        "folded.values",
+        f"{_DEFAULT}test_a_literal_is_shown_while_the_row_is_pending",
+    ),
+    mutant(
+        "whoever reads a pending row can change the literal of db_default",
+        "default_of",
+        "deepcopy(expression.value)",
+        "expression.value",
+        f"{_DEFAULT}test_a_literal_is_shown_while_the_row_is_pending",
+    ),
+    mutant(
+        "an operation that the flush will refuse for its db_default is taken",
+        "Layout._operation",
+        "refuse_computed(default_of(column.field))",
+        "",
+        f"{_DEFAULT}test_without_a_literal_operations_are_refused",
+    ),
+    mutant(
+        "a Merge forgets a db_default that only the database computes",
+        "fold",
+        "refuse_computed(value)",
+        "",
+        f"{_DEFAULT}test_where_an_upgrade_makes_such_an_operation_it_is_a_dead_letter",
+    ),
     mutant(
         "a value comes over a later one that was written past Redis",
         "Fence.left_of",

@@ -233,6 +233,38 @@ MUTANTS = [
         "tests/integration/test_expires.py::test_a_write_that_comes_after_the_look_wins",
     ),
     mutant(
+        "a row that cannot be deleted expires again and again",
+        "_removable",
+        "id not in refused",
+        "True",
+        "tests/integration/test_expires.py::"
+        "test_a_row_that_cannot_go_is_refused_once_and_keeps_no_other",
+    ),
+    mutant(
+        "a row that cannot be deleted keeps others from expiring",
+        "_removable",
+        "len(found) < page or len(ids) >= size",
+        "True",
+        "tests/integration/test_expires.py::"
+        "test_a_row_that_cannot_go_is_refused_once_and_keeps_no_other",
+    ),
+    mutant(
+        "a row with a refused write never expires",
+        "refused_deletions",
+        "entry and entry.deleted and not entry.exists",
+        "entry",
+        "tests/integration/test_expires.py::"
+        "test_a_row_that_cannot_go_is_refused_once_and_keeps_no_other",
+    ),
+    mutant(
+        "a claim ahead asks the router without the caller's context",
+        "_flush_here",
+        "ahead.submit(copy_context().run, following)",
+        "ahead.submit(following)",
+        "tests/integration/test_tenants.py::test_a_router_that_asks_the_context",
+        databases=("postgresql",),
+    ),
+    mutant(
         "rows get the time of their flush",
         "fold",
         "Folded(delete, values, is_new, entry.first, entry.last)",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from django.core import checks
-from django.db import models
+from django.db import Error, models
 from django.utils import timezone
 
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.fallback import ask_redis
 from writebehind_app.conf import is_direct
 from writebehind_app.database import direct
+from writebehind_app.database.failures import is_refusal
+from writebehind_app.database.letters import refused_deletions
 from writebehind_app.database.lookup import all_rows
 from writebehind_app.declaration_checks import error, named_fields
 from writebehind_app.fields.custom import own_methods
@@ -21,6 +25,10 @@ from writebehind_app.fields.writes import Write
 
 if TYPE_CHECKING:
     from writebehind_app.buffers.row import RowBuffer
+
+logger = logging.getLogger("writebehind")
+
+_PAGE = 2000  # rows that are looked at in one query
 
 
 def check(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
@@ -44,13 +52,12 @@ def check(buffer: RowBuffer) -> Iterator[checks.CheckMessage]:
 def remove(buffer: RowBuffer, expires: str, size: int) -> int:
     """Write deletions for stored rows whose time has passed, due at once; return how many.
 
-    A row that somebody writes to at this moment stays, as the write may set a later time. In direct
-    mode the rows are deleted now.
+    A row that somebody writes to at this moment stays, as the write may set a later time. A row
+    whose deletion is a dead letter stays too. In direct mode the rows are deleted now.
     """
     layout, now = buffer.layout(), timezone.now()
-    passed = all_rows(layout).filter(**{f"{expires}__lte": now}).order_by(expires)
-    passed = passed.only(*(c.name for c in layout.key))
-    ids = [layout.id_of(row) for row in passed[:size]]
+    passed = all_rows(layout).filter(**{f"{expires}__lte": now}).order_by(expires, "pk")
+    ids = _removable(buffer, passed.only(*(c.name for c in layout.key)), size)
 
     def removal(id: str, row: Any | None, guard: str = "") -> Write | None:
         ends = row and getattr(row, expires)
@@ -67,6 +74,19 @@ def remove(buffer: RowBuffer, expires: str, size: int) -> int:
     return buffer.send_if_unchanged(removals)
 
 
+def _removable(buffer: RowBuffer, passed: models.QuerySet[Any], size: int) -> list[str]:
+    """The ids of the first rows, at most so many, without those whose deletion was refused."""
+    layout, ids = buffer.layout(), list[str]()
+    page = min(size, _PAGE)
+    for start in count(0, page):
+        found = [layout.id_of(row) for row in passed[start : start + page]]
+        refused = refused_deletions(buffer, found) if found else set()
+        ids += [id for id in found if id not in refused]
+        if len(found) < page or len(ids) >= size:
+            break
+    return ids[:size]
+
+
 def _remove_now(
     buffer: RowBuffer,
     ids: Sequence[str],
@@ -77,5 +97,14 @@ def _remove_now(
     rows = ask_redis(lambda: reading.rows(buffer, ids), None)
     if rows is not None:
         ids = [id for id in ids if removal(id, rows.get(id))]
-    removed = [direct.write_if(buffer, id, partial(removal, id), whole=False) for id in ids]
-    return sum(write is not None for write in removed)
+    removed = 0
+    for id in ids:
+        try:
+            write = direct.write_if(buffer, id, partial(removal, id), whole=False)
+        except Error as problem:
+            if not is_refusal(problem):
+                raise
+            logger.warning("%s: an expired row cannot be deleted: %s", buffer, problem)
+        else:
+            removed += write is not None
+    return removed

@@ -21,7 +21,7 @@ from writebehind_app.database.letters import as_now, readable
 from writebehind_app.database.lookup import rows_by_id
 from writebehind_app.declaration import MASK, Declaration
 from writebehind_app.exceptions import EditedSince
-from writebehind_app.fields.columns import Column
+from writebehind_app.fields.columns import Column, default_of
 from writebehind_app.fields.entry import DIGITS, Entry
 from writebehind_app.fields.fold import Folded, fold
 from writebehind_app.fields.layout import Layout
@@ -120,7 +120,7 @@ def remembered_anew(
     texts = _loaded(letter)
     if texts is None:  # there was no row when the letter was made
         columns = [layout.columns[name] for name in entry.names() if name in layout.columns]
-        texts = {c.name: _text_of(c, c.field.get_default()) for c in columns}
+        texts = {c.name: _text_of(c, default_of(c.field)) for c in columns}
     return json.dumps({**texts, **{name: _kept(_text(layout.columns[name], row)) for name in new}})
 
 
@@ -154,7 +154,7 @@ def _edits(
             for name, column in layout.columns.items():
                 if name not in names:
                     continue
-                new = folded.values.get(column.attname, column.field.get_default())
+                new = folded.values.get(column.attname, default_of(column.field))
                 yield Edit(name, _plain(new), _decoded(column, then.get(name)), NO_ROW)
         return
     goes = folded.delete and folded.values is None
@@ -163,7 +163,7 @@ def _edits(
     for name, column in layout.columns.items():
         if not folded.delete and (name not in entry.names() or _is_sum(entry, name)):
             continue
-        before = _text_of(column, column.field.get_default()) if then is None else then.get(name)
+        before = _text_of(column, default_of(column.field)) if then is None else then.get(name)
         now = _text(column, row)
         if before is None or before in (now, _kept(now)):
             continue
@@ -199,7 +199,7 @@ def _letter_text(column: Column, entry: Entry, name: str, folded: Folded) -> str
     if name in entry.values and name not in entry.operations:
         return entry.values[name][DIGITS:]
     assert folded.values is not None
-    new = folded.values.get(column.attname, column.field.get_default())
+    new = folded.values.get(column.attname, default_of(column.field))
     return _text_of(column, _plain(new))
 
 

@@ -15,12 +15,13 @@ from django.db import (
 
 from writebehind_app.exceptions import WritebehindError
 
-Kind = Literal["row", "schema", "transient", "connection", "unknown"]
+Kind = Literal["row", "schema", "transient", "connection", "end", "unknown"]
 
 # row         an entry is refused for what it contains: it becomes a dead letter
 # schema      a table, a column, a right or newer code is missing: the batch waits
 # transient   another transaction was in the way: try again at once, a few times
 # connection  the database is away, full, or takes no writes: try later, on a new connection
+# end         the process or its task is told to end: give the batch back, and end
 # unknown     the package does not know the error: the batch waits; after some tries, as "row"
 
 # Exceptions that a bad value raises in Python, before it reaches the database.
@@ -64,6 +65,19 @@ def is_reference(error: BaseException) -> bool:
     )
 
 
+def is_end(error: BaseException | None) -> bool:
+    """Whether the error tells the process, or its task, to end.
+
+    The time limits of RQ and Celery raise an `Exception`, at any line of the task.
+    """
+    return isinstance(error, SystemExit | KeyboardInterrupt) or any(
+        f"{each.__module__}.{each.__name__}" in _TIME_LIMITS for each in type(error).__mro__
+    )
+
+
+_TIME_LIMITS = ("rq.timeouts.BaseTimeoutException", "billiard.exceptions.SoftTimeLimitExceeded")
+
+
 class InTheWay(WritebehindError):
     """Another transaction was in the way: the next try may succeed."""
 
@@ -79,7 +93,9 @@ def kind(error: BaseException) -> Kind:
         return "connection"
     if isinstance(error, WritebehindError):
         return "transient" if isinstance(error, InTheWay) else "schema"
-    return "row" if isinstance(error, _OF_VALUES) else "unknown"
+    if isinstance(error, _OF_VALUES):
+        return "row"
+    return "end" if is_end(error) else "unknown"
 
 
 def _of_driver(error: Any) -> Kind | None:

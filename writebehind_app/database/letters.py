@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha1
 from typing import Any
@@ -47,6 +48,13 @@ def readable(letter: DeadLetter) -> Entry | None:
         return entry_in(letter)
     except UnreadableLetter:
         return None
+
+
+def refused_deletions(buffer: Declaration, ids: Iterable[str]) -> set[str]:
+    """Those of these ids whose deletion the database refused: a dead letter has it."""
+    digests = [digest(buffer.entry_id(id)) for id in ids]
+    entries = map(readable, letters_of(buffer).filter(digest__in=digests))
+    return {entry.id for entry in entries if entry and entry.deleted and not entry.exists}
 
 
 def as_now(buffer: Declaration, entry: Entry) -> Entry:

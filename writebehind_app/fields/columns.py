@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import datetime
 import decimal
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.db.models.expressions import DatabaseDefault
 
 from writebehind_app.fields.codecs import NULL, Codec, Decode, Encode, codec
 from writebehind_app.fields.custom import own_codec, own_methods
@@ -97,6 +99,26 @@ def encoded(column: Column, value: Any) -> str:
 def refused(column: Column, value: Any, error: Exception) -> ValidationError:
     """The ValidationError of a field that refuses a value, or an operation."""
     return ValidationError({column.name: refusal(column.field, value, error)})
+
+
+def default_of(field: models.Field[Any, Any]) -> Any:
+    """The value of a field in a new row, if no write gives one. It is a `DatabaseDefault` if only
+    the database can compute it."""
+    value = field.get_default()
+    if isinstance(value, DatabaseDefault):
+        (expression,) = value.get_source_expressions()
+        if isinstance(expression, models.Value):
+            return deepcopy(expression.value)
+    return value
+
+
+def refuse_computed(default: Any) -> None:
+    if isinstance(default, DatabaseDefault):
+        raise ValidationError(
+            "An operation on this field needs a default that Python knows: its db_default is an "
+            "expression, which only the database computes. Give the field a `default` too.",
+            code="db_default",
+        )
 
 
 # None, expressions, and related objects

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core.exceptions import ValidationError
 
+from writebehind_app.fields.columns import default_of, refuse_computed
 from writebehind_app.fields.decoding import decoded
 from writebehind_app.fields.entry import DIGITS, Entry
 from writebehind_app.fields.fence import Fence
@@ -81,11 +82,12 @@ def fold(
         if column.attname in values:
             value = values[column.attname]
         elif is_new:
-            value = column.field.get_default()
+            value = default_of(column.field)
         else:
             assert row is not None
             value = row[column.attname]
         try:
+            refuse_computed(value)
             values[column.attname] = outcome(column, segments, entry.merges.get(name, {}), value)
         except REFUSALS as error:
             if to_store:

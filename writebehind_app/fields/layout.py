@@ -16,7 +16,14 @@ from django.db.models.signals import post_init, pre_init
 from django.utils import timezone
 
 from writebehind_app.fields.accepted import Check, check_of
-from writebehind_app.fields.columns import Column, column, encoded, refused
+from writebehind_app.fields.columns import (
+    Column,
+    column,
+    default_of,
+    encoded,
+    refuse_computed,
+    refused,
+)
 from writebehind_app.fields.decoding import Shape
 from writebehind_app.fields.entry import Entry, field_of
 from writebehind_app.fields.fence import Fence
@@ -92,6 +99,8 @@ class Layout:
         if column in self.key:
             raise ValidationError({column.name: "A key names a row: it takes a plain value."})
         try:
+            if self.insert and column.field.has_db_default():
+                refuse_computed(default_of(column.field))
             return operation_texts(column, operation)
         except REFUSALS as error:
             raise refused(column, operation, error) from None
@@ -261,11 +270,18 @@ class Layout:
     def new_row(self, folded: Folded) -> models.Model:
         """The instance of a new row."""
         assert folded.values is not None
-        row = self.model(**folded.values)
+        row = self.model(**(self._db_defaults() | folded.values))
         once = [f for f in self.stamped_once if f.attname not in folded.values]
         stamp(row, once, folded.first)
         stamp(row, self.stamped, folded.last)
         return row
+
+    def _db_defaults(self) -> dict[str, Any]:
+        return {f.attname: default_of(f) for f in self._with_db_default}
+
+    @cached_property
+    def _with_db_default(self) -> list[models.Field[Any, Any]]:
+        return [f for f in self.model._meta.concrete_fields if f.has_db_default()]
 
     def row_to_insert(self, folded: Folded) -> models.Model:
         """The instance of a new row, for an INSERT alone. It is made faster than by `new_row`."""

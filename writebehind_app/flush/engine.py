@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, fields
 
 from django.db import Error, connections
@@ -27,7 +28,7 @@ from django.db import Error, connections
 from writebehind_app import conf
 from writebehind_app.checkpoints import reach
 from writebehind_app.database.divided import learn
-from writebehind_app.database.failures import Kind, is_refusal, kind, storable
+from writebehind_app.database.failures import Kind, is_end, is_refusal, kind, storable
 from writebehind_app.database.parents import RowPending
 from writebehind_app.database.transactions import check_outside_transaction
 from writebehind_app.declaration import Declaration, in_database
@@ -211,7 +212,8 @@ def _flush_here(
             # Claim the next shard's batch while the database takes this one. Not if shards need
             # each other: this flusher would hold the batch that it waits for.
             following = next_claim() if isinstance(batch, Batch) and not alone else None
-            claimed = following and ahead.submit(following).result
+            # A router may ask the caller's context.
+            claimed = following and ahead.submit(copy_context().run, following).result
             match batch:
                 case None:
                     work.left = 0
@@ -288,7 +290,9 @@ def _flush_batch(
             with suppress(BufferUnavailable):
                 shard.release(own.batch.token)
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the batch is given back
+        except Exception as error:
+            if is_end(error):
+                raise
             _give_back(own, error)
             return error
         reach("flush.committed")
@@ -347,6 +351,7 @@ _WHY: dict[Kind, str] = {
     "is too old",
     "transient": "other transactions were in the way each time",
     "connection": "the database is out of reach, full, or takes no writes",
+    "end": "the process or its task was told to end",
     "unknown": f"the error is not known; after {_PATIENCE} tries it makes dead letters",
 }
 

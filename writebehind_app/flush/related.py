@@ -14,6 +14,7 @@ from typing import Self
 from writebehind_app import conf
 from writebehind_app.checkpoints import reach
 from writebehind_app.database.divided import by_shard
+from writebehind_app.database.failures import is_end
 from writebehind_app.database.parents import Row, RowPending, children_of, parents_of, row_of
 from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import WritebehindError
@@ -60,8 +61,8 @@ class Related:
         self._renew(self.own)
         return self
 
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if isinstance(error, SystemExit | KeyboardInterrupt):
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if is_end(error):
             self.own.shard.release(self.own.batch.token)
         self.give_back()
 

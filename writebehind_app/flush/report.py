@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from writebehind_app.database.failures import kind
+from writebehind_app.database.failures import is_end, kind
 from writebehind_app.database.own_tables import migrate_first
 from writebehind_app.declaration import Declaration, FlushedRow
 from writebehind_app.english import counted
@@ -64,7 +64,9 @@ def _call_hook(buffer: Declaration, applied: Applied) -> None:
                 for entry in applied.written
             ]
         )
-    except Exception:  # the hook is code of the project, and the batch is stored
+    except Exception as error:  # the hook is code of the project, and the batch is stored
+        if is_end(error):
+            raise
         logger.exception("%s: on_flushed failed", buffer)
 
 

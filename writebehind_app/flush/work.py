@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from writebehind_app.database.divided import by_shard, renew
+from writebehind_app.database.failures import is_end
 from writebehind_app.declaration import Declaration
 from writebehind_app.store import divisions, reads, state
 from writebehind_app.store.connection import client
@@ -44,13 +45,14 @@ class Work:
 
 @contextmanager
 def given_back(works: Sequence[Work]) -> Iterator[None]:
-    """Give claimed batches back if the process is told to end in the block, as Django-Q2 does when
-    a task takes too long. So nobody has to wait until the leases are over."""
+    """Give claimed batches back if the process is told to end in the block, as schedulers do when a
+    task takes too long. So nobody has to wait until the leases are over."""
     try:
         yield
-    except (SystemExit, KeyboardInterrupt):
-        for work in works:
-            work.shard.release(work.claimed)
+    except BaseException as error:
+        if is_end(error):
+            for work in works:
+                work.shard.release(work.claimed)
         raise
 
 

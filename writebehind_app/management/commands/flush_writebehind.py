@@ -161,7 +161,7 @@ class Command(BaseCommand):
                         result = FlushResult(errors=1)
                     one.add(result)
             if limit is not None:
-                limit -= flushed
+                limit = max(limit - flushed, 0)  # a batch taken over may be larger
             # What is left and what failed is the last pass's; the rest is the sum of all.
             total.remaining = total.errors = 0
             total.add(one)
@@ -204,6 +204,9 @@ class Command(BaseCommand):
                 total.add(flush(buffer, batch_size=size, deadline=deadline, stop=urgent))
             except BufferUnavailable as error:
                 logger.error("%s: what is pending stays in Redis: %s", buffer, error)
+                total.errors += 1
+            except Exception:  # noqa: BLE001 - the other buffers are flushed all the same
+                logger.exception("%s: what is pending stays in Redis", buffer)
                 total.errors += 1
         return total
 
