@@ -538,6 +538,13 @@ MUTANTS = [
         f"{RELATED}TestFlushOfAKey::test_a_value_that_another_write_frees",
     ),
     mutant(
+        "what is void of a refused entry is folded",
+        "_wanted",
+        "fenced.get(entry.id)",
+        "None",
+        "tests/faults/test_fenced_order.py::test_a_refused_entry_whose_sum_is_void",
+    ),
+    mutant(
         "what a shard has left out of a batch is never in it",
         "_take",
         "mine is not None and self._extend(mine, before, ids[start : start + _CHUNK])",
