@@ -2,7 +2,8 @@
 
 A letter goes into the table in the transaction of its batch. One that is retried is written and
 removed in one transaction as well, and never over a value that was written after it: each flush
-strikes out of the letters of its rows what it writes itself.
+strikes out of the letters of its rows what it writes itself, and each retry strikes it out of the
+earlier letters of its row. For the later ones, what it writes is no edit.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from django.db import connections
 from django.utils import timezone
 
 from writebehind_app import conf, registry
-from writebehind_app.database import edits
+from writebehind_app.database import edits, superseding
 from writebehind_app.database.bases import passing
 from writebehind_app.database.bisect import Refused
 from writebehind_app.database.isolation import write_isolating
@@ -116,9 +117,16 @@ def retry(buffer: Declaration, ids: Iterable[int], *, over: bool | str = False) 
 def _retry(buffer: Declaration, id: int, over: bool | str) -> bool | None:
     """Whether a letter is stored now; None if somebody else stored or discarded it before."""
     using = buffer.layout().using
-    letter = letters_of(buffer).select_for_update().filter(pk=id).first()
+    same = letters_of(buffer).filter(pk=id).values("digest", "row").first()
+    if same is None:
+        return None
+    # All letters of the row, locked in the order in which a flush locks them.
+    every = letters_of(buffer).filter(**same).order_by("pk").select_for_update()
+    letters = {each.pk: each for each in every}
+    letter = letters.get(id)
     if letter is None:
         return None
+    later = [each for each in letters.values() if each.last > letter.last]
     why: tuple[Exception, str] | None = None
     try:
         entry = entry_in(letter)
@@ -129,6 +137,7 @@ def _retry(buffer: Declaration, id: int, over: bool | str) -> bool | None:
             found = edits.edits_since(buffer, letter, lock=True)
             if found and over != edits.digest_of(found):
                 edits.refuse(buffer, letter, entry, found)
+        unedited = edits.unedited(buffer, later)
         with passing(buffer, [buffer.entry_id(entry.id)]):
             [written] = write_isolating([(buffer, [entry])], of_rows=True)
         if refused := written.refused:
@@ -139,6 +148,8 @@ def _retry(buffer: Declaration, id: int, over: bool | str) -> bool | None:
         letter.error, letter.reason = type(why[0]).__name__, why[1]
         letter.save(using=using)
         return False
+    superseding.supersede(buffer, written.entries, [entry], before=letter.last)
+    edits.remember_retry(buffer, later, unedited, written.entries, letter.last)
     letter.delete(using=using)
     return True
 
@@ -212,7 +223,8 @@ def edit(buffer: Declaration, id: int, values: Mapping[str, Any]) -> DeadLetter:
                 "write again."
             )
         _, texts = layout.split({**layout.key_of(entry.id), **values})
-        last = max(entry.last, entry.first, entry.deleted + 1)  # there is a row afterwards
+        # After each write of the letter: so there is a row afterwards, and it is known as corrected.
+        last = letter.last + 1
         new = entry_of(entry.id, texts, last)
         letter.stored = edits.remembered_anew(buffer, letter, entry, new.values)
         kept = entry.only(name for name in entry.names() if name not in new.values)
