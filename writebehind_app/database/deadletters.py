@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from django.core.exceptions import FieldError
-from django.db import connections
+from django.db import DataError, connections
 from django.utils import timezone
 
 from writebehind_app import conf, registry
@@ -24,13 +24,20 @@ from writebehind_app.database import edits, superseding
 from writebehind_app.database.bases import passing
 from writebehind_app.database.bisect import Refused
 from writebehind_app.database.isolation import write_isolating
-from writebehind_app.database.letters import UnreadableLetter, digest, entry_in, letters_of
+from writebehind_app.database.letters import (
+    UnreadableLetter,
+    digest,
+    entry_in,
+    letters_of,
+    text_of,
+)
 from writebehind_app.database.reasons import LONGEST, reason_of
-from writebehind_app.database.statements import parts, size_of
+from writebehind_app.database.statements import parts, size_of, too_large
 from writebehind_app.database.transactions import committed
 from writebehind_app.declaration import Declaration
 from writebehind_app.english import counted
-from writebehind_app.fields.entry import dumped, entry_of
+from writebehind_app.fields.entry import entry_of
+from writebehind_app.fields.limits import excerpt
 from writebehind_app.fields.operations import Operation
 from writebehind_app.models import DeadLetter
 
@@ -53,7 +60,7 @@ def bury(buffer: Declaration, shard: int, refused: Sequence[Refused]) -> list[De
             last=max(entry.last, entry.deleted),
             digest=digest(buffer.entry_id(entry.id)),
             row=digest(entry.id),
-            entry=dumped(entry),
+            entry=text_of(buffer, entry),
             stored=stored.get(entry.id, ""),
             error=type(error).__name__,
             reason=reason_of(buffer, entry, error),
@@ -63,10 +70,18 @@ def bury(buffer: Declaration, shard: int, refused: Sequence[Refused]) -> list[De
         for entry, error, *_ in refused
     ]
 
+    connection = connections[buffer.layout().using]
+    for letter, each in zip(letters, refused, strict=True):
+        if excess := too_large(connection, [letter.entry, letter.stored, letter.reason]):
+            raise DataError(
+                f"The database refused the row {excerpt(each.entry.id)} ({letter.error}), and its "
+                f"dead letter {excess}: raise max_allowed_packet. The batch waits until then."
+            )
+
     def size(letter: DeadLetter) -> int:
         return size_of(letter.entry) + size_of(letter.stored) + LONGEST
 
-    for part in parts(connections[buffer.layout().using], letters, size):
+    for part in parts(connection, letters, size):
         letters_of(buffer).bulk_create(part)
     return letters
 
@@ -229,7 +244,7 @@ def edit(buffer: Declaration, id: int, values: Mapping[str, Any]) -> DeadLetter:
         letter.stored = edits.remembered_anew(buffer, letter, entry, new.values)
         kept = entry.only(name for name in entry.names() if name not in new.values)
         entry = kept._replace(values={**kept.values, **new.values}, last=last)
-        letter.entry = dumped(entry)
+        letter.entry = text_of(buffer, entry)
         letter.save(using=layout.using, update_fields=["entry", "stored"])
         return letter
 

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from writebehind_app.database.bisect import Refused
-from writebehind_app.database.letters import as_now, digest, letters_of, readable
+from writebehind_app.database.letters import as_now, digest, letters_of, readable, text_of
 from writebehind_app.declaration import Declaration
-from writebehind_app.fields.entry import Entry, dumped
+from writebehind_app.fields.entry import Entry
 
 _CHUNK = 2000
 
@@ -59,7 +59,7 @@ def supersede(
                 letter.superseded = sorted(
                     {*letter.superseded, *(older.texts().keys() - left.texts())}
                 )
-                letter.entry = dumped(left)
+                letter.entry = text_of(buffer, left)
                 letter.save(update_fields=["superseded", "entry"])
 
 
