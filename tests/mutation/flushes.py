@@ -305,9 +305,25 @@ MUTANTS = [
     mutant(
         "a row that no statement can hold is sent all the same",
         "check_row",
-        "size > (packet := _packet(connection))",
-        "size < (packet := _packet(connection)) < 0",
+        "excess := too_large(connection, values)",
+        "excess := ''",
         f"{STUCK}test_a_row_that_is_larger_than_a_packet_keeps_nobody_waiting",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a long dead letter is ASCII",
+        "text_of",
+        "short if storable(short) == short else text",
+        "text",
+        f"{STUCK}test_a_dead_letter_takes_no_more_than_its_characters",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a dead letter that no statement can hold is sent all the same",
+        "bury",
+        "too_large(connection, [letter.entry, letter.stored, letter.reason])",
+        "''",
+        f"{STUCK}test_a_dead_letter_that_is_larger_than_a_packet",
         databases=("mariadb",),
     ),
     mutant(

@@ -238,7 +238,7 @@ def edit(buffer: Declaration, id: int, values: Mapping[str, Any]) -> DeadLetter:
                 "write again."
             )
         _, texts = layout.split({**layout.key_of(entry.id), **values})
-        # After each write of the letter: so there is a row afterwards, and it is known as corrected.
+        # After each write in it: so there is a row afterwards, and a retry sees what was corrected.
         last = letter.last + 1
         new = entry_of(entry.id, texts, last)
         letter.stored = edits.remembered_anew(buffer, letter, entry, new.values)

@@ -287,14 +287,10 @@ def remember_retry(
 
 def _remembering(letters: Iterable[DeadLetter]) -> dict[int, Entry]:
     """The entries of the letters that know what was stored, by the letter."""
-    return {
-        letter.pk: entry for letter in letters if letter.stored and (entry := readable(letter))
-    }
+    return {letter.pk: entry for letter in letters if letter.stored and (entry := readable(letter))}
 
 
-def _rows(
-    buffer: Declaration, entries: Iterable[Entry], *, lock: bool = False
-) -> dict[str, Any]:
+def _rows(buffer: Declaration, entries: Iterable[Entry], *, lock: bool = False) -> dict[str, Any]:
     ids = sorted({entry.id for entry in entries})
     return _stored(buffer.layout(), ids, lock=lock) if ids else {}
 

@@ -51,10 +51,10 @@ def supersede(
             left = older = as_now(buffer, found)
             deletion = deletions.get(buffer.entry_id(older.id))
             for writer in newer.get(older.id) or ([deletion] if deletion else []):
-                names = writer.names()
                 if before is not None:
-                    names = {n for n in names if older.number_of(n) <= letter.last}
-                left = _without(left, writer.only(names))
+                    corrected = {n for n in writer.names() if older.number_of(n) > letter.last}
+                    writer = writer.only(writer.names() - corrected)
+                left = _without(left, writer)
             if left != older:
                 letter.superseded = sorted(
                     {*letter.superseded, *(older.texts().keys() - left.texts())}
