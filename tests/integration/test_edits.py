@@ -13,7 +13,7 @@ from django.db import connections
 from django.db.models import F
 
 from tests.backdoor.entries import put_text, set_due
-from tests.models import Counter, Item, Note, Owner, Pair, Seat
+from tests.models import Counter, Item, Member, Note, Owner, Pair, Seat, Team
 from writebehind_app import Add, EditedSince, Max, Merge
 from writebehind_app.database import deadletters
 from writebehind_app.database.edits import NO_ROW, digest_of, edits_since
@@ -236,6 +236,22 @@ def test_several_letters_of_a_row(owner, first, second, outcome, stored, later_f
         assert deadletters.retry(Pair.buffered, [letter]) == (1, 0)
     assert value() == outcome
     assert not DeadLetter.objects.exists()
+
+
+@pytest.mark.parametrize("later_first", [False, True], ids=["in order", "later first"])
+def test_a_row_that_an_earlier_letter_deletes_is_made_anew(later_first):
+    home = Team.objects.create(slug="home")
+    guest = Member.objects.create(slug="m", team=home, guest_of=Team.objects.create(slug="x"))
+    Team.buffered.delete(slug="x")
+    assert Team.buffered.flush().dead_letters == 1
+    Team.buffered.set(slug="x", captain="late", title="new")
+    assert Team.buffered.flush().dead_letters == 1
+    Member.objects.create(slug="late", team=home)
+    guest.guest_of = None
+    guest.save()
+    letters = DeadLetter.objects.order_by("-pk" if later_first else "pk")
+    assert deadletters.retry(Team.buffered, [letter.pk for letter in letters]) == (2, 0)
+    assert Team.objects.get(slug="x").title == "new"
 
 
 @pytest.mark.parametrize("later_first", [False, True], ids=["in order", "later first"])
