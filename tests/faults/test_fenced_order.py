@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from django.db import connections
 
 from tests.models import Branch
+from tests.router import current
 from writebehind_app import Add
 from writebehind_app.database import deadletters
 from writebehind_app.models import DeadLetter
@@ -92,3 +94,24 @@ def test_a_dead_letter_without_a_parent_has_nothing_void(branches, go):
     assert list(Branch.objects.filter(slug="a").values_list("above", "title")) == [
         ("nobody", "later")
     ]
+
+
+def test_a_refused_entry_whose_sum_is_void(branches, go):
+    """Without the fence, the sum would leave the range of its field."""
+    _, most = connections[current()].ops.integer_field_range("IntegerField")
+    Branch.buffered.set(slug="a", code=3, points=Add(5))
+    Branch.buffered.set(slug="b", title="new")
+    directly(go, slug="a", points=most)
+    result = Branch.buffered.flush()
+    assert (result.errors, result.dead_letters) == (0, 1)
+    assert rows() == {"a": (1, "", most), "b": (2, "new", 0), "c": (3, "", 0)}
+
+
+def test_a_value_that_another_row_gives_up_for_an_entry_whose_sum_is_void(branches, go, configure):
+    _, most = connections[current()].ops.integer_field_range("IntegerField")
+    configure(SHARDS=8)
+    Branch.buffered.set(slug="c", code=None)
+    Branch.buffered.set(slug="a", code=3, points=Add(5))
+    directly(go, slug="a", points=most)
+    assert Branch.buffered.flush(slug="a").dead_letters == 0
+    assert rows()["a"] == (3, "", most)

@@ -13,8 +13,9 @@ import pytest
 from django.db import connections, transaction
 
 from tests.backdoor.limits import limit
-from tests.models import Counter, Item, Owner, Pair, Seat
+from tests.models import Article, Counter, Item, Owner, Pair, Seat
 from writebehind_app import Merge, checkpoints
+from writebehind_app.database import deadletters
 from writebehind_app.flush.engine import flush
 from writebehind_app.models import DeadLetter
 
@@ -123,6 +124,40 @@ def test_a_row_that_is_larger_than_a_packet_keeps_nobody_waiting(database, redis
     assert "max_allowed_packet" in DeadLetter.objects.get().reason
     assert Counter.objects.get(name="small").extra == {"n": 1}
     assert len(Counter.objects.get(name="large").extra["t"]) == lines
+
+
+def large_and_refused(text: str) -> None:
+    """Another row has the value of a large entry, and a small entry is in its batch."""
+    owner = Owner.objects.create(name="o")
+    Article.objects.create(number=1, slug="taken", owner=owner, low=10)
+    Article.buffered.set(number=2, slug="taken", owner=owner, low=10, body=text, data=[text])
+    Article.buffered.set(number=3, slug="small", owner=owner, low=10, body="")
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_dead_letter_takes_no_more_than_its_characters(database, redis_server, configure):
+    """In ASCII, it would be larger than a packet. So is what a later flush leaves of it."""
+    configure(SOCKET_TIMEOUT=10.0)
+    text = "я" * 1_300_000
+    large_and_refused(text)
+    result = flush(Article.buffered)
+    assert (result.errors, result.dead_letters, result.rows) == (0, 1, 1)
+    Article.buffered.set(number=2, slug="free", owner=Owner.objects.get(), low=10, body="")
+    assert flush(Article.buffered).errors == 0
+    letter = DeadLetter.objects.get()
+    assert letter.superseded == ["body", "low", "owner", "slug"]
+    assert deadletters.retry(Article.buffered, [letter.pk]) == (1, 0)
+    assert Article.objects.get(number=2).data == [text]
+
+
+@pytest.mark.parametrize("database", ["mariadb"], indirect=True)
+def test_a_dead_letter_that_is_larger_than_a_packet(database, redis_server, configure, caplog):
+    configure(SOCKET_TIMEOUT=10.0)
+    large_and_refused("\\" * 1_100_000)
+    assert flush(Article.buffered).errors == 1
+    assert "The database refused the row '2' (IntegrityError), and its dead letter" in caplog.text
+    assert "raise max_allowed_packet. The batch waits" in caplog.text
+    assert Article.buffered.count_pending() == 2
 
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)

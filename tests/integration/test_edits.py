@@ -13,7 +13,7 @@ from django.db import connections
 from django.db.models import F
 
 from tests.backdoor.entries import put_text, set_due
-from tests.models import Counter, Item, Note, Owner, Pair, Seat
+from tests.models import Counter, Item, Member, Note, Owner, Pair, Seat, Team
 from writebehind_app import Add, EditedSince, Max, Merge
 from writebehind_app.database import deadletters
 from writebehind_app.database.edits import NO_ROW, digest_of, edits_since
@@ -196,6 +196,106 @@ def test_a_field_that_was_corrected_counts_from_then_on(owner, pair):
     assert found(letter) == []
     Pair.objects.filter(name="x").update(value=6)
     assert found(letter) == [("value", 7, 5, 6)]
+
+
+def both_died(owner: Owner, *writes: dict[str, Any]) -> tuple[int, ...]:
+    """The letters of writes to the row 'x', each of another batch. Their cause is gone by now."""
+    Pair.objects.get_or_create(owner=owner, name="other", note="taken")
+    for write in writes:
+        if not write:
+            Pair.buffered.delete(owner=owner, name="x")
+        Pair.buffered.set(owner=owner, name="x", note="taken", **write)
+        assert Pair.buffered.flush().dead_letters == 1
+    Pair.objects.filter(name="other").update(note=None)
+    return tuple(DeadLetter.objects.order_by("pk").values_list("pk", flat=True))
+
+
+WRITES = pytest.mark.parametrize(
+    ("first", "second", "outcome"),
+    [
+        ({"value": 5}, {"value": 1}, 1),
+        ({"value": 5}, {"value": Max(9)}, 9),
+        ({"value": Add(5)}, {"value": 3}, 3),
+        ({"value": Max(5)}, {"value": 3}, 3),
+        ({"value": 5}, {}, 0),
+        ({}, {"value": 5}, 5),
+    ],
+    ids=["values", "a maximum", "a sum before", "a maximum before", "a deletion", "made anew"],
+)
+
+
+@pytest.mark.parametrize("later_first", [False, True], ids=["in order", "later first"])
+@pytest.mark.parametrize("stored", [False, True], ids=["no row", "a row"])
+@WRITES
+def test_several_letters_of_a_row(owner, first, second, outcome, stored, later_first):
+    """The later write counts, and nobody is asked about what the other letter wrote."""
+    if stored:
+        Pair.objects.create(owner=owner, name="x", value=1)
+    letters = both_died(owner, first, second)
+    for letter in reversed(letters) if later_first else letters:
+        assert deadletters.retry(Pair.buffered, [letter]) == (1, 0)
+    assert value() == outcome
+    assert not DeadLetter.objects.exists()
+
+
+@pytest.mark.parametrize("later_first", [False, True], ids=["in order", "later first"])
+def test_a_row_that_an_earlier_letter_deletes_is_made_anew(later_first):
+    home = Team.objects.create(slug="home")
+    guest = Member.objects.create(slug="m", team=home, guest_of=Team.objects.create(slug="x"))
+    Team.buffered.delete(slug="x")
+    assert Team.buffered.flush().dead_letters == 1
+    Team.buffered.set(slug="x", captain="late", title="new")
+    assert Team.buffered.flush().dead_letters == 1
+    Member.objects.create(slug="late", team=home)
+    guest.guest_of = None
+    guest.save()
+    letters = DeadLetter.objects.order_by("-pk" if later_first else "pk")
+    assert deadletters.retry(Team.buffered, [letter.pk for letter in letters]) == (2, 0)
+    assert Team.objects.get(slug="x").title == "new"
+
+
+@pytest.mark.parametrize("later_first", [False, True], ids=["in order", "later first"])
+def test_sums_of_several_letters(owner, pair, later_first):
+    letters = both_died(owner, {"value": Add(5)}, {"value": Add(2)}, {"value": Add(10)})
+    deadletters.retry(Pair.buffered, reversed(letters) if later_first else letters)
+    assert value() == 18
+
+
+def test_an_edit_before_the_retry_of_another_letter_is_not_undone(owner, pair):
+    first, second = both_died(owner, {"value": Add(5)}, {"value": 3})
+    Pair.objects.filter(name="x").update(value=100)
+    assert deadletters.retry(Pair.buffered, [first]) == (1, 0)
+    with pytest.raises(EditedSince, match="value is 105 now, was 1 when it died"):
+        deadletters.retry(Pair.buffered, [second])
+
+
+def test_a_row_that_was_deleted_is_not_made_anew_by_another_letter(owner, pair):
+    first, second = both_died(owner, {"value": 5}, {"value": 3})
+    assert deadletters.retry(Pair.buffered, [first]) == (1, 0)
+    Pair.objects.filter(name="x").delete()
+    with pytest.raises(EditedSince, match="no row"):
+        deadletters.retry(Pair.buffered, [second])
+
+
+@pytest.mark.parametrize("later_first", [False, True], ids=["in order", "later first"])
+def test_what_was_corrected_in_one_letter_is_an_edit_for_another(owner, pair, later_first):
+    first, second = both_died(owner, {"value": 5}, {"value": 3})
+    deadletters.edit(Pair.buffered, first, {"value": 7})
+    one, other = (second, first) if later_first else (first, second)
+    assert deadletters.retry(Pair.buffered, [one]) == (1, 0)
+    with pytest.raises(EditedSince, match=f"value is {3 if later_first else 7} now"):
+        deadletters.retry(Pair.buffered, [other])
+
+
+def test_a_letter_of_another_row_knows_nothing_of_a_retry():
+    notes = Note.buffered.of(page="p", owner=404404)
+    for n in (5, 1):
+        notes.update(a=n, b=n)
+        assert Note.buffered.flush().dead_letters == 2
+    Owner.objects.create(pk=404404, name="late")
+    a, b, later_a, later_b = DeadLetter.objects.order_by("pk").values_list("pk", flat=True)
+    assert deadletters.retry(Note.buffered, [a, later_b, b, later_a]) == (4, 0)
+    assert dict(notes) == {"a": 1, "b": 1}
 
 
 def test_what_is_sensitive_is_not_told(owner, pair, monkeypatch):

@@ -337,9 +337,25 @@ MUTANTS = [
     mutant(
         "a row that no statement can hold is sent all the same",
         "check_row",
-        "size > (packet := _packet(connection))",
-        "size < (packet := _packet(connection)) < 0",
+        "excess := too_large(connection, values)",
+        "excess := ''",
         f"{STUCK}test_a_row_that_is_larger_than_a_packet_keeps_nobody_waiting",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a long dead letter is ASCII",
+        "text_of",
+        "short if storable(short) == short else text",
+        "text",
+        f"{STUCK}test_a_dead_letter_takes_no_more_than_its_characters",
+        databases=("mariadb",),
+    ),
+    mutant(
+        "a dead letter that no statement can hold is sent all the same",
+        "bury",
+        "too_large(connection, [letter.entry, letter.stored, letter.reason])",
+        "''",
+        f"{STUCK}test_a_dead_letter_that_is_larger_than_a_packet",
         databases=("mariadb",),
     ),
     mutant(
@@ -568,6 +584,13 @@ MUTANTS = [
         "check_holders(written.buffer, duplicates, rows, joined)",
         "pass",
         f"{RELATED}TestFlushOfAKey::test_a_value_that_another_write_frees",
+    ),
+    mutant(
+        "what is void of a refused entry is folded",
+        "_wanted",
+        "fenced.get(entry.id)",
+        "None",
+        "tests/faults/test_fenced_order.py::test_a_refused_entry_whose_sum_is_void",
     ),
     mutant(
         "what a shard has left out of a batch is never in it",

@@ -2,7 +2,8 @@
 
 A letter goes into the table in the transaction of its batch. One that is retried is written and
 removed in one transaction as well, and never over a value that was written after it: each flush
-strikes out of the letters of its rows what it writes itself.
+strikes out of the letters of its rows what it writes itself, and each retry strikes it out of the
+earlier letters of its row. For the later ones, what it writes is no edit.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ from functools import partial
 from typing import Any
 
 from django.core.exceptions import FieldError
-from django.db import connections
+from django.db import DataError, connections
 from django.utils import timezone
 
 from writebehind_app import conf, registry
-from writebehind_app.database import edits
+from writebehind_app.database import edits, superseding
 from writebehind_app.database.bases import passing
 from writebehind_app.database.bisect import Refused
 from writebehind_app.database.isolation import write_isolating
-from writebehind_app.database.letters import UnreadableLetter, digest, entry_in, letters_of
+from writebehind_app.database.letters import (
+    UnreadableLetter,
+    digest,
+    entry_in,
+    letters_of,
+    text_of,
+)
 from writebehind_app.database.reasons import LONGEST, reason_of
-from writebehind_app.database.statements import parts, size_of
+from writebehind_app.database.statements import parts, size_of, too_large
 from writebehind_app.database.transactions import committed
 from writebehind_app.declaration import Declaration
 from writebehind_app.english import counted
-from writebehind_app.fields.entry import dumped, entry_of
+from writebehind_app.fields.entry import entry_of
+from writebehind_app.fields.limits import excerpt
 from writebehind_app.fields.operations import Operation
 from writebehind_app.models import DeadLetter
 
@@ -52,7 +60,7 @@ def bury(buffer: Declaration, shard: int, refused: Sequence[Refused]) -> list[De
             last=max(entry.last, entry.deleted),
             digest=digest(buffer.entry_id(entry.id)),
             row=digest(entry.id),
-            entry=dumped(entry),
+            entry=text_of(buffer, entry),
             stored=stored.get(entry.id, ""),
             error=type(error).__name__,
             reason=reason_of(buffer, entry, error),
@@ -62,10 +70,18 @@ def bury(buffer: Declaration, shard: int, refused: Sequence[Refused]) -> list[De
         for entry, error, *_ in refused
     ]
 
+    connection = connections[buffer.layout().using]
+    for letter, each in zip(letters, refused, strict=True):
+        if excess := too_large(connection, [letter.entry, letter.stored, letter.reason]):
+            raise DataError(
+                f"The database refused the row {excerpt(each.entry.id)} ({letter.error}), and its "
+                f"dead letter {excess}: raise max_allowed_packet. The batch waits until then."
+            )
+
     def size(letter: DeadLetter) -> int:
         return size_of(letter.entry) + size_of(letter.stored) + LONGEST
 
-    for part in parts(connections[buffer.layout().using], letters, size):
+    for part in parts(connection, letters, size):
         letters_of(buffer).bulk_create(part)
     return letters
 
@@ -116,9 +132,16 @@ def retry(buffer: Declaration, ids: Iterable[int], *, over: bool | str = False) 
 def _retry(buffer: Declaration, id: int, over: bool | str) -> bool | None:
     """Whether a letter is stored now; None if somebody else stored or discarded it before."""
     using = buffer.layout().using
-    letter = letters_of(buffer).select_for_update().filter(pk=id).first()
+    same = letters_of(buffer).filter(pk=id).values("digest", "row").first()
+    if same is None:
+        return None
+    # All letters of the row, locked in the order in which a flush locks them.
+    every = letters_of(buffer).filter(**same).order_by("pk").select_for_update()
+    letters = {each.pk: each for each in every}
+    letter = letters.get(id)
     if letter is None:
         return None
+    later = [each for each in letters.values() if each.last > letter.last]
     why: tuple[Exception, str] | None = None
     try:
         entry = entry_in(letter)
@@ -129,6 +152,7 @@ def _retry(buffer: Declaration, id: int, over: bool | str) -> bool | None:
             found = edits.edits_since(buffer, letter, lock=True)
             if found and over != edits.digest_of(found):
                 edits.refuse(buffer, letter, entry, found)
+        unedited = edits.unedited(buffer, later)
         with passing(buffer, [buffer.entry_id(entry.id)]):
             [written] = write_isolating([(buffer, [entry])], of_rows=True)
         if refused := written.refused:
@@ -139,6 +163,8 @@ def _retry(buffer: Declaration, id: int, over: bool | str) -> bool | None:
         letter.error, letter.reason = type(why[0]).__name__, why[1]
         letter.save(using=using)
         return False
+    superseding.supersede(buffer, written.entries, [entry], before=letter.last)
+    edits.remember_retry(buffer, later, unedited, written.entries, letter.last)
     letter.delete(using=using)
     return True
 
@@ -212,12 +238,13 @@ def edit(buffer: Declaration, id: int, values: Mapping[str, Any]) -> DeadLetter:
                 "write again."
             )
         _, texts = layout.split({**layout.key_of(entry.id), **values})
-        last = max(entry.last, entry.first, entry.deleted + 1)  # there is a row afterwards
+        # After each write in it: so there is a row afterwards, and a retry sees what was corrected.
+        last = letter.last + 1
         new = entry_of(entry.id, texts, last)
         letter.stored = edits.remembered_anew(buffer, letter, entry, new.values)
         kept = entry.only(name for name in entry.names() if name not in new.values)
         entry = kept._replace(values={**kept.values, **new.values}, last=last)
-        letter.entry = dumped(entry)
+        letter.entry = text_of(buffer, entry)
         letter.save(using=layout.using, update_fields=["entry", "stored"])
         return letter
 

@@ -117,10 +117,7 @@ def remembered_anew(
     row = _stored(layout, [entry.id]).get(entry.id) if letter.stored and new else None
     if row is None:
         return letter.stored
-    texts = _loaded(letter)
-    if texts is None:  # there was no row when the letter was made
-        columns = [layout.columns[name] for name in entry.names() if name in layout.columns]
-        texts = {c.name: _text_of(c, default_of(c.field)) for c in columns}
+    texts = _then(buffer, letter, entry)
     return json.dumps({**texts, **{name: _kept(_text(layout.columns[name], row)) for name in new}})
 
 
@@ -229,6 +226,81 @@ def refuse(buffer: Declaration, letter: DeadLetter, entry: Entry, edits: Sequenc
         f"Dead letter {letter.pk} of {buffer.label} would overwrite what was edited since: "
         f"{'; '.join(map(said, edits))}."
     )
+
+
+# When an earlier letter of its row is retried
+
+
+def unedited(buffer: Declaration, letters: Iterable[DeadLetter]) -> dict[int, set[str]]:
+    """By letter, the fields that are stored as they were when it was made.
+
+    The rows are locked until the end of the transaction. Letters that remember nothing are left
+    out.
+    """
+    entries = _remembering(letters)
+    rows = _rows(buffer, entries.values(), lock=True)
+    columns, found = buffer.layout().columns, {}
+    for letter in letters:
+        entry = entries.get(letter.pk)
+        if entry is None or entry.id not in rows:
+            continue
+        row, then = rows[entry.id], _then(buffer, letter, entry)
+        if row is None:
+            found[letter.pk] = set[str]() if _loaded(letter) is not None else {*then}
+        else:
+            now = {name: _text(columns[name], row) for name in then.keys() & columns.keys()}
+            found[letter.pk] = {
+                name for name, text in now.items() if then[name] in (text, _kept(text))
+            }
+    return found
+
+
+def remember_retry(
+    buffer: Declaration,
+    later: Iterable[DeadLetter],
+    unedited: Mapping[int, Iterable[str]],
+    written: Iterable[Entry],
+    number: int,
+) -> None:
+    """Have `later` letters know what the retry of an earlier letter has written, as no edit of it.
+
+    These are the fields that were `unedited` before the retry. What somebody corrected in the
+    earlier letter remains an edit. `number` is the letter's own last one.
+    """
+    entries = {pk: e for pk, e in _remembering(later).items() if pk in unedited}
+    rows = _rows(buffer, entries.values())
+    writers = {entry.id: entry for entry in written}
+    for letter in later:
+        entry = entries.get(letter.pk)
+        if entry is None or not (writer := writers.get(entry.id)):
+            continue
+        if (row := rows.get(entry.id)) is not None:
+            texts = _then(buffer, letter, entry)
+            for name in unedited[letter.pk]:
+                if writer.number_of(name) <= number:
+                    texts[name] = _kept(_text(buffer.layout().columns[name], row))
+            letter.stored = json.dumps(texts)
+        elif writer.deleted:
+            letter.stored = json.dumps(None)
+        letter.save(update_fields=["stored"])
+
+
+def _remembering(letters: Iterable[DeadLetter]) -> dict[int, Entry]:
+    """The entries of the letters that know what was stored, by the letter."""
+    return {letter.pk: entry for letter in letters if letter.stored and (entry := readable(letter))}
+
+
+def _rows(buffer: Declaration, entries: Iterable[Entry], *, lock: bool = False) -> dict[str, Any]:
+    ids = sorted({entry.id for entry in entries})
+    return _stored(buffer.layout(), ids, lock=lock) if ids else {}
+
+
+def _then(buffer: Declaration, letter: DeadLetter, entry: Entry) -> dict[str, str]:
+    """The stored values that the letter keeps. If there was no row, these are the defaults."""
+    if (texts := _loaded(letter)) is not None:
+        return texts
+    columns = [buffer.layout().columns[name] for name in _names(buffer, entry)]
+    return {c.name: _text_of(c, default_of(c.field)) for c in columns}
 
 
 # Texts

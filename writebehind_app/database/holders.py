@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import models
 
+from writebehind_app.database.fences import of_rows
 from writebehind_app.database.lookup import all_rows, rows_by_id
 from writebehind_app.database.parents import (
     Row,
@@ -20,7 +21,6 @@ from writebehind_app.database.parents import (
 from writebehind_app.declaration import Declaration, KeyedDeclaration
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fold import fold
-from writebehind_app.fields.layout import Layout
 
 _CHUNK = 100  # rows to look for in one statement
 _MOST = 1000  # refused entries to look into; if there are more, freed values are not the cause
@@ -56,15 +56,16 @@ def check_holders(
     if not entries or not isinstance(buffer, KeyedDeclaration):  # a log's rows never change
         return
     layout = buffer.layout()
-    holders = _holders(layout, entries[:_MOST])
+    holders = _holders(buffer, entries[:_MOST])
     found = {(buffer, buffer.entry_id(layout.id_of(row))) for row in holders}
     for of, waiting in waiting_rows(found, rows, joined):
         raise HolderPending(of, waiting)
 
 
-def _holders(layout: Layout, entries: Sequence[Entry]) -> Iterator[models.Model]:
+def _holders(buffer: Declaration, entries: Sequence[Entry]) -> Iterator[models.Model]:
     """The stored rows that have a unique value of one of these entries."""
-    wanted = [values for _, values in _wanted(layout, entries)]
+    layout = buffer.layout()
+    wanted = [values for _, values in _wanted(buffer, entries)]
     for fields in unique_sets(layout.model):
         names = [field.attname for field in fields]
         for start in range(0, len(wanted), _CHUNK):
@@ -81,7 +82,7 @@ def without_holder(buffer: Declaration, entries: Sequence[Entry]) -> list[Entry]
     if not entries or not isinstance(buffer, KeyedDeclaration):
         return []
     layout = buffer.layout()
-    rows = {layout.id_of(row): row.__dict__ for row in _holders(layout, entries)}
+    rows = {layout.id_of(row): row.__dict__ for row in _holders(buffer, entries)}
     names = [[field.attname for field in fields] for fields in unique_sets(layout.model)]
 
     def is_held(entry: Entry, values: Mapping[str, Any]) -> bool:
@@ -92,16 +93,24 @@ def without_holder(buffer: Declaration, entries: Sequence[Entry]) -> list[Entry]
             for own in names
         )
 
-    return [entry for entry, values in _wanted(layout, entries) if not is_held(entry, values)]
+    return [entry for entry, values in _wanted(buffer, entries) if not is_held(entry, values)]
 
 
-def _wanted(layout: Layout, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Mapping[str, Any]]]:
-    """The values of the rows after the entries, by attname."""
-    stored = rows_by_id(layout, [entry.id for entry in entries])
+def _wanted(
+    buffer: Declaration, entries: Sequence[Entry]
+) -> Iterator[tuple[Entry, Mapping[str, Any]]]:
+    """The values of the rows after the entries, by attname.
+
+    The database has refused what the fences leave of them. So this is what is folded: nobody knows
+    whether the rest can be.
+    """
+    layout, ids = buffer.layout(), [entry.id for entry in entries]
+    stored, fenced = rows_by_id(layout, ids), of_rows(buffer, ids)
     for entry in entries:
-        row = stored.get(entry.id)
-        folded = fold(layout, entry, None if row is None else row.__dict__)
+        found = stored.get(entry.id)
+        row = None if found is None else found.__dict__
+        folded = fold(layout, entry, row, fenced.get(entry.id))
         if folded.values is not None and folded.is_new:
             yield entry, layout.row_to_insert(folded).__dict__
         elif folded.values is not None and row is not None:
-            yield entry, {**row.__dict__, **folded.values}
+            yield entry, {**row, **folded.values}

@@ -10,14 +10,15 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import FieldError
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models
+from django.db import connections, models
 from django.utils import timezone
 
 from writebehind_app import registry
-from writebehind_app.database.failures import kind
+from writebehind_app.database.failures import kind, storable
+from writebehind_app.database.statements import too_large
 from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import NewerVersion
-from writebehind_app.fields.entry import Entry, loaded
+from writebehind_app.fields.entry import Entry, dumped, loaded
 from writebehind_app.fields.fold import described as described_entry
 from writebehind_app.fields.limits import REFUSALS
 from writebehind_app.fields.stamps import moment
@@ -55,6 +56,19 @@ def refused_deletions(buffer: Declaration, ids: Iterable[str]) -> set[str]:
     digests = [digest(buffer.entry_id(id)) for id in ids]
     entries = map(readable, letters_of(buffer).filter(digest__in=digests))
     return {entry.id for entry in entries if entry and entry.deleted and not entry.exists}
+
+
+def text_of(buffer: Declaration, entry: Entry) -> str:
+    """An entry as the text of a letter.
+
+    This is ASCII, which each database stores: what it refuses may be the characters. A text that is
+    long for MariaDB or MySQL has its characters as they are: ASCII takes up to seven bytes of each.
+    """
+    text = dumped(entry)
+    if too_large(connections[buffer.layout().using], [text], share=2):
+        short = dumped(entry, ensure_ascii=False)
+        text = short if storable(short) == short else text
+    return text
 
 
 def as_now(buffer: Declaration, entry: Entry) -> Entry:

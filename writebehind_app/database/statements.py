@@ -47,14 +47,21 @@ def parts(
 def check_row(connection: BaseDatabaseWrapper, values: Iterable[Any]) -> None:
     """Refuse a row that is larger than the server takes. The server would close the connection, and
     no row of the batch would be written."""
+    if excess := too_large(connection, values):
+        raise DataError(f"The row {excess}: raise max_allowed_packet, or store less in one row.")
+
+
+def too_large(connection: BaseDatabaseWrapper, values: Iterable[Any], share: int = 1) -> str:
+    """How these values outgrow the packets of the server, or a share of them; "" if they do not.
+
+    Only MariaDB and MySQL have packets.
+    """
     if connection.vendor != "mysql":
-        return
+        return ""
     size = sum(map(_quoted, values))
-    if size > (packet := _packet(connection)):
-        raise DataError(
-            f"The row takes about {size:,} bytes in a statement, and the server takes {packet:,}: "
-            f"raise max_allowed_packet, or store less in one row."
-        )
+    if size <= (packet := _packet(connection)) // share:
+        return ""
+    return f"takes about {size:,} bytes in a statement, and the server takes {packet:,}"
 
 
 def _quoted(value: Any) -> int:

@@ -1,7 +1,7 @@
 """Remove from dead letters what was written later.
 
-Each flush removes from the letters of its rows the fields that it writes itself. So a retry never
-overwrites a newer value.
+Each flush removes from the letters of its rows the fields that it writes itself. The retry of a
+letter removes them from earlier letters. So a retry never overwrites a newer value.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from writebehind_app.database.bisect import Refused
-from writebehind_app.database.letters import as_now, digest, letters_of, readable
+from writebehind_app.database.letters import as_now, digest, letters_of, readable, text_of
 from writebehind_app.declaration import Declaration
-from writebehind_app.fields.entry import Entry, dumped
+from writebehind_app.fields.entry import Entry
 
 _CHUNK = 2000
 
@@ -22,13 +22,17 @@ def supersede(
     rows: Sequence[Entry],
     entries: Sequence[Entry],
     refused: Sequence[Refused] = (),
+    before: int | None = None,
 ) -> None:
-    """Remove from the letters of a buffer what a batch writes, in the batch's transaction.
+    """Remove from the letters of a buffer what a batch or a retry writes, in its transaction.
 
-    `rows` are the batch's `entries`, split into rows. An entry that deletes a whole entity also
-    counts for letters of meta keys that are neither stored nor named in it.
+    `rows` are the `entries`, split into rows. An entry that deletes a whole entity also counts for
+    letters of meta keys that are neither stored nor named in it. `before` is the number of a letter
+    that was retried: only earlier letters are changed then, without what was corrected in them.
     """
     letters = letters_of(buffer)
+    if before is not None:
+        letters = letters.filter(last__lt=before)
     if not buffer.layout().key or not letters.exists():  # records of a log are never overwritten
         return
     newer: dict[str, list[Entry]] = defaultdict(list)
@@ -47,12 +51,15 @@ def supersede(
             left = older = as_now(buffer, found)
             deletion = deletions.get(buffer.entry_id(older.id))
             for writer in newer.get(older.id) or ([deletion] if deletion else []):
+                if before is not None:
+                    corrected = {n for n in writer.names() if older.number_of(n) > letter.last}
+                    writer = writer.only(writer.names() - corrected)
                 left = _without(left, writer)
             if left != older:
                 letter.superseded = sorted(
                     {*letter.superseded, *(older.texts().keys() - left.texts())}
                 )
-                letter.entry = dumped(left)
+                letter.entry = text_of(buffer, left)
                 letter.save(update_fields=["superseded", "entry"])
 
 
@@ -72,8 +79,9 @@ def _without(older: Entry, newer: Entry) -> Entry:
             segments = tuple(segment for segment in segments if segment.sign == "&")
         if segments:
             operations[name] = segments
-            keys = older.merges.get(name, {})
-            merges[name] = {k: v for k, v in keys.items() if k not in newer.merges.get(name, {})}
+            if keys := older.merges.get(name):
+                own = newer.merges.get(name, {})
+                merges[name] = {k: v for k, v in keys.items() if k not in own}
     tombstones = {name: at for name, at in older.tombstones.items() if name not in names}
     something = values or operations or tombstones
     exists = older.exists and something

@@ -223,9 +223,9 @@ def _followed(entry: Entry, later: Entry) -> Entry:
 # For the table of dead letters
 
 
-def dumped(entry: Entry) -> str:
+def dumped(entry: Entry, *, ensure_ascii: bool = True) -> str:
     """An entry as JSON."""
-    return json.dumps(_parts(entry))
+    return json.dumps(_parts(entry), ensure_ascii=ensure_ascii)
 
 
 def _parts(entry: Entry) -> dict[str, Any]:
