@@ -100,11 +100,16 @@ class Overwrite:
             return False
         entries = self.older.entries if self.older else ()
         names = names_of(self.buffer, self.id, self.buffer.layout().columns)
-        return any(write.delete for write in self.held) or any(
+        return self.is_deleted_here() or any(
             layer.deleted or not names.isdisjoint(layer.tombstones)
             for entry in entries
             for layer in (*entry.older, entry)
         )
+
+    def is_deleted_here(self) -> bool:
+        """Whether this process holds a delete of the row back. It is sent after this write, and no
+        fence can take it back: so it has to be stored first."""
+        return any(write.delete for write in self.held)
 
     def remove_if_gone(self) -> None:
         """Delete the row now, if something older deletes it, and nothing makes it anew. This is a
