@@ -112,6 +112,14 @@ def add(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt
     return _receipts(held, rows)
 
 
+def hold_for_commit(buffer: KeyedDeclaration, write: Write) -> None:
+    """Hold back what a save has written, until its commit: it is sent after a delete that was held
+    before."""
+    inside: Any = buffer
+    held = Held(inside, [write], inside._write_now, is_plain=True)
+    held.wait_for_commit(connections[buffer.using()])
+
+
 def _transaction(plan: Plan) -> BaseDatabaseWrapper | None:
     """Return the connection whose transaction the writes wait for."""
     connection = connections[plan.using]

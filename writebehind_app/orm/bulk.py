@@ -55,7 +55,7 @@ def _update(
         for each in written:
             if is_renamed or each.is_gone():
                 each.settle()
-            elif not (each.is_deleted_here() and each.settle()):
+            else:
                 each.note_values(each.note_expressions(given, rows.query.chain()))
         return act()
 

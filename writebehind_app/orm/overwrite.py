@@ -100,16 +100,11 @@ class Overwrite:
             return False
         entries = self.older.entries if self.older else ()
         names = names_of(self.buffer, self.id, self.buffer.layout().columns)
-        return self.is_deleted_here() or any(
+        return any(write.delete for write in self.held) or any(
             layer.deleted or not names.isdisjoint(layer.tombstones)
             for entry in entries
             for layer in (*entry.older, entry)
         )
-
-    def is_deleted_here(self) -> bool:
-        """Whether this process holds a delete of the row back. It is sent after this write, and no
-        fence can take it back: so it has to be stored first."""
-        return any(write.delete for write in self.held)
 
     def remove_if_gone(self) -> None:
         """Delete the row now, if something older deletes it, and nothing makes it anew. This is a
@@ -250,7 +245,9 @@ def held_back(buffer: KeyedDeclaration, ids: Iterable[str]) -> dict[str, list[Wr
 
 
 def leave(buffer: KeyedDeclaration, written: Sequence[Overwrite]) -> None:
-    """Leave fences after the write, in its transaction: nothing older can overwrite it then."""
+    """Leave fences after the write, in its transaction: nothing older can overwrite it then. What
+    is held back of the same fields goes. A delete that is held back stays, and is sent after the
+    write: then what was written is sent once more, after the delete."""
     layout = buffer.layout()
     for whole in (False, True):
         entries = [
@@ -266,6 +263,17 @@ def leave(buffer: KeyedDeclaration, written: Sequence[Overwrite]) -> None:
             everything = each.is_whole and not buffer.names().is_entity
             struck = None if everything else names_of(buffer, each.id, names)
             outbox.strike(buffer, buffer.entry_id(each.id), struck)
+            if names and not everything and any(write.delete for write in each.held):
+                _write_again(buffer, each.id, names)
+
+
+def _write_again(buffer: KeyedDeclaration, id: str, names: Iterable[str]) -> None:
+    layout = buffer.layout()
+    if row := rows_by_id(layout, [id], lock=True).get(id):
+        columns = {name: layout.columns[name] for name in names}
+        texts = {name: encoded(c, getattr(row, c.attname)) for name, c in columns.items()}
+        whole = buffer.whole(entry_of(id, texts, 1))
+        outbox.hold_for_commit(buffer, Write(whole.id, whole.texts()))
 
 
 def _sum(column: Column, expression: Any) -> str | None:

@@ -176,8 +176,6 @@ class _Save:
                 (self.over,) = found
                 if self.is_full and not self.row.get_deferred_fields():  # it makes the row anew
                     self.over.remove_if_gone()
-                elif self.over.is_deleted_here():
-                    self.over.settle()
                 names = self._begin(self.over)
                 if self.over.is_whole and self.over.stored is not None:
                     self.row.pk = self.over.stored.pk  # it was made anew
