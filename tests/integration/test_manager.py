@@ -502,6 +502,31 @@ class TestUpdate:
         assert Item.objects.get(number=1).d == 20
         assert stored()[1][0] == 10
 
+    @pytest.mark.parametrize("verb", ["once", "set_if"])
+    def test_what_is_held_back_of_a_call_that_is_sent_alone(self, items, verb):
+        with transaction.atomic(using=current()):
+            if verb == "once":
+                Item.buffered.set(number=1, b="earlier", d=7, once="name")
+            else:
+                assert Item.buffered.set_if({"a": 1}, number=1, b="earlier", d=7)
+            ITEMS.filter(number=1).update(a=9, b="later")
+        assert stored()[1] == (9, "later", "x")
+        assert Item.objects.get(number=1).d == 7
+
+    @pytest.mark.parametrize("how", ["update", "bulk_update"])
+    def test_a_row_that_is_held_anew(self, items, how):
+        with transaction.atomic(using=current()) if how == "update" else batch():
+            Item.buffered.delete(number=1)
+            Item.buffered.set(number=1, a=Add(5))
+            item = ITEMS.get(number=1)
+            item.b = "later"
+            if how == "update":
+                assert ITEMS.filter(pk=item.pk).update(b="later") == 1
+            else:
+                assert ITEMS.bulk_update([item], ["b"]) == 1
+            Item.buffered.set(number=1, c="y")
+        assert stored()[1] == (5, "later", "y")
+
     def test_what_is_held_back(self, items):
         with transaction.atomic(using=current()):
             receipt = Item.buffered.set(number=1, b="waiting")

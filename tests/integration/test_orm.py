@@ -22,10 +22,13 @@ from tests.backdoor.breaker import stop_asking
 from tests.backdoor.calls import round_trips
 from tests.backdoor.fences import fences_left
 from tests.backdoor.shards import begin_numbers_at
-from tests.models import Article, Counter, Item, Note, Owner, Pair, Seat, Stamp, Strict
+from tests.elsewhere import elsewhere
+from tests.models import Article, Counter, Item, Note, Owner, Pair, Seat, Setting, Stamp, Strict
 from tests.outages import wait_for_redis
 from tests.router import current
 from writebehind_app import Add, Max, Merge, RowBuffer, batch, register, registry
+from writebehind_app.buffers.receipt import Receipt
+from writebehind_app.exceptions import Overtaken
 
 pytestmark = pytest.mark.usefixtures("database", "redis_server")
 
@@ -385,6 +388,88 @@ class TestTransactions:
         row = flushed()
         assert (row.a, row.b, row.c) == (9, "closed", "y")
 
+    @pytest.mark.parametrize("block", [lambda: atomic(), batch], ids=["atomic", "batch"])
+    @pytest.mark.parametrize("full", [False, True], ids=["some", "full"])
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda: Item.buffered.set(number=1, b="earlier", d=7, once="name"),
+            lambda: Item.buffered.set_many([{"number": 1, "b": "earlier", "d": 7}], once="name"),
+            lambda: Item.buffered.set_if({"b": "open"}, number=1, b="earlier", d=7),
+            lambda: Item.buffered.set_if(lambda row: row.b == "open", number=1, b="earlier", d=7),
+        ],
+        ids=["set", "set_many", "set_if", "set_if by a function"],
+    )
+    def test_of_a_call_that_is_sent_alone(self, item, write, full, block):
+        with block():
+            write()
+            item.b = "later"
+            item.save(update_fields=None if full else ["b"])
+            row = Item.buffered.get(number=1)
+            assert (row.b, row.d) == ("later", 7)
+        row = flushed()
+        assert (row.b, row.d) == ("later", 7)
+
+    @pytest.mark.parametrize("block", [lambda: atomic(), batch], ids=["atomic", "batch"])
+    def test_a_name_is_remembered_if_nothing_is_left_of_its_call(self, item, block):
+        def call() -> Receipt:
+            return Item.buffered.set(number=1, b="earlier", once="name")
+
+        with block():
+            receipt = call()
+            assert Item.buffered.set_if({"b": "earlier"}, number=1, b="earlier", once="name")
+            item.b = "later"
+            item.save()
+            call()
+            Item.buffered.set_if({"b": "earlier"}, number=1, b="earlier", once="name")
+            Item.buffered.discard(number=7)
+        call()
+        assert Item.buffered.set_if({"b": "earlier"}, number=1, b="earlier", once="name")
+        assert receipt.where == "discarded"
+        assert flushed().b == "later"
+
+    def test_what_is_decided_counts_what_others_wrote_meanwhile(self, item):
+        def commit() -> None:
+            with atomic():
+                assert Item.buffered.set_if({"b": "open", "a": 1}, number=1, c="earlier")
+                elsewhere(lambda: Item.buffered.set(number=1, a=9))
+                item.b = "later"
+                item.save(update_fields=["b"])
+
+        with pytest.raises(Overtaken):
+            commit()
+        row = flushed()
+        assert (row.a, row.b, row.c) == (9, "later", "x")
+
+    def test_what_is_decided_is_held_again_after_the_rollback_of_a_savepoint(self, item):
+        with atomic():
+            assert Item.buffered.set_if({"b": "open"}, number=1, b="earlier")
+            with rolled_back():
+                item.b = "later"
+                item.save()
+        assert flushed().b == "earlier"
+
+    def test_a_new_row_that_the_orm_makes(self):
+        with atomic():
+            Item.buffered.create(number=1, a=5, b="earlier")
+            Item(number=1, b="later").save()
+        row = flushed()
+        assert (row.a, row.b) == (0, "later")
+
+    def test_a_meta_key_that_is_deleted(self):
+        for key in "kl":
+            Setting.objects.create(site=1, key=key, value=1)
+        meta = Setting.buffered.of(site=1)
+        with atomic():
+            assert meta.pop("k") == 1
+            meta.update({"k": 2, "l": 2}, once="name")
+            row = Setting.objects.get(key="k")
+            row.value = 3
+            row.save()
+        assert dict(meta) == {"k": 3, "l": 2}
+        Setting.buffered.flush()
+        assert dict(Setting.objects.values_list("key", "value")) == {"k": 3, "l": 2}
+
     def test_a_savepoint_is_rolled_back_after_the_save(self, item):
         with atomic():
             Item.buffered.set(number=3)
@@ -430,6 +515,14 @@ class TestTransactions:
         row = flushed()
         assert (row.a, row.b, row.c) == (2, "closed", "y")
 
+    def test_an_expression_works_on_what_was_decided(self, item):
+        with atomic():
+            assert Item.buffered.set_if({"b": "open"}, number=1, a=10)
+            item.a = F("a") + 1
+            item.save()
+            assert Item.buffered.get(number=1).a == 11
+        assert flushed().a == 11
+
     @pytest.mark.parametrize("pending", [10, Add(9)], ids=str)
     def test_an_expression_works_on_what_is_held(self, item, pending):
         with atomic():
@@ -441,9 +534,13 @@ class TestTransactions:
         row = flushed()
         assert (row.a, row.b) == (111, "waiting")
 
-    def test_a_delete_drops_what_is_held(self, item):
+    @pytest.mark.parametrize("verb", ["set", "once", "set_if"])
+    def test_a_delete_drops_what_is_held(self, item, verb):
         with atomic():
-            Item.buffered.set(number=1, b="waiting")
+            if verb == "set_if":
+                assert Item.buffered.set_if({"b": "open"}, number=1, b="waiting")
+            else:
+                Item.buffered.set(number=1, b="waiting", once="name" if verb == "once" else None)
             item.delete()
         Item.buffered.flush()
         assert not Item.objects.exists()
@@ -454,6 +551,52 @@ class TestTransactions:
             item.save()
             assert Item.buffered.get(number=1).b == "open"
         assert flushed().b == "open"
+
+    @pytest.mark.parametrize("block", [lambda: atomic(), batch], ids=["atomic", "batch"])
+    def test_a_row_that_is_held_anew_comes_before_the_save(self, item, block):
+        with block():
+            Item.buffered.delete(number=1)
+            Item.buffered.set(number=1, b="new")
+            item.c = "later"
+            item.save(update_fields=["c"])
+            Item.buffered.set(number=1, d=9)
+        row = flushed()
+        assert (row.b, row.c, row.d) == ("new", "later", 9)
+
+    def test_a_save_of_some_fields_makes_the_row_anew(self, item):
+        with atomic():
+            Item.buffered.delete(number=1)
+            item.c = "later"
+            item.save(update_fields=["c"])
+        row = flushed()
+        assert (row.b, row.c) == ("", "later")
+
+    @pytest.mark.parametrize("commits", [False, True])
+    def test_it_is_sent_once_more_only_after_a_commit(self, item, commits, configure):
+        configure(ON_COMMIT=False)
+        with batch():
+            Item.buffered.delete(number=1)
+            Item.buffered.set(number=1, b="new")
+            with atomic() if commits else rolled_back():
+                item.c = "later"
+                item.save(update_fields=["c"])
+        row = flushed()
+        assert (row.b, row.c) == ("new", "later" if commits else None)
+
+    @pytest.mark.parametrize("full", [False, True])
+    def test_metadata_that_is_cleared_before_the_save(self, full):
+        for key in "kl":
+            Setting.objects.create(site=1, key=key, value=1)
+        meta = Setting.buffered.of(site=1)
+        with atomic():
+            meta.clear()
+            meta["m"] = 2
+            row = Setting.objects.get(key="k")
+            row.value = 3
+            row.save(update_fields=None if full else ["value"])
+        assert dict(meta) == {"k": 3, "m": 2}
+        Setting.buffered.flush()
+        assert dict(Setting.objects.values_list("key", "value")) == {"k": 3, "m": 2}
 
     def test_in_a_test_case(self, item, django_capture_on_commit_callbacks):
         with atomic(), django_capture_on_commit_callbacks(execute=True):

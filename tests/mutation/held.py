@@ -7,6 +7,7 @@ from tests.mutation.mutant import mutant
 
 _BATCH = "tests/integration/test_batch.py::"
 _COMMIT = "tests/integration/test_on_commit.py::"
+_SAVES = "tests/integration/test_orm.py::TestTransactions::"
 
 MUTANTS = [
     mutant(
@@ -81,6 +82,63 @@ MUTANTS = [
         "tests/integration/test_orm.py::TestTransactions::test_a_savepoint_is_rolled_back_after_the_save",
     ),
     mutant(
+        "a call with a name writes what was saved over",
+        "CoalescingBuffer._hold_once",
+        "[self._write_once(part, once) for part in left]",
+        "[self._write_once(write, once)]",
+        f"{_SAVES}test_of_a_call_that_is_sent_alone",
+    ),
+    mutant(
+        "a call that is decided once more writes what was saved over",
+        "CoalescingBuffer._write_if",
+        "left[0] if answer(row) == said and write_for(row) is not None else None",
+        "write_for(row) if answer(row) == said else None",
+        f"{_SAVES}test_of_a_call_that_is_sent_alone",
+    ),
+    mutant(
+        "what is decided once more counts what the transaction itself has saved since",
+        "CoalescingBuffer._write_if",
+        "self.as_before(row, found, held.replaced)",
+        "row",
+        f"{_SAVES}test_of_a_call_that_is_sent_alone",
+    ),
+    mutant(
+        "the name of a call that was saved over is forgotten",
+        "Held.replace",
+        "self.parts or self.names",
+        "self.parts",
+        f"{_SAVES}test_a_name_is_remembered_if_nothing_is_left_of_its_call",
+    ),
+    mutant(
+        "a call that was saved over is not found by its name while it is held",
+        "HeldIndex.of",
+        "part == NAME or part in held.parts",
+        "part in held.parts",
+        f"{_SAVES}test_a_name_is_remembered_if_nothing_is_left_of_its_call",
+    ),
+    mutant(
+        "a discard of another row forgets the name of a call that was saved over",
+        "Held.discard",
+        "left != self.parts and (self.is_plain or not left)",
+        "self.is_plain or not left",
+        f"{_SAVES}test_a_name_is_remembered_if_nothing_is_left_of_its_call",
+    ),
+    mutant(
+        "a held delete takes what was saved after it",
+        "leave",
+        "_write_again(buffer, each.id, names)",
+        "pass",
+        f"{_SAVES}test_a_row_that_is_held_anew_comes_before_the_save",
+        "tests/integration/test_manager.py::TestUpdate::test_a_row_that_is_held_anew",
+    ),
+    mutant(
+        "what was saved after a held delete is sent although the save was rolled back",
+        "hold_for_commit",
+        "held.wait_for_commit(connections[buffer.using()])",
+        "add(held, [])",
+        f"{_SAVES}test_it_is_sent_once_more_only_after_a_commit",
+    ),
+    mutant(
         "a commit goes ahead of what a batch has held for longer",
         "Held.__call__",
         "[*_earlier(calls), *calls]",
@@ -97,8 +155,8 @@ MUTANTS = [
     mutant(
         "a held pop deletes another value than the one it gave",
         "CoalescingBuffer._write_if",
-        "write_for(row) if answer(row) == said else None",
-        "write_for(row)",
+        "answer(row) == said and write_for(row) is not None",
+        "write_for(row) is not None",
         f"{_BATCH}TestWhatIsDecidedByWhatIsThere::test_somebody_else_comes_first",
     ),
     mutant(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -100,16 +100,26 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         """Send checked writes: now, directly, or with the open batch or transaction."""
         if not outbox.holds(self.plan()):
             return self._write_now(writes, once)
+        if once is not None:
+            names = self._once_of(writes, once)
+            return [self._hold_once(*pair) for pair in zip(writes, names, strict=True)]
         return outbox.hold(
             self,
             writes,
             [(write.id, self.rows_of(write)) for write in writes],
-            lambda left: self._write_now([*left], once),
-            is_plain=once is None,
-            once=None
-            if once is None
-            else [(one, [i]) for i, one in enumerate(self._once_of(writes, once))],
+            lambda left: self._write_now([*left]),
+            is_plain=True,
+            once=None,
         )
+
+    def _hold_once(self, write: Write, once: Once) -> Receipt:
+        def send(left: Sequence[Write]) -> list[Receipt]:
+            if not left:
+                once.remember()
+            return [self._write_once(part, once) for part in left]
+
+        row = (write.id, self.rows_of(write))
+        return outbox.hold(self, [write], [row], send, is_plain=False, once=[(once, [0])])[0]
 
     def _write_now(self, writes: list[Write], once: str | None = None) -> list[Receipt]:
         if once is not None:
@@ -243,8 +253,10 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         receipt, or None if there is no write. No other write comes in between. `whole` says that
         the write makes the row.
 
-        A write that is held back is made now, and again when it is sent. If `answer` then says
-        something else of what is there than now, `overtaken` is raised.
+        A write that is held back is decided now, and again when it is sent. If `answer` then says
+        something else of what is there than now, `overtaken` is raised. What a later save() of the
+        same transaction has written does not count: it is sent without these fields, and they are
+        as they were.
         """
         if not outbox.holds(self.plan()):
             return self._write_if_now(id, write_for, whole=whole, once=once)
@@ -258,10 +270,16 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         if write is None:
             return None
 
-        def again(row: Any | None) -> Write | None:
-            return write_for(row) if answer(row) == said else None
+        def act(left: Sequence[Write]) -> list[Receipt]:
+            if not left:
+                if name:
+                    name.remember()
+                return []
 
-        def act(writes: Sequence[Write]) -> list[Receipt]:
+            def again(row: Any | None) -> Write | None:
+                row = self.as_before(row, found, held.replaced)
+                return left[0] if answer(row) == said and write_for(row) is not None else None
+
             receipt = self._write_if_now(id, again, whole=whole, once=once)
             if receipt is None:
                 raise overtaken or Overtaken(
@@ -304,6 +322,11 @@ class CoalescingBuffer(Buffer, KeyedDeclaration):
         if note is None:
             return with_fallback(self, buffered, directly)
         return note.carry_out(buffered, directly, Receipt("", id, 0), is_decided=True)
+
+    def as_before(self, row: Any | None, before: Any | None, names: Set[str]) -> Any | None:
+        """Return a row with the fields of these names as they were before. Metadata needs nothing:
+        what is decided about one meta key is a write to that key alone."""
+        return row
 
     def _name(self, id: str, name: str) -> Once:
         return Once(self, name, f"0 {id}", self.shard_key_of(id))

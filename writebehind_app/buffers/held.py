@@ -40,7 +40,8 @@ class Held:
         self.buffer = buffer
         # The writes, or records of a log, that reads show; by their index in the call.
         self.parts = {i: parts[i] for i in (range(len(parts)) if visible is None else visible)}
-        self._all_parts = parts
+        # The others are sent with them: these were taken before, under the same name.
+        self._taken = {i: part for i, part in enumerate(parts) if i not in self.parts}
         self.keys = frozenset(buffer.place_in_order(part) for part in parts)
         self.is_plain = is_plain  # it does not depend on what is there, and goes in a pipeline
         self.names = frozenset(names)  # the digests of idempotency keys
@@ -52,6 +53,7 @@ class Held:
         self.receipts: dict[int, Receipt] = {}
         self.error: Exception | None = None
         self.strikes: list[Strike] = []  # what saves have replaced since
+        self.replaced: set[str] = set()  # the names of the fields that committed saves have written
         self._send_parts = send_parts
 
     def part(self, index: int) -> Any | None:
@@ -74,7 +76,7 @@ class Held:
         """Return where a write is that was not sent, or could not be sent."""
         if isinstance(self.error, WriteUncertain):
             return "lost"
-        is_in = index in self.parts or not self.is_plain
+        is_in = index in self.parts or index in self._taken
         return "held" if is_in and self.is_waiting else "discarded"
 
     def entries(self) -> Iterator[Entry]:
@@ -93,15 +95,27 @@ class Held:
         that is not plain goes as a whole, or not at all."""
         before = self.ids()
         left = {i: part for i, part in self.parts.items() if ids and part.id not in ids}
-        if self.is_plain or not left:
+        if left != self.parts and (self.is_plain or not left):
             self.parts = left
-        if not self.parts:
-            self.state = "dropped"
+            if not left:
+                self.state = "dropped"
         return before - self.ids()
+
+    def replace(self, index: int, left: Any | None, names: Set[str]) -> None:
+        """Note what a committed save has left of a write, and which fields it wrote. A call of
+        which nothing is left is dropped; one with an idempotency key is sent all the same, so that
+        its name is remembered."""
+        self.replaced |= names
+        if left is not None:
+            self.parts[index] = left
+            return
+        del self.parts[index]
+        if not (self.parts or self.names):
+            self.state = "dropped"
 
     def send(self) -> None:
         """Send it alone."""
-        parts = self.parts if self.is_plain else dict(enumerate(self._all_parts))
+        parts = dict(sorted({**self._taken, **self.parts}.items()))
         indexes = list(parts)
         try:
             receipts = self._send_parts(list(parts.values()))
@@ -210,13 +224,7 @@ class Strike:
         """Take what the save wrote out of the held writes; Django calls this after the commit."""
         for held, i in self._writes:
             if i in held.parts and held.state == "held":
-                left = self.left_of(held.parts[i])
-                if left is not None:
-                    held.parts[i] = left
-                else:
-                    del held.parts[i]
-                    if not held.parts:
-                        held.state = "dropped"
+                held.replace(i, self.left_of(held.parts[i]), self._names or frozenset())
         self._writes = []
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from writebehind_app.declaration import Declaration
 
 
+NAME = -1  # in place of the index of a part: a call keeps its name if all its parts are replaced
+
+
 class HeldIndex:
     """The held calls of a list, by the ids that they write to and by their names.
 
@@ -26,12 +29,13 @@ class HeldIndex:
     def of(
         self, count: int, at: Callable[[int], Held | None], buffer: Declaration, place: str
     ) -> Iterator[tuple[Held, int]]:
-        """Return the calls of a buffer that write to an id, or have the name '*digest', each with
-        the index of the part. The list has `count` items; `at` returns an item if it is a call."""
+        """Return the calls of a buffer that write to an id, each with the index of the part, or
+        that have the name '*digest'. The list has `count` items; `at` returns an item if it is a
+        call."""
         self._update(count, at)
         for found, part in self._found.get((buffer, place), ()):
             held = found()
-            if held is not None and held.state == "held" and part in held.parts:
+            if held is not None and held.state == "held" and (part == NAME or part in held.parts):
                 yield held, part
 
     def _update(self, count: int, at: Callable[[int], Held | None]) -> None:
@@ -42,6 +46,6 @@ class HeldIndex:
             if held is not None:
                 self._at, self._last = index, ref(held)
                 places = [(part.id, i) for i, part in held.parts.items()]
-                places += [(f"*{name}", i) for name in held.names for i in [*held.parts][:1]]
+                places += [(f"*{name}", NAME) for name in held.names]
                 for place, i in places:
                     self._found.setdefault((held.buffer, place), []).append((self._last, i))

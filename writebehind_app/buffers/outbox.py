@@ -112,6 +112,14 @@ def add(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt
     return _receipts(held, rows)
 
 
+def hold_for_commit(buffer: KeyedDeclaration, write: Write) -> None:
+    """Hold back what a save has written, until its commit: it is sent after a delete that was held
+    before."""
+    inside: Any = buffer
+    held = Held(inside, [write], inside._write_now, is_plain=True)
+    held.wait_for_commit(connections[buffer.using()])
+
+
 def _transaction(plan: Plan) -> BaseDatabaseWrapper | None:
     """Return the connection whose transaction the writes wait for."""
     connection = connections[plan.using]
@@ -141,12 +149,8 @@ def held_by_name(buffer: Buffer, names: Iterable[str]) -> Held | None:
 
 
 def writes_at(buffer: KeyedDeclaration, id: str) -> list[Write]:
-    """Return the held plain writes to an id, as they will be sent."""
-    return [part for one, i in _plain_at(buffer, id) if (part := one.part(i)) is not None]
-
-
-def _plain_at(buffer: KeyedDeclaration, id: str) -> list[tuple[Held, int]]:
-    return [(held, i) for held, i in _held_at(buffer, id) if held.is_plain]
+    """Return the held writes to an id, as they will be sent."""
+    return [part for one, i in _held_at(buffer, id) if (part := one.part(i)) is not None]
 
 
 def _held_at(buffer: Declaration, place: str) -> list[tuple[Held, int]]:
@@ -203,8 +207,8 @@ def count_of(buffer: Buffer) -> int:
 
 def strike(buffer: KeyedDeclaration, entry_id: str, names: Set[str] | None) -> None:
     """Take fields of an id that a save has just written, those of these names or all, out of the
-    plain writes that are held, if the save is committed."""
-    if writes := _plain_at(buffer, entry_id):
+    writes that are held, if the save is committed."""
+    if writes := _held_at(buffer, entry_id):
         Strike(connections[buffer.using()], names, writes).wait_for_commit()
 
 

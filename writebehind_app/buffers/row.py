@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Generic, Unpack
 
 from asgiref.sync import sync_to_async
@@ -241,6 +242,14 @@ class RowBuffer(CoalescingBuffer, Generic[Row]):
         """Delete the row, with what its deletion cascades to, when it is flushed. Reads do not show
         it any more. If there is no such row, nothing is deleted."""
         return self._write_one(self.plan(), Write(self._id(key), {}, delete=True), once)
+
+    def as_before(self, row: Any | None, before: Any | None, names: Set[str]) -> Any | None:
+        if not names or row is None or before is None:
+            return row
+        row, columns = copy.copy(row), self.layout().columns
+        for name in names:
+            setattr(row, columns[name].attname, getattr(before, columns[name].attname))
+        return row
 
     def took(self, writes: Sequence[Write]) -> None:
         if self.flush_when is not None:

@@ -108,6 +108,11 @@ class Once:
         """Whether the name is in the database."""
         return self._stored.exists()
 
+    def remember(self) -> None:
+        """Store the name of a call of which nothing is left to be written, as later writes have
+        replaced it: a repeat of the call must not come over these."""
+        _store(self._buffer, [self.digest])
+
     def was_taken(self) -> bool:
         """Whether a call under the name was taken. False also if Redis cannot be asked."""
         if self.is_stored():
@@ -129,8 +134,7 @@ def settle(buffer: Declaration, entries: Iterable[Entry]) -> None:
     """Store the names of calls that the entries carry, in the transaction of their batch."""
     digests = sorted({digest for entry in entries for digest in entry.once})
     for start in range(0, len(digests), _CHUNK):
-        new = [_key(buffer, digest) for digest in digests[start : start + _CHUNK]]
-        OnceKey.objects.using(buffer.layout().using).bulk_create(new, ignore_conflicts=True)
+        _store(buffer, digests[start : start + _CHUNK])
 
 
 def expire(buffer: Declaration) -> None:
@@ -139,6 +143,11 @@ def expire(buffer: Declaration) -> None:
     old = _of(buffer).filter(at__lt=micros_of(timezone.now() - days))
     if old.exists():  # on SQLite, a DELETE waits for other writers even if it deletes nothing
         old.delete()
+
+
+def _store(buffer: Declaration, digests: Iterable[str]) -> None:
+    new = [_key(buffer, digest) for digest in digests]
+    OnceKey.objects.using(buffer.layout().using).bulk_create(new, ignore_conflicts=True)
 
 
 def _of(buffer: Declaration) -> models.QuerySet[OnceKey]:

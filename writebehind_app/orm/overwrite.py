@@ -245,7 +245,9 @@ def held_back(buffer: KeyedDeclaration, ids: Iterable[str]) -> dict[str, list[Wr
 
 
 def leave(buffer: KeyedDeclaration, written: Sequence[Overwrite]) -> None:
-    """Leave fences after the write, in its transaction: nothing older can overwrite it then."""
+    """Leave fences after the write, in its transaction: nothing older can overwrite it then. What
+    is held back of the same fields goes. A delete that is held back stays, and is sent after the
+    write: then what was written is sent once more, after the delete."""
     layout = buffer.layout()
     for whole in (False, True):
         entries = [
@@ -261,6 +263,17 @@ def leave(buffer: KeyedDeclaration, written: Sequence[Overwrite]) -> None:
             everything = each.is_whole and not buffer.names().is_entity
             struck = None if everything else names_of(buffer, each.id, names)
             outbox.strike(buffer, buffer.entry_id(each.id), struck)
+            if names and not everything and any(write.delete for write in each.held):
+                _write_again(buffer, each.id, names)
+
+
+def _write_again(buffer: KeyedDeclaration, id: str, names: Iterable[str]) -> None:
+    layout = buffer.layout()
+    if row := rows_by_id(layout, [id], lock=True).get(id):
+        columns = {name: layout.columns[name] for name in names}
+        texts = {name: encoded(c, getattr(row, c.attname)) for name, c in columns.items()}
+        whole = buffer.whole(entry_of(id, texts, 1))
+        outbox.hold_for_commit(buffer, Write(whole.id, whole.texts()))
 
 
 def _sum(column: Column, expression: Any) -> str | None:
