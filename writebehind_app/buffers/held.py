@@ -38,10 +38,11 @@ class Held:
         names: Iterable[str] = (),
     ) -> None:
         self.buffer = buffer
+        self.using = buffer.using()  # the router may name another database when it is sent
         # The writes, or records of a log, that reads show; by their index in the call.
         self.parts = {i: parts[i] for i in (range(len(parts)) if visible is None else visible)}
         self._all_parts = parts
-        self.keys = frozenset(buffer.place_in_order(part) for part in parts)
+        self.keys = frozenset((self.using, buffer.place_in_order(part)) for part in parts)
         self.is_plain = is_plain  # it does not depend on what is there, and goes in a pipeline
         self.names = frozenset(names)  # the digests of idempotency keys
         self.at = clock.now()

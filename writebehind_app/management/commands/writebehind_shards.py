@@ -8,7 +8,6 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from writebehind_app.database.divided import renew
-from writebehind_app.declaration import in_database
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.dividing import divide
 from writebehind_app.management.arguments import NO_BUFFERS, buffers_of, unusable
@@ -34,7 +33,7 @@ class Command(BaseCommand):
         is_done = True
         for buffer in buffers:
             for alias in buffer.databases():
-                with in_database(alias):
+                with buffer.in_database(alias):
                     try:
                         renew([buffer])
                         before = len(buffer.shard_keys())
