@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from inspect import Parameter, signature
 from operator import is_not
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from django.conf import settings
 from django.core import checks
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 MASK = "•••"  # in place of a sensitive value
 
 
-class _Chosen(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Chosen:
     """A database that was chosen for the rows of a buffer, whatever the routers say."""
 
     buffer: Declaration

@@ -275,9 +275,10 @@ def is_unchanged(buffer: CoalescingBuffer, id: str, guard: str) -> bool:
 def database_of(buffer: CoalescingBuffer, queryset: models.QuerySet[Any]) -> str:
     """Return the database that the rows of a queryset are written to. The queryset may read them
     from a replica."""
-    if queryset._db is None:
-        return router.db_for_write(buffer.model, **queryset._hints)
-    return queryset._db if queryset._db in buffer.databases() else buffer.using()
+    inside: Any = queryset  # the stubs do not know these attributes
+    if inside._db is None:  # the caller named no database
+        return router.db_for_write(buffer.model, **inside._hints)
+    return inside._db if inside._db in buffer.databases() else buffer.using()
 
 
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
