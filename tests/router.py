@@ -11,6 +11,8 @@ _ENVIRONMENT = "WRITEBEHIND_TEST_ALIAS"
 
 own_database: dict[str, str] = {}
 """By the label of a model: the database that its rows are in, whatever the test is about."""
+replica: dict[str, str] = {}
+"""By the label of a model: the database that its rows are read from."""
 may_migrate: dict[tuple[str, str], bool] = {}
 """By the label of a model, and a database: whether it may have the model; if not here, it may."""
 
@@ -25,9 +27,10 @@ def current() -> str:
 
 class CurrentDatabase:
     def db_for_read(self, model: Any, **hints: Any) -> str:
-        return own_database.get(model._meta.label) or current()
+        return replica.get(model._meta.label) or self.db_for_write(model)
 
-    db_for_write = db_for_read
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return own_database.get(model._meta.label) or current()
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
         model = hints.get("model")

@@ -28,6 +28,7 @@ ONE_REDIS = pytest.mark.parametrize("redis_server", ["valkey"], indirect=True)
 def tidy(database) -> Iterator[None]:
     yield
     router.own_database.clear()
+    router.replica.clear()
     router.may_migrate.clear()
     router.use(database)
     for alias in TENANTS:
@@ -237,6 +238,21 @@ class TestCodeOfTheProject:
         written = {alias: found for alias, found in self.lines().items() if found}
         assert {alias: sorted(found) for alias, found in written.items()} == {home: [*TENANTS]}
 
+    def test_it_reads_what_the_router_names(self, database, redis_server, during_a_flush):
+        seen = []
+
+        def read(alias: str) -> None:
+            Item.buffered.set(number=2, a=TENANTS.index(alias) + 1)  # in what is flushed
+            (row,) = Item.buffered.overlay(Item.objects.filter(number=2))
+            seen.append(row.a)
+
+        for alias in TENANTS:
+            Item.objects.using(alias).create(number=2)
+        during_a_flush(read)
+        with tenant("default"):
+            Item.buffered.flush()
+        assert seen == [1, 1]
+
     def test_it_chooses_a_tenant_itself(self, database, redis_server, during_a_flush):
         def write(alias: str) -> None:
             with tenant("postgresql"):
@@ -250,16 +266,21 @@ class TestCodeOfTheProject:
 
 @ONE_REDIS
 def test_rows_in_another_database_are_in_no_transaction_of_a_flush(database, redis_server):
-    """Lockers refer to branches. A flush of lockers stores earlier deletes of branches first."""
+    """Lockers refer to branches. A flush of lockers stores earlier deletes of branches first, and
+    branches that they refer to."""
     router.own_database[Branch._meta.label] = "postgresql"
     Branch.objects.create(slug="b")
     Branch.buffered.delete(slug="b")
+    Branch.buffered.set(slug="c")
     with tenant("default"):
-        Locker.buffered.set(slug="l")
-        assert Locker.buffered.flush().batches == 1
-    assert Branch.buffered.count_pending() == 1
+        Locker.buffered.set(slug="l", number=1)
+        assert Locker.buffered.flush().rows == 1
+        receipt = Locker.buffered.set(slug="m", number=2, branch="c")
+        Locker.buffered.flush()
+        assert receipt.where == "dead"  # the database of the lockers has no branches
+    assert Branch.buffered.count_pending() == 2
     Branch.buffered.flush()
-    assert not Branch.objects.exists()
+    assert [branch.slug for branch in Branch.objects.all()] == ["c"]
 
 
 @ONE_REDIS
@@ -365,6 +386,18 @@ def test_rows_of_any_database_have_their_own_values_over_them(
             assert [row.a for row in items.using(alias)] == [n + 1]
         of_router = TENANTS.index(from_where) + 1
         assert [row.a for row in Item.buffered.overlay(Item.objects.all())] == [of_router]
+
+
+@ONE_REDIS
+def test_rows_of_a_replica_have_the_values_of_their_database_over_them(database, redis_server):
+    items = BufferedManager()
+    items.model, items.name = Item, "objects"
+    router.replica[Item._meta.label] = "default"
+    for alias in TENANTS:
+        Item.objects.using(alias).create(number=1)
+    Item.buffered.set(number=1, a=1)
+    assert [row.a for row in Item.buffered.overlay(Item.objects.all())] == [1]
+    assert [row.a for row in items.all()] == [1]
 
 
 @ONE_REDIS
