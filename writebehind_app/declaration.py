@@ -40,17 +40,26 @@ if TYPE_CHECKING:
 
 MASK = "•••"  # in place of a sensitive value
 
-_database: ContextVar[str | None] = ContextVar("writebehind_database", default=None)
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A database that was chosen for the rows of a buffer, whatever the routers say."""
+
+    buffer: Declaration
+    alias: str
+    named: str  # the database that the routers named for the buffer
+
+    def of(self, other: Declaration) -> str:
+        """The database of another buffer. It is the same if the other's rows are always next to
+        the buffer's: if the routers name one database for both, and the other's may be in this
+        one. A router may choose by the tenant, and a flusher visits the tenants from outside."""
+        named = router.db_for_write(other.model)
+        if named != self.named or not router.allow_migrate_model(self.alias, other.model):
+            return named
+        return self.alias
 
 
-@contextmanager
-def in_database(alias: str) -> Iterator[None]:
-    """Within it the rows of all buffers belong to this database, whatever the routers say."""
-    token = _database.set(alias)
-    try:
-        yield
-    finally:
-        _database.reset(token)
+_chosen: ContextVar[_Chosen | None] = ContextVar("writebehind_database", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +185,22 @@ class Declaration(ABC):
 
     def using(self) -> str:
         """The database that the rows are written to."""
-        return _database.get() or router.db_for_write(self.model)
+        chosen = _chosen.get()
+        if chosen is None:
+            return router.db_for_write(self.model)
+        return chosen.alias if chosen.buffer is self else chosen.of(self)
+
+    @contextmanager
+    def in_database(self, alias: str) -> Iterator[None]:
+        """Within it the rows of this buffer belong to this database, whatever the routers say. So
+        do the rows of buffers that go where its rows go. Code of the project may run within it, and
+        write to any buffer."""
+        chosen = _Chosen(self, alias, router.db_for_write(self.model))
+        token = _chosen.set(chosen)
+        try:
+            yield
+        finally:
+            _chosen.reset(token)
 
     def databases(self) -> list[str]:
         """Where its rows may be: the database that they are written to now, and those to which a
@@ -259,7 +283,7 @@ class Declaration(ABC):
         """The shards of all its databases."""
         found = []
         for alias in self.databases():
-            with in_database(alias):
+            with self.in_database(alias):
                 found += self.shards(patient=patient)
         return found
 

@@ -19,7 +19,7 @@ from django.db.transaction import TransactionManagementError
 from writebehind_app import conf, jobs, registry, schedules
 from writebehind_app.database.failures import is_end
 from writebehind_app.database.parents import parents_first
-from writebehind_app.declaration import Declaration, in_database
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush import engine, pruning
 from writebehind_app.flush.engine import FlushResult
@@ -68,7 +68,7 @@ def flush_entry(label: str, id: str, using: str | None = None) -> int:
     """
     for buffer in _buffers([label]):
         try:
-            with in_database(using or buffer.using()):
+            with buffer.in_database(using or buffer.using()):
                 return engine.flush(buffer, ids=[id], deadline=time.monotonic() + _AT_ONCE).rows
         except BufferUnavailable as error:
             logger.error("%s: an entry cannot be flushed at once: %s", buffer, error)

@@ -9,7 +9,6 @@ import redis
 
 from tests.servers import lasting_keys
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.declaration import in_database
 
 LOOKALIKES = (":e:1", "}:due", "{wb:x:1}", "planted 1 1")
 """Values that look like parts of keys."""
@@ -28,7 +27,7 @@ def are_those_of_shards(keys: set[Any], buffer: Buffer) -> bool:
     shards there are, and no more."""
     kept = {f"{key}{part}" for key in buffer.shard_keys() for part in ("", ":senders")}
     for alias in buffer.databases():
-        with in_database(alias):
+        with buffer.in_database(alias):
             kept.add(buffer.redis_key())
     return keys == {key.encode() for key in kept}
 

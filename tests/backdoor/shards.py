@@ -8,7 +8,6 @@ from typing import Any, Literal
 from tests.servers import lasting_keys
 from writebehind_app import status
 from writebehind_app.buffers.base import Buffer
-from writebehind_app.declaration import in_database
 from writebehind_app.models import AppliedBatch
 from writebehind_app.store import state
 from writebehind_app.store.connection import client
@@ -94,7 +93,7 @@ def assert_drained(buffers: Iterable[Buffer]) -> None:
         assert len(ledger) == int(state["batches"])
         keys -= {key, f"{key}:senders"}
         for alias in buffer.databases():
-            with in_database(alias):
+            with buffer.in_database(alias):
                 keys -= {buffer.redis_key()}
         if f"{key}:log" in keys:  # remembers the last number, and has no record
             assert server.xlen(f"{key}:log") == 0

@@ -29,6 +29,7 @@ VERSIONS = "tests/integration/test_versions.py::"
 _BURY = "letters = deadletters.bury(of, shard, found.refused)"
 _RETURN = "return applied"
 _ATOMIC = "transaction.atomic(using=layout.using, durable=True)"
+_OF_THE_PROJECT = "tests/integration/test_tenants.py::TestCodeOfTheProject::"
 
 MUTANTS = [
     # The ledger
@@ -1059,5 +1060,48 @@ MUTANTS = [
         "check_outside_transaction(buffer.layout().using)",
         "",
         f"{ROWS}TestFlush::test_inside_a_transaction_is_refused",
+    ),
+    # Several databases
+    mutant(
+        "code of the project writes past the tenant that is flushed",
+        "_Chosen.of",
+        "return self.alias",
+        "return named",
+        f"{_OF_THE_PROJECT}test_it_writes_next_to_what_is_flushed",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "code of the project writes to the flushed database what belongs to another one",
+        "_Chosen.of",
+        "named != self.named",
+        "False",
+        f"{_OF_THE_PROJECT}test_other_rows_have_a_database_of_their_own",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "code of the project writes to a tenant that does not have the table",
+        "_Chosen.of",
+        "not router.allow_migrate_model(self.alias, other.model)",
+        "False",
+        f"{_OF_THE_PROJECT}test_other_rows_have_a_database_of_their_own",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "a flush stores rows of another database, outside of its transaction",
+        "_next_to",
+        "other.using() == using",
+        "True",
+        "tests/integration/test_tenants.py::"
+        "test_rows_in_another_database_are_in_no_transaction_of_a_flush",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "a flush stores a parent in another database, outside of its transaction",
+        "_buffer_of",
+        "buffer.using() != using",
+        "False",
+        "tests/integration/test_tenants.py::"
+        "test_rows_in_another_database_are_in_no_transaction_of_a_flush",
+        databases=("postgresql",),
     ),
 ]

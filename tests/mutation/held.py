@@ -8,6 +8,7 @@ from tests.mutation.mutant import mutant
 _BATCH = "tests/integration/test_batch.py::"
 _COMMIT = "tests/integration/test_on_commit.py::"
 _SAVES = "tests/integration/test_orm.py::TestTransactions::"
+_TENANTS = "tests/integration/test_tenants.py::"
 
 MUTANTS = [
     mutant(
@@ -151,6 +152,86 @@ MUTANTS = [
         "groupby(waiting, key=lambda one: one.is_plain)",
         "groupby(sorted(waiting, key=lambda one: not one.is_plain), key=lambda one: one.is_plain)",
         f"{_BATCH}TestWhatIsDecidedByWhatIsThere::test_it_sees_what_is_held_and_goes_after_it",
+    ),
+    mutant(
+        "what is held goes where the router says when it is sent",
+        "_send_together",
+        "buffer.in_database(using)",
+        "buffer.in_database(buffer.using())",
+        f"{_TENANTS}TestHeld::test_each_is_sent_to_its_own",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "what is decided when it is sent is decided by the tenant of that moment",
+        "send_calls",
+        "one.buffer.in_database(one.using)",
+        "one.buffer.in_database(one.buffer.using())",
+        f"{_TENANTS}TestHeld::test_each_is_decided_by_its_own",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "what was held goes around Redis to the tenant of that moment",
+        "_send_together",
+        "first.buffer.in_database(first.using)",
+        "first.buffer.in_database(first.buffer.using())",
+        f"{_TENANTS}TestHeld::test_redis_is_away",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "a tenant reads what is held of another",
+        "_held_at",
+        "one.connection is None and one.using == using",
+        "one.connection is None",
+        f"{_TENANTS}TestHeld::test_each_reads_its_own",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "what is held of another tenant is listed, and discarded",
+        "held_of",
+        "one.buffer is buffer and one.using == using",
+        "one.buffer is buffer",
+        f"{_TENANTS}TestHeld::test_each_reads_its_own",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "a transaction sends what a block holds of the same row of another tenant",
+        "Held.__init__",
+        "(self.using, buffer.place_in_order(part))",
+        "buffer.place_in_order(part)",
+        f"{_TENANTS}TestHeld::test_a_transaction_sends_nothing_of_another_tenant",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "a receipt looks for its dead letter in the database of that moment",
+        "Receipt._letter",
+        "buffer.in_database(alias)",
+        "buffer.in_database(buffer.using())",
+        f"{_TENANTS}test_a_receipt_is_asked_from_anywhere",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "rows of another database have the values of this one over them",
+        "RowBuffer.overlay",
+        "self.in_database(reading.database_of(self, queryset))",
+        "self.in_database(self.using())",
+        f"{_TENANTS}test_rows_of_any_database_have_their_own_values_over_them",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "rows of a replica count as rows of a database of their own",
+        "database_of",
+        "router.db_for_write(buffer.model, **inside._hints)",
+        "queryset.db",
+        f"{_TENANTS}test_rows_of_a_replica_have_the_values_of_their_database_over_them",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "what the router names has the values of the flushed tenant over it",
+        "database_of",
+        "inside._db is None",
+        "False",
+        f"{_TENANTS}TestCodeOfTheProject::test_it_reads_what_the_router_names",
+        databases=("postgresql",),
     ),
     mutant(
         "a held pop deletes another value than the one it gave",

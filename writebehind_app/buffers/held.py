@@ -38,11 +38,12 @@ class Held:
         names: Iterable[str] = (),
     ) -> None:
         self.buffer = buffer
+        self.using = buffer.using()  # the router may name another database when it is sent
         # The writes, or records of a log, that reads show; by their index in the call.
         self.parts = {i: parts[i] for i in (range(len(parts)) if visible is None else visible)}
         # The others are sent with them: these were taken before, under the same name.
         self._taken = {i: part for i, part in enumerate(parts) if i not in self.parts}
-        self.keys = frozenset(buffer.place_in_order(part) for part in parts)
+        self.keys = frozenset((self.using, buffer.place_in_order(part)) for part in parts)
         self.is_plain = is_plain  # it does not depend on what is there, and goes in a pipeline
         self.names = frozenset(names)  # the digests of idempotency keys
         self.at = clock.now()

@@ -137,10 +137,11 @@ def _receipts(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[R
 
 
 def held_of(buffer: Declaration) -> list[Held]:
-    """Return the held calls of a buffer, in their order."""
-    found = [*held_for_commit(connections[buffer.layout().using]), *held_in_blocks()]
-    mine = (held for held in found if held.state == "held" and held.buffer is buffer)
-    return sorted(mine, key=lambda held: held.order)
+    """Return the held calls of a buffer for its database, in their order."""
+    using = buffer.using()
+    found = [*held_for_commit(connections[using]), *held_in_blocks()]
+    mine = (one for one in found if one.buffer is buffer and one.using == using)
+    return sorted((one for one in mine if one.state == "held"), key=lambda one: one.order)
 
 
 def held_by_name(buffer: Buffer, names: Iterable[str]) -> Held | None:
@@ -156,7 +157,8 @@ def writes_at(buffer: KeyedDeclaration, id: str) -> list[Write]:
 def _held_at(buffer: Declaration, place: str) -> list[tuple[Held, int]]:
     """Return the held calls that write to an id, or have a name, each with the index of the part,
     in the order of the calls."""
-    connection = connections[buffer.using()]
+    using = buffer.using()
+    connection = connections[using]
     found: list[tuple[Held, int]] = []
     if callbacks := connection.run_on_commit:
 
@@ -170,7 +172,7 @@ def _held_at(buffer: Declaration, place: str) -> list[tuple[Held, int]]:
     while block is not None:
         held = block.held
         own = block.index.of(len(held), held.__getitem__, buffer, place)
-        found += [(one, part) for one, part in own if one.connection is None]
+        found += [(one, i) for one, i in own if one.connection is None and one.using == using]
         block = open_block(block.outer)
     return sorted(found, key=lambda pair: (pair[0].order, pair[1]))
 

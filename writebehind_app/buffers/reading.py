@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django.db import models
+from django.db import models, router
 
 from writebehind_app.database import divided
 from writebehind_app.database.bases import fenced_rows, is_own, may_be_read, text_of
@@ -272,11 +272,20 @@ def is_unchanged(buffer: CoalescingBuffer, id: str, guard: str) -> bool:
     return _read(buffer, [id], guarded=True)[id].guards[id] == guard
 
 
+def database_of(buffer: CoalescingBuffer, queryset: models.QuerySet[Any]) -> str:
+    """Return the database that the rows of a queryset are written to. The queryset may read them
+    from a replica."""
+    inside: Any = queryset  # the stubs do not know these attributes
+    if inside._db is None:  # the caller named no database
+        return router.db_for_write(buffer.model, **inside._hints)
+    return inside._db if inside._db in buffer.databases() else buffer.using()
+
+
 def overlay(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
     """Return the rows of a queryset with all accepted writes."""
     layout = buffer.layout()
     known = {key: _acked.get(key, "") for key in buffer.shard_keys()}
-    stored = with_keys(layout, matching(buffer, queryset))
+    stored = with_keys(layout, matching(queryset))
     ids = [layout.id_of(row) for row in stored]  # the same twice where a join repeats a row
     after = _read(buffer, dict.fromkeys(ids))
     # If a batch stored something while the queryset ran, the queryset may have missed it, and Redis
@@ -310,18 +319,22 @@ def reread(
     return [row for id, row in zip(ids, stored, strict=True) if id not in gone]
 
 
-def matching(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> list[Any]:
+def matching(queryset: models.QuerySet[Any]) -> list[Any]:
     """Return the rows of a queryset as they are stored."""
+    stored = list(queryset.all())  # not those that it may have read before
+    if stored and not isinstance(stored[0], models.Model):
+        raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
+    return stored
+
+
+def check_queryset(buffer: RowBuffer, queryset: models.QuerySet[Any]) -> None:
+    """Raise `TypeError` if these are not rows of the buffer."""
     if not isinstance(queryset, models.QuerySet):
         raise TypeError(f"{buffer}: overlay() takes a queryset, not {excerpt(queryset)}.")
     if not issubclass(queryset.model, buffer.model):
         raise TypeError(
             f"{buffer} overlays rows of {buffer.label}, not of {queryset.model._meta.label}."
         )
-    stored = list(queryset.all())  # not those that it may have read before
-    if stored and not isinstance(stored[0], models.Model):
-        raise TypeError("overlay() needs instances: a queryset without values() or values_list().")
-    return stored
 
 
 def with_keys(layout: Layout, rows: list[Any]) -> list[Any]:

@@ -114,13 +114,14 @@ class Receipt(NamedTuple):
         return where == "stored"
 
     def _letter(self) -> DeadLetter | None:
-        buffer, shard = self._place()
-        return letter_with(buffer, shard, self.id, self.number, self.rows)
+        buffer, alias, shard = self._place()
+        with buffer.in_database(alias):
+            return letter_with(buffer, shard, self.id, self.number, self.rows)
 
     def _shard(self) -> Shard:
-        buffer, _ = self._place()
+        buffer, *_ = self._place()
         return Shard(client(), self.shard, is_log=buffer.is_log)
 
-    def _place(self) -> tuple[Declaration, int]:
-        label, _, shard = parts_of(self.shard)
-        return registry.buffers()[label], shard
+    def _place(self) -> tuple[Declaration, str, int]:
+        label, alias, shard = parts_of(self.shard)
+        return registry.buffers()[label], alias, shard

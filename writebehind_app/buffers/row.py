@@ -314,13 +314,15 @@ class RowBuffer(CoalescingBuffer, Generic[Row]):
         The database chooses and orders the rows. A row that is not stored yet is not among them. A
         row that a pending write deletes is left out.
         """
-        rows = with_fallback(
-            self,
-            lambda: reading.overlay(self, queryset),
-            lambda: reading.matching(self, queryset),
-        )
-        held = {part.id for one in outbox.held_of(self) for part in one.parts.values()}
-        return reading.reread(self, rows, held, self._rows) if held else rows
+        reading.check_queryset(self, queryset)
+        with self.in_database(reading.database_of(self, queryset)):
+            rows = with_fallback(
+                self,
+                lambda: reading.overlay(self, queryset),
+                lambda: reading.matching(queryset),
+            )
+            held = {part.id for one in outbox.held_of(self) for part in one.parts.values()}
+            return reading.reread(self, rows, held, self._rows) if held else rows
 
     def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
         return rows_by_id(self.layout(), ids, lock=lock)

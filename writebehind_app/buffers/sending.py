@@ -51,7 +51,8 @@ def send_calls(held: Iterable[Held]) -> None:
             continue
         for one in calls:
             try:
-                one.send()
+                with one.buffer.in_database(one.using):
+                    one.send()
             except Exception as error:  # noqa: BLE001 - the others are sent all the same
                 errors.append(error)
     if errors:
@@ -73,20 +74,22 @@ def _gravity(error: Exception) -> int:
 
 def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
     """Send plain calls in one round trip for each durability."""
-    by_buffer: dict[Buffer, list[Held]] = {}
+    by_place: dict[tuple[Buffer, str], list[Held]] = {}
     for one in held:
-        by_buffer.setdefault(one.buffer, []).append(one)
-    by_durability: dict[Durability | None, list[tuple[Sending, list[tuple[Held, int]]]]] = {}
-    for buffer, its in by_buffer.items():
+        by_place.setdefault((one.buffer, one.using), []).append(one)
+    by_durability: dict[Durability | None, list[tuple[Held, Sending, list[tuple[Held, int]]]]] = {}
+    for (buffer, using), its in by_place.items():
         parts = [(one, i) for one in its for i in one.parts]
         try:
-            sending = buffer.sending([one.parts[i] for one, i in parts])
+            with buffer.in_database(using):
+                sending = buffer.sending([one.parts[i] for one, i in parts])
+                durability = buffer.plan().durability
         except Exception as error:  # noqa: BLE001 - the others are sent all the same
             errors.append(error)
         else:
-            by_durability.setdefault(buffer.plan().durability, []).append((sending, parts))
+            by_durability.setdefault(durability, []).append((its[0], sending, parts))
     for durability, sendings in by_durability.items():
-        calls = [call for sending, _ in sendings for call in sending.calls]
+        calls = [call for _, sending, _ in sendings for call in sending.calls]
         reach("write.sending")
         try:
             outcomes = iter(deliver(client(), calls, durability))
@@ -94,9 +97,10 @@ def _send_together(held: Sequence[Held], errors: list[Exception]) -> None:
             errors.append(error)
             continue
         reach("write.accepted")
-        for sending, parts in sendings:
+        for first, sending, parts in sendings:
             try:
-                _settle(sending, [next(outcomes) for _ in sending.calls], parts)
+                with first.buffer.in_database(first.using):
+                    _settle(sending, [next(outcomes) for _ in sending.calls], parts)
             except Exception as error:  # noqa: BLE001 - the others are sent already
                 errors.append(error)
 

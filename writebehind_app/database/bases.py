@@ -23,7 +23,7 @@ from writebehind_app.conf import is_direct
 from writebehind_app.database.divided import by_shard
 from writebehind_app.database.snapshot import Asked, Seen, snapshot
 from writebehind_app.database.transactions import autocommits
-from writebehind_app.declaration import Bases, Declaration, KeyedDeclaration, in_database
+from writebehind_app.declaration import Bases, Declaration, KeyedDeclaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.limits import REFUSALS
@@ -89,7 +89,7 @@ class Passing:
         _own.get(self._connection, {}).pop(self.token, None)
 
     def _by_shard(self, ids: Iterable[str]) -> dict[str, list[str]]:
-        with in_database(self._using):
+        with self.buffer.in_database(self._using):
             return by_shard(self.buffer, ids)
 
     def _ask(self, ask: Callable[[], dict[str, Marked]]) -> None:

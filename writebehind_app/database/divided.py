@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from writebehind_app.declaration import Declaration, in_database
+from writebehind_app.declaration import Declaration
 from writebehind_app.store import divisions, reads
 from writebehind_app.store.client import Client
 from writebehind_app.store.connection import client
@@ -85,6 +85,6 @@ def _first(buffers: Iterable[Declaration]) -> dict[str, int]:
     first: dict[str, int] = {}
     for buffer in buffers:
         for alias in buffer.databases():
-            with in_database(alias):
+            with buffer.in_database(alias):
                 first[buffer.redis_key()] = buffer.option("SHARDS")
     return first

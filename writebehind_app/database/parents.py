@@ -70,7 +70,7 @@ def missing_parents(layout: Layout, entries: Sequence[Entry]) -> Iterator[Orphan
             value = _reference(layout, column, entry)
             if value is not None:
                 children[value].append(entry)
-        buffer = _buffer_of(field)
+        buffer = _buffer_of(field, layout.using)
         for value in children.keys() - _present(layout, field, list(children)):
             error = IntegrityError(
                 f"{field.name}: there is no {field.related_model._meta.label} {value!r}."
@@ -148,11 +148,12 @@ def waiting_rows(
             yield buffer, waiting
 
 
-def _buffer_of(field: Any) -> KeyedDeclaration | None:
-    """The buffer of the rows that a foreign key points to; None if its key is another field."""
+def _buffer_of(field: Any, using: str) -> KeyedDeclaration | None:
+    """The buffer of the rows that a foreign key points to; None if its key is another field, or its
+    rows are in another database."""
     model = field.related_model._meta.concrete_model
     buffer = registry.buffers().get(model._meta.label)
-    if not isinstance(buffer, KeyedDeclaration):
+    if not isinstance(buffer, KeyedDeclaration) or buffer.using() != using:
         return None
     key = [column.field for column in buffer.key_layout().key]
     return buffer if key == [field.target_field] else None
@@ -161,13 +162,19 @@ def _buffer_of(field: Any) -> KeyedDeclaration | None:
 def parents_of(buffer: Declaration) -> list[Declaration]:
     """The buffers to which rows of this buffer may refer, perhaps itself."""
     every = registry.buffers().values()
-    return [other for other in every if refers_to(buffer.model, other.model)]
+    return _next_to(buffer, (other for other in every if refers_to(buffer.model, other.model)))
 
 
 def children_of(buffer: Declaration) -> list[Declaration]:
     """The buffers whose rows may refer to rows of this buffer, perhaps itself."""
     every = registry.buffers().values()
-    return [other for other in every if refers_to(other.model, buffer.model)]
+    return _next_to(buffer, (other for other in every if refers_to(other.model, buffer.model)))
+
+
+def _next_to(buffer: Declaration, others: Iterable[Declaration]) -> list[Declaration]:
+    """The buffers whose rows are in the database of this one: one transaction can have both."""
+    using = buffer.using()
+    return [other for other in others if other.using() == using]
 
 
 def refers_to(model: type[models.Model], parent: type[models.Model]) -> bool:

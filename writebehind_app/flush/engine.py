@@ -31,7 +31,7 @@ from writebehind_app.database.divided import learn
 from writebehind_app.database.failures import Kind, is_end, is_refusal, kind, storable
 from writebehind_app.database.parents import RowPending
 from writebehind_app.database.transactions import check_outside_transaction
-from writebehind_app.declaration import Declaration, in_database
+from writebehind_app.declaration import Declaration
 from writebehind_app.english import counted
 from writebehind_app.exceptions import BufferPaused, BufferUnavailable, WritebehindError
 from writebehind_app.flush.garbage import paused
@@ -102,7 +102,7 @@ def flush(
 
     here, *others = [buffer.using()] if ids else buffer.databases()
     for alias in (here, *others):
-        with in_database(alias):
+        with buffer.in_database(alias):
             if alias != here and not state.holding(client(patient=True), buffer.shards()):
                 continue
             part, why = _flush_here(

@@ -21,7 +21,7 @@ from writebehind_app.database import fences, planner
 from writebehind_app.database.bases import passing
 from writebehind_app.database.locking import lock_rows
 from writebehind_app.database.transactions import begin_writing
-from writebehind_app.declaration import KeyedDeclaration, in_database
+from writebehind_app.declaration import KeyedDeclaration
 from writebehind_app.fields.entry import entry_of
 from writebehind_app.orm.older import fencing, find_older, names_of, row_ids_of
 
@@ -57,7 +57,7 @@ def _before_delete(
         rows = [row for row in rows if buffer.model is not own.model or row.pk not in own.pks]
     if not rows:
         return
-    with in_database(using), passing(buffer) as write:
+    with buffer.in_database(using), passing(buffer) as write:
         if own is None or own.is_direct:
             _leave(buffer, rows)
         elif write is not None:  # a flush renews the bases of its own rows by itself

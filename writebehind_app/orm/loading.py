@@ -20,9 +20,8 @@ from writebehind_app import registry
 from writebehind_app.buffers import outbox
 from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.fallback import with_fallback
-from writebehind_app.buffers.reading import with_keys
+from writebehind_app.buffers.reading import database_of, with_keys
 from writebehind_app.database.divided import by_shard
-from writebehind_app.declaration import in_database
 from writebehind_app.fields.columns import encoded
 from writebehind_app.store import divisions, reads
 from writebehind_app.store.connection import client
@@ -67,9 +66,8 @@ class _Overlay:
 
     def __init__(self, buffer: CoalescingBuffer, queryset: models.QuerySet[Any]) -> None:
         self._buffer, self._queryset = buffer, queryset
-        # A replica shows rows of the database that the buffer writes to.
-        self._using = queryset.db if queryset.db in buffer.databases() else buffer.using()
-        with in_database(self._using):
+        self._using = database_of(buffer, queryset)
+        with buffer.in_database(self._using):
             self._before = {key: _acked.get(key) for key in buffer.shard_keys()}
 
     def over(self, rows: Iterator[Any], size: int | None) -> Iterator[Any]:
@@ -84,7 +82,7 @@ class _Overlay:
         buffer = self._buffer
         if not rows:
             return rows
-        with in_database(self._using):
+        with buffer.in_database(self._using):
             layout = buffer.layout()
             rows = with_keys(layout, rows)
             row_ids = [layout.id_of(row) for row in rows]

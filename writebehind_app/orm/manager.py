@@ -10,7 +10,7 @@ from django.core import checks
 from django.db import models
 
 from writebehind_app import registry
-from writebehind_app.declaration import KeyedDeclaration, in_database
+from writebehind_app.declaration import KeyedDeclaration
 from writebehind_app.orm import bulk
 from writebehind_app.orm.loading import BufferedIterable, buffer_of
 from writebehind_app.orm.older import fencing
@@ -82,7 +82,7 @@ class BufferedQuerySet(models.QuerySet[Row]):
         buffer = fencing(self.model, self.db)
         if buffer is None:
             return act()
-        with in_database(self.db):
+        with buffer.in_database(self.db):
             return buffered(buffer)
 
 

@@ -19,12 +19,13 @@ from writebehind_app import registry
 from writebehind_app.database import fences, planner
 from writebehind_app.database.cascades import reference_to, references
 from writebehind_app.database.transactions import begin_writing
-from writebehind_app.declaration import Declaration, in_database
+from writebehind_app.declaration import Declaration
 from writebehind_app.fields.entry import entry_of
 from writebehind_app.orm.deletes import rows_to_delete, with_proxies
 from writebehind_app.orm.older import answer_or_none
 from writebehind_app.store import clock, state
 from writebehind_app.store.connection import client
+from writebehind_app.store.shard import Shard
 
 _fields: dict[Any, list[Any]] = defaultdict(list)  # by model, the foreign keys to it
 
@@ -52,14 +53,14 @@ def _before_delete_of_parent(
     fields = _buffered_references(parent, using)
     if not fields:
         return
-    with in_database(using):
-        rows = rows_to_delete(parent, instance, f"references to {parent._meta.label}")
-        pending = _with_something_pending([*fields]) if rows else []
-        if not pending:
-            return
-        with transaction.atomic(using=using, savepoint=False):
-            begin_writing(connections[using])
-            for buffer in pending:
+    rows = rows_to_delete(parent, instance, f"references to {parent._meta.label}")
+    pending = _with_something_pending([*fields], using) if rows else []
+    if not pending:
+        return
+    with transaction.atomic(using=using, savepoint=False):
+        begin_writing(connections[using])
+        for buffer in pending:
+            with buffer.in_database(using):
                 number = max(map(clock.number, buffer.shard_keys()))
                 ids = {
                     reference_to(field, getattr(row, field.target_field.attname))
@@ -83,11 +84,15 @@ def _buffered_references(parent: type[models.Model], using: str) -> dict[Declara
     return found
 
 
-def _with_something_pending(buffers: Sequence[Declaration]) -> Sequence[Declaration]:
-    """The buffers of which Redis holds something, in one round trip; all if it cannot be asked."""
-    shards = [shard for each in buffers for shard in each.shards()]
-    found = answer_or_none(lambda: state.overview(client(), shards))
+def _with_something_pending(buffers: Sequence[Declaration], using: str) -> Sequence[Declaration]:
+    """The buffers of which Redis holds something for a database, in one round trip; all if it
+    cannot be asked."""
+    shards: list[tuple[Declaration, Shard]] = []
+    for buffer in buffers:
+        with buffer.in_database(using):
+            shards += [(buffer, shard) for shard in buffer.shards()]
+    found = answer_or_none(lambda: state.overview(client(), [shard for _, shard in shards]))
     if found is None:
         return buffers
     waiting = {key for key, each in found.items() if each.pending or each.in_flight}
-    return [buffer for buffer in buffers if not waiting.isdisjoint(buffer.shard_keys())]
+    return [*dict.fromkeys(buffer for buffer, shard in shards if shard.key in waiting)]

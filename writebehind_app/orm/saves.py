@@ -25,7 +25,7 @@ from django.db.models.sql.where import AND
 
 from writebehind_app.database.bases import Passing, passing
 from writebehind_app.database.lookup import HasKey, all_rows
-from writebehind_app.declaration import KeyedDeclaration, in_database
+from writebehind_app.declaration import KeyedDeclaration
 from writebehind_app.fields.columns import Column
 from writebehind_app.fields.layout import Layout
 from writebehind_app.orm.loading import forget_loaded, loaded_texts
@@ -57,7 +57,7 @@ def watch_saves(model: type[models.Model]) -> None:
         if buffer is None:
             return act()
         assert using is not None
-        with in_database(using), passing(buffer) as write:
+        with buffer.in_database(using), passing(buffer) as write:
             is_updated = _saved(buffer, row, act, update_fields, write)
             if write is not None and (id := row_id(buffer.layout(), row)) is not None:
                 write.add([buffer.entry_id(id)])  # only now a new row may have its primary key

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from writebehind_app.database.divided import renew
 from writebehind_app.database.own_tables import migrate_first
-from writebehind_app.declaration import Declaration, in_database
+from writebehind_app.declaration import Declaration
 from writebehind_app.exceptions import BufferUnavailable
 from writebehind_app.flush.dividing import divide
 from writebehind_app.management.arguments import NO_BUFFERS, buffers_of, databases_of, unusable
@@ -40,7 +40,7 @@ class Command(BaseCommand):
     def _divide(self, buffer: Declaration, alias: str) -> bool:
         """Return whether as many shards as wished are in force."""
         wished = buffer.option("SHARDS")
-        with in_database(alias):
+        with buffer.in_database(alias):
             try:
                 renew([buffer])
                 before = len(buffer.shard_keys())
