@@ -422,6 +422,7 @@ class TestTransactions:
             item.save()
             call()
             Item.buffered.set_if({"b": "earlier"}, number=1, b="earlier", once="name")
+            assert Item.buffered.get(number=1).b == "later"
             Item.buffered.discard(number=7)
         call()
         assert Item.buffered.set_if({"b": "earlier"}, number=1, b="earlier", once="name")
