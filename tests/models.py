@@ -209,6 +209,7 @@ class Preset(models.Model):
     count = models.IntegerField(db_default=3)
     extra = models.JSONField(db_default=models.Value({"a": 1}, models.JSONField()))
     at = models.DateTimeField(db_default=Now())
+    day = models.DateField(db_default="2020-01-01")
 
     buffered = RowBuffer(key="name")
 

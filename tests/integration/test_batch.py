@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import FieldError, ValidationError
-from django.db import OperationalError, connections
+from django.db import OperationalError, connections, transaction
 from django.http import HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 from django.urls import path
@@ -296,6 +297,31 @@ class TestWhatIsRefused:
         assert (first.where, second.where) == ("discarded", "discarded")
         assert not first.wait(5)
         assert count_elsewhere() == Item.buffered.count_pending() == 0
+
+    def test_a_save_after_a_delete_of_a_block_that_fails(self, plain):
+        """The save is committed. The delete, and what would follow it, are not sent."""
+        row = Item.objects.create(number=1, a=1, b="old")
+        for block in (nullcontext, transaction.atomic):
+            with pytest.raises(Stop), batch():  # noqa: PT012
+                Item.buffered.delete(number=1)
+                row.a += 1
+                with block():
+                    row.save(update_fields=["a"])
+                assert Item.buffered.get(number=1).a == row.a
+                raise Stop
+            assert Item.buffered.count_pending() == 0
+        row.refresh_from_db()
+        assert (row.a, row.b) == (3, "old")
+
+    def test_a_save_after_a_delete_of_a_block(self, plain):
+        row = Item.objects.create(number=1, a=1, b="old")
+        with batch():
+            Item.buffered.delete(number=1)
+            row.a = 2
+            row.save(update_fields=["a"])
+        Item.buffered.flush()
+        found = Item.objects.get()
+        assert (found.a, found.b) == (2, "")
 
     def test_a_sum_that_leaves_the_range(self, plain):
         """It is a dead letter; the writes to other rows before, between and after it are not."""

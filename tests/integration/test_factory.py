@@ -9,7 +9,10 @@ import redis
 from django.conf import settings as django_settings
 from redis.sentinel import Sentinel
 
+from tests.backdoor import links
+from tests.backdoor.breaker import stop_asking
 from tests.models import Item
+from tests.outages import wait_for_redis
 from writebehind_app import Add
 from writebehind_app.checks import check_settings
 
@@ -33,6 +36,11 @@ def by_sentinel() -> redis.Redis:
     return Sentinel(known["SENTINELS"]).master_for(known["MASTER_NAME"], db=2)
 
 
+def by_a_pool_that_waits() -> redis.Redis:
+    url = django_settings.CACHES["writebehind"]["LOCATION"]
+    return redis.Redis(connection_pool=redis.BlockingConnectionPool.from_url(url))
+
+
 def nothing() -> None:
     pass
 
@@ -53,6 +61,15 @@ def test_calls(redis_server, settings, database, configure):
         Item.buffered.flush()
         assert Item.objects.get().a == 2
         client.execute_command("ACL DELUSER", "app")
+
+
+def test_a_pool_that_waits(plain, configure):
+    """Its disconnect() takes other arguments, in some releases of redis-py."""
+    configure(REDIS=f"{HERE}.by_a_pool_that_waits")
+    stop_asking()
+    wait_for_redis()
+    assert type(links.client().connection_pool) is redis.ConnectionPool
+    assert Item.buffered.set(number=1).where == "pending"
 
 
 def test_a_client_by_sentinel(sentinels, settings, configure):

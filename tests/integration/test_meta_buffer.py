@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -240,6 +240,18 @@ class TestCost:
         del others[second]
         with pytest.raises(KeyError):
             notes[second]
+
+    def test_a_function_that_calls_others(self, notes):
+        """One instruction of it lists the keys, and later asks for a value."""
+
+        def call(act: Callable[..., Any], *args: Any) -> Any:
+            return act(*args)
+
+        notes.update(a=1, b=1)
+        for list_them in (lambda: call(dict, notes), lambda: call(list, notes.keys())):
+            list_them()
+            notes["a"] += 1
+            assert call(notes.__getitem__, "a") == notes["a"]
 
     def test_others_that_run_the_same_code(self, notes, owner):
         """In another thread, and in another call, the same instruction asks."""

@@ -185,6 +185,7 @@ class TestDefaultOfTheDatabase:
             ("count", Max(2), 3),
             ("count", Min(2), 2),
             ("extra", Merge({"b": 2}), {"a": 1, "b": 2}),
+            ("day", Max(datetime.date(2019, 5, 5)), datetime.date(2020, 1, 1)),
         ],
     )
     def test_a_literal_counts(

@@ -135,6 +135,20 @@ class TestSave:
         partly.save()
         assert flushed().b == "waiting"
 
+    def test_a_row_without_some_fields_that_was_to_be_made_anew(self):
+        """The save does not make it: it leaves alone what it did not load."""
+        owner = Owner.objects.create(name="anna")
+        values = {"slug": "a", "low": 10, "owner": owner}
+        Article.objects.create(number=1, body="old", **values)
+        Article.buffered.delete(number=1)
+        Article.buffered.set(number=1, body="new", **values)
+        partly = Article.objects.defer("body").get(number=1)
+        partly.likes = 1
+        partly.save()
+        assert Article.buffered.flush().dead_letters == 0
+        row = Article.objects.get()
+        assert (row.body, row.likes) == ("new", 1)
+
     def test_a_row_without_some_fields_that_refers_to_another_is_saved_in_full(self):
         """And it has a field that the database computes."""
         owner = Owner.objects.create(name="anna")

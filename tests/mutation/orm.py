@@ -83,8 +83,8 @@ MUTANTS = [
     mutant(
         "a row without some fields is not known if it refers to another one",
         "_is_full",
-        "{f.attname for f in fields if not f.primary_key}",
-        "{f.name for f in fields if not f.primary_key}",
+        "{f.attname for f in row._meta.concrete_fields if not f.primary_key}",
+        "{f.name for f in row._meta.concrete_fields if not f.primary_key}",
         f"{_SAVE}test_a_row_without_some_fields_that_refers_to_another_is_saved_in_full",
     ),
     mutant(
@@ -104,7 +104,7 @@ MUTANTS = [
     mutant(
         "a save keeps the children of a row that was to go",
         "_Save.act",
-        "self.is_full and not self.row.get_deferred_fields()",
+        "self.is_full and not _deferred(self.row)",
         "self.row._state.adding",
         f"{_CHILDREN}TestSaveOfARowThatIsToGo::test_the_children_go",
     ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from writebehind_app.buffers.blocks import held_in_blocks
+from writebehind_app.buffers.blocks import add_to_block, current_block, held_in_blocks
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.sending import send_calls
 from writebehind_app.exceptions import NotDurable, WriteUncertain
@@ -54,6 +54,7 @@ class Held:
         self.receipts: dict[int, Receipt] = {}
         self.error: Exception | None = None
         self.strikes: list[Strike] = []  # what saves have replaced since
+        self.is_for_block = False  # it follows a write that waits for the end of a block
         self.replaced: set[str] = set()  # the names of the fields that committed saves have written
         self._send_parts = send_parts
 
@@ -141,9 +142,18 @@ class Held:
 
     def __call__(self) -> None:
         """Send it; Django calls this after the commit."""
-        if self.state == "held":
-            calls = [self, *self._called_after()]
-            send_calls([*_earlier(calls), *calls])
+        if self.state == "held" and self.connection is not None:
+            every = [self, *self._called_after()]
+            if calls := [one for one in every if not one._goes_on_in_block()]:
+                send_calls([*_earlier(calls), *calls])
+
+    def _goes_on_in_block(self) -> bool:
+        """Wait for the end of the block from now on, if that is what this is for."""
+        connection, self.connection = self.connection, None
+        if self.is_for_block and add_to_block(current_block(), [self]):
+            return True
+        self.connection = connection
+        return False
 
     def _called_after(self) -> list[Held]:
         """Return the held calls that Django calls after this one, for the same commit.

@@ -9,7 +9,6 @@ from collections.abc import (
     ItemsView,
     Iterator,
     KeysView,
-    Mapping,
     MutableMapping,
     ValuesView,
 )
@@ -41,17 +40,19 @@ class _Keys(KeysView[str]):
 
     Python makes a dict of a mapping in two steps: it lists `keys()`, then asks for the value of
     each key. Both are done by one instruction of the calling code. A new read for each key would
-    cost a round trip. So that instruction gets the values that were read with the keys.
+    cost a round trip. So that instruction gets the values that were read with the keys, each once.
     """
 
-    def __init__(self, meta: Metadata, values: dict[str, Any]) -> None:
+    def __init__(self, meta: Metadata, values: dict[str, Any], caller: Any) -> None:
         super().__init__(values)
         self._meta = meta
         self._values = values
+        self._caller = caller
 
     def __iter__(self) -> Iterator[str]:
         yield from self._values
-        self._meta._listed = _caller(), self._values
+        if self._caller == _caller():
+            self._meta._listed = self._caller, dict(self._values)
 
     def __reversed__(self) -> Iterator[str]:
         return reversed(self._values)
@@ -70,7 +71,7 @@ class Metadata(MutableMapping[str, Any]):
     def __init__(self, buffer: MetaBuffer, id: str) -> None:
         self._buffer = buffer
         self._id = id
-        self._listed: tuple[Any, Mapping[str, Any]] = None, {}  # by whom, and what
+        self._listed: tuple[Any, dict[str, Any]] = None, {}  # by whom, and what is left of it
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._buffer.label} ({self._id})>"
@@ -83,8 +84,9 @@ class Metadata(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         caller, values = self._listed
-        if caller is not None and caller == _caller():
-            return values[key]
+        if key in values and caller == _caller():
+            return values.pop(key)
+        self._listed = None, {}
         return self._read()[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -94,7 +96,7 @@ class Metadata(MutableMapping[str, Any]):
         return len(self._read())
 
     def keys(self) -> KeysView[str]:
-        return _Keys(self, self._read())
+        return _Keys(self, self._read(), _caller())
 
     def items(self) -> ItemsView[str, Any]:
         return self._read().items()

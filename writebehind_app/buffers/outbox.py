@@ -114,9 +114,10 @@ def add(held: Held, rows: Sequence[tuple[str, tuple[str, ...]]]) -> list[Receipt
 
 def hold_for_commit(buffer: KeyedDeclaration, write: Write) -> None:
     """Hold back what a save has written, until its commit: it is sent after a delete that was held
-    before."""
+    before. If that waits for the end of a block, so does this: the block may fail."""
     inside: Any = buffer
     held = Held(inside, [write], inside._write_now, is_plain=True)
+    held.is_for_block = any(one.connection is None for one, _ in _held_at(buffer, write.id))
     held.wait_for_commit(connections[buffer.using()])
 
 

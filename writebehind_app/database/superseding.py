@@ -53,7 +53,9 @@ def supersede(
             for writer in newer.get(older.id) or ([deletion] if deletion else []):
                 if before is not None:
                     corrected = {n for n in writer.names() if older.number_of(n) > letter.last}
-                    writer = writer.only(writer.names() - corrected)
+                    # A retry that only added to an older value has not replaced it.
+                    added_to = older.values.keys() & writer.operations.keys() - writer.values.keys()
+                    writer = writer.only(writer.names() - corrected - added_to)
                 left = _without(left, writer)
             if left != older:
                 letter.superseded = sorted(

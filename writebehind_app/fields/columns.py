@@ -108,7 +108,7 @@ def default_of(field: models.Field[Any, Any]) -> Any:
     if isinstance(value, DatabaseDefault):
         (expression,) = value.get_source_expressions()
         if isinstance(expression, models.Value):
-            return deepcopy(expression.value)
+            return field.to_python(deepcopy(expression.value))
     return value
 
 

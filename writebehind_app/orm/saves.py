@@ -148,10 +148,15 @@ def _is_full(row: models.Model, update_fields: frozenset[str] | None) -> bool:
     itself names the other ones."""
     if not update_fields:
         return True
-    fields = row._meta.concrete_fields
-    deferred = {f.attname for f in fields if f.attname not in row.__dict__ and not f.generated}
-    loaded = {f.attname for f in fields if not f.primary_key} - deferred
+    deferred = _deferred(row)
+    loaded = {f.attname for f in row._meta.concrete_fields if not f.primary_key} - deferred
     return bool(deferred) and update_fields == loaded
+
+
+def _deferred(row: models.Model) -> set[str]:
+    """The fields that the row was loaded without. One that the database computes is none."""
+    fields = row._meta.concrete_fields
+    return {f.attname for f in fields if f.attname not in row.__dict__ and not f.generated}
 
 
 @dataclass
@@ -174,7 +179,7 @@ class _Save:
                 is_updated = act()
             else:
                 (self.over,) = found
-                if self.is_full and not self.row.get_deferred_fields():  # it makes the row anew
+                if self.is_full and not _deferred(self.row):  # it makes the row anew
                     self.over.remove_if_gone()
                 names = self._begin(self.over)
                 if self.over.is_whole and self.over.stored is not None:
@@ -237,7 +242,8 @@ class _Save:
         return over.note_expressions(given, Query(self.buffer.layout().model))
 
     def _end(self, over: Overwrite, names: Iterable[str]) -> None:
-        if self.is_full and (over.stored is None or over.is_to_go()):
+        is_anew = over.is_to_go() and not _deferred(self.row)
+        if self.is_full and (over.stored is None or is_anew):
             over.is_whole = True
         over.note_values(name for name in names if name not in self.unwritten)
 

@@ -28,7 +28,7 @@ from writebehind_app.store.cluster_client import ClusterClient
 from writebehind_app.store.failures import is_away, reason
 from writebehind_app.store.keys import shared_key
 from writebehind_app.store.master import Master
-from writebehind_app.store.pools import options_of
+from writebehind_app.store.pools import another
 from writebehind_app.store.servers import Servers
 from writebehind_app.store.slots import Address, Slots
 
@@ -112,11 +112,14 @@ def _all_made(settings: conf.Settings) -> dict[bool, Client]:
 
 def _made(where: conf.Address, name: str, settings: conf.Settings) -> dict[bool, Client]:
     """The clients for one Redis, which `name` names."""
-    pool_class, options, seeds = _pool(where, name)
-    options.setdefault("socket_connect_timeout", settings.CONNECT_TIMEOUT)
+    given, seeds = _pool(where, name)
+    options = given.connection_kwargs
     timeout = options.get("socket_timeout") or settings.SOCKET_TIMEOUT
-    pool = pool_class(**{**options, "socket_timeout": timeout})
-    patient_pool = pool_class(**{**options, "socket_timeout": settings.LEASE})
+    connecting = options.get("socket_connect_timeout", settings.CONNECT_TIMEOUT)
+    pool, patient_pool = (
+        another(given, socket_connect_timeout=connecting, socket_timeout=seconds)
+        for seconds in (timeout, settings.LEASE)
+    )
     make: Callable[..., Client]
     if seeds:
         make = partial(ClusterClient, slots=Slots(pool, seeds))
@@ -141,10 +144,8 @@ def _probe(probing: Client, clients: Iterable[Client]) -> None:
         client.hang_up()
 
 
-def _pool(
-    where: conf.Address, name: str
-) -> tuple[type[redis.ConnectionPool], dict[str, Any], list[Address]]:
-    """The class and the options of a pool for an address; and nodes, if it is a cluster."""
+def _pool(where: conf.Address, name: str) -> tuple[redis.ConnectionPool, list[Address]]:
+    """A pool for an address; and nodes, if it is a cluster."""
     if message := problem(where, name):
         raise ImproperlyConfigured(message)
     seeds: list[Address] = []
@@ -163,7 +164,7 @@ def _pool(
             pool = made.connection_pool
     else:
         pool = get_redis_connection(where, write=True).connection_pool
-    return type(pool), options_of(pool), seeds
+    return pool, seeds
 
 
 def problem(where: conf.Address, name: str = SETTING) -> str | None:
