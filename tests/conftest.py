@@ -12,6 +12,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from django.apps import apps
 from django.conf import LazySettings
 from django.db import connections, transaction
 from pytest_django import DjangoDbBlocker
@@ -196,6 +197,8 @@ def _database(alias: str, blocker: DjangoDbBlocker) -> Generator[None]:
     with blocker.unblock():
         yield
         _empty(alias)
+        if alias != "default":  # the queue of Django-Q2 is there for all
+            apps.get_model("django_q", "OrmQ").objects.using("default").all().delete()
     router.use("default")
 
 
