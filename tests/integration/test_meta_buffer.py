@@ -241,17 +241,18 @@ class TestCost:
         with pytest.raises(KeyError):
             notes[second]
 
-    def test_a_function_that_calls_others(self, notes):
+    def test_a_function_that_calls_others(self, notes, owner):
         """One instruction of it lists the keys, and later asks for a value."""
 
         def call(act: Callable[..., Any], *args: Any) -> Any:
             return act(*args)
 
-        notes.update(a=1, b=1)
-        for list_them in (lambda: call(dict, notes), lambda: call(list, notes.keys())):
+        others = Note.buffered.of(page="p", owner=owner)
+        others.update(a=1, b=1)
+        for n, list_them in enumerate([lambda: call(dict, notes), lambda: list(call(notes.keys))]):
             list_them()
-            notes["a"] += 1
-            assert call(notes.__getitem__, "a") == notes["a"]
+            others["a"] = n
+            assert call(notes.__getitem__, "a") == n
 
     def test_others_that_run_the_same_code(self, notes, owner):
         """In another thread, and in another call, the same instruction asks."""

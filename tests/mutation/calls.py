@@ -15,16 +15,22 @@ from tests.mutation.mutant import (
 _IN_FLIGHT = "id in reading.in_flight and not seen.is_applied"
 
 _AFTER_THE_KEYS = (
-    "tests/integration/test_meta_buffer.py::TestCost::"
-    "test_a_value_that_is_asked_for_after_the_keys_is_read_anew"
+    "tests/integration/test_meta_buffer.py::TestCost::test_a_function_that_calls_others"
 )
 
 MUTANTS = [
     # Reads
     mutant(
-        "what was read with the keys is handed out to any code",
+        "what was read with the keys is handed out twice",
         "Metadata.__getitem__",
-        "caller == _caller()",
+        "values.pop(key)",
+        "values[key]",
+        _AFTER_THE_KEYS,
+    ),
+    mutant(
+        "what was read with the keys is kept for code that only lists them",
+        "_Keys.__iter__",
+        "self._caller == _caller()",
         "True",
         _AFTER_THE_KEYS,
     ),

@@ -97,8 +97,8 @@ MUTANTS = [
     mutant(
         "a new row takes what was pending before it",
         "_Save._end",
-        "over.stored is None or over.is_to_go()",
-        "over.is_to_go()",
+        "over.stored is None or is_anew",
+        "is_anew",
         f"{_AWAY}test_a_new_row",
     ),
     mutant(
