@@ -349,7 +349,7 @@ MUTANTS = [
         "self.over.is_whole = True",
         "pass",
         f"{_KEYS}TestRename::test_what_is_pending_under_the_new_key_is_void",
-        also=(("_Save._end", "over.stored is None or over.is_to_go()", "over.is_to_go()"),),
+        also=(("_Save._end", "over.stored is None or is_anew", "is_anew"),),
     ),
     mutant(
         "nobody notices that a row had another key",
