@@ -50,6 +50,13 @@ def test_rows_whose_time_has_passed_are_removed(database, redis_server, due_only
     assert buffered.count_pending() == 0
 
 
+def test_a_row_that_is_false_is_removed(plain, monkeypatch):
+    monkeypatch.setattr(AppointmentMeta, "__bool__", lambda row: False, raising=False)
+    store(n1=later(seconds=-1), n2=later(days=1))
+    assert flush(buffered).rows == 1
+    assert stored() == [2]
+
+
 def test_the_command_removes_them(plain):
     store(n1=later(seconds=-1))
     call_command("flush_writebehind", "writebehind_meta.AppointmentMeta", verbosity=0)

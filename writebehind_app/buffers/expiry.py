@@ -60,7 +60,7 @@ def remove(buffer: RowBuffer, expires: str, size: int) -> int:
     ids = _removable(buffer, passed.only(*(c.name for c in layout.key)), size)
 
     def removal(id: str, row: Any | None, guard: str = "") -> Write | None:
-        ends = row and getattr(row, expires)
+        ends = None if row is None else getattr(row, expires)
         is_over = ends is not None and ends <= now
         return Write(id, {}, delete=True, guard=guard) if is_over else None
 
