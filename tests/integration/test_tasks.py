@@ -114,14 +114,15 @@ class TestFlushDue:
         assert caplog.text.count(" is away: ") == 1
         assert "Nothing can be flushed" not in caplog.text
 
-    def test_redis_is_full(self, plain, configure):
+    def test_redis_is_full(self, plain, configure, cluster):
         """A tick takes its lock all the same: nothing else makes room."""
         configure(MAX_AGE=0, WHEN_DOWN="raise")
+        cluster(WORKERS=1)
         Item.buffered.set_many({"number": n} for n in range(20))
         with plain.client() as client:
             client.config_set("maxmemory", 1)
             try:
-                assert tasks.flush_due(seconds=1)["rows"] == 20
+                assert tasks.flush_due(seconds=1, fan_out=True)["rows"] == 20
             finally:
                 client.config_set("maxmemory", 0)
         assert Item.objects.count() == 20

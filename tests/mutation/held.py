@@ -12,6 +12,13 @@ _TENANTS = "tests/integration/test_tenants.py::"
 
 MUTANTS = [
     mutant(
+        "what follows a delete of a block that may fail is sent with a commit",
+        "Held._goes_on_in_block",
+        "self.is_for_block and add_to_block(current_block(), [self])",
+        "False",
+        f"{_BATCH}TestWhatIsRefused::test_a_save_after_a_delete_of_a_block_that_fails",
+    ),
+    mutant(
         "what is held is not read",
         "overlay",
         "_held_at(buffer, id)",

@@ -20,6 +20,64 @@ _SEEN = "tests/faults/test_several_redis_seen.py::"
 _DURABILITY = "tests/integration/test_durability.py::"
 
 MUTANTS = [
+    # A Redis that takes no writes
+    mutant(
+        "a tick cannot take its lock in a full Redis",
+        "lock.lua",
+        "redis.call('DEL', KEYS[1]) -- first, as in flight.lua\n",
+        "",
+        "tests/integration/test_tasks.py::TestFlushDue::test_redis_is_full",
+    ),
+    mutant(
+        "a full Redis renews no lease",
+        "renew.lua",
+        "call('HDEL', shard, 'retry_at') -- first, as in flight.lua\n",
+        "",
+        f"{STORE}batches.py::TestClaim::test_a_full_redis_is_drained",
+    ),
+    mutant(
+        "one that was silent and takes no writes is not read",
+        "Breaker._wait",
+        "is_about_writes(error)",
+        "False",
+        f"{_OPENS}TestOpening::test_answers_of_a_redis_that_takes_no_writes",
+    ),
+    mutant(
+        "reads that leave a mark show that reads get nothing",
+        "Breaker._failed",
+        "is_about_writes(error) or (write and is_answer(error))",
+        "write and is_answer(error)",
+        f"{_OPENS}TestOpening::test_answers_of_a_redis_that_takes_no_writes",
+    ),
+    mutant(
+        "a call that is sent again and finds no room goes no further",
+        "_follow_up",
+        "isinstance(outcome, Refused)",
+        "_is_closed(outcome)",
+        f"{_DELIVERY}test_a_connection_breaks_and_there_is_no_room",
+    ),
+    # What others have found out
+    mutant(
+        "nobody hears of the late answer to a cancelled task",
+        "LoopLink._end",
+        "self._links.failed(error)",
+        "pass",
+        f"{_LINKS}TestLoops::test_tasks_that_their_callers_cancel_are_heard_of",
+    ),
+    mutant(
+        "a task that waited for a thread connects to a frozen Redis",
+        "LoopLinks._open",
+        "check()",
+        "pass",
+        f"{_LINKS}TestLoops::test_tasks_that_wait_for_a_connection_to_be_made",
+    ),
+    mutant(
+        "each thread finds its dead connection for itself",
+        "_probe",
+        "client.hang_up()",
+        "pass",
+        f"{_LINKS}TestThreads::test_those_that_are_dead_without_a_word_are_one_outage",
+    ),
     # Sentinel
     mutant(
         "a master that became a replica is asked on",
