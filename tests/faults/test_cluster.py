@@ -9,6 +9,7 @@ import time
 from collections import Counter as Count
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import groupby
 
 import pytest
 from django.db import connections
@@ -218,10 +219,12 @@ class TestASlotThatMoves:
         cluster.finish(slot, source, to)
         asked = backdoor.asked(monkeypatch)
         Item.buffered.set(number=1, a=Add(1))
-        assert [port for port, word in asked if word == "EVALSHA"] == [source.port, to.port]
+        # On a busy machine, a node may have to be asked twice.
+        ports = [port for port, word in asked if word != "CLUSTER"]
+        assert [port for port, _ in groupby(ports)] == [source.port, to.port]
         asked.clear()
         Item.buffered.set(number=1, a=Add(1))
-        assert asked == [(to.port, "EVALSHA")]
+        assert {port for port, _ in asked} == {to.port}
         assert Item.buffered.get(number=1).a == 3
 
     def test_event_loops(self, cluster, slot):

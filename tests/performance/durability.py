@@ -9,8 +9,10 @@ off first where the last fsync began that had ended by then: strace tells, where
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -60,6 +62,40 @@ def test_what_is_lost(plain, configure, kind, appendfsync, durability):
     print(f"| {kind} | {appendfsync} | {durability} | {' | '.join(told)} |", flush=True)
 
 
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.parametrize("kind", RedisServer.KINDS)
+@pytest.mark.parametrize("appendfsync", ["always", "everysec", "no"])
+def test_what_a_slow_disk_loses(plain, configure, kind, appendfsync):
+    """A server holds its writes back for two seconds at most, if an fsync takes so long."""
+    with RedisServer(kind, appendfsync=appendfsync) as server:
+        slow = "inject=fsync,fdatasync:delay_enter=1500000"
+        command = ["strace", "-f", "-e", slow, "-o", "/dev/null", "-p", str(server.pid)]
+        tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        time.sleep(1)  # until it traces
+        configure(REDIS=server.url, WHEN_DOWN="raise", SOCKET_TIMEOUT=10)
+        until = time.monotonic() + 2 * SECONDS
+        number = 0
+        while time.monotonic() < until:
+            number += 1
+            Item.buffered.set(number=number, a=1)
+            time.sleep(0.005)
+        _end_at_once(server)
+        tracer.wait(10)
+        server.start()
+        configure(REDIS=server.url)
+        with server.client(decode_responses=True) as client:
+            entries = every_id(client)
+        lost = sum(str(n) not in entries for n in range(1, number + 1))
+        print(f"\n{kind}, {appendfsync}, a slow disk: {lost} of {number} lost by SIGKILL")
+        assert lost == 0 or appendfsync == "everysec"
+
+
+def _end_at_once(server: RedisServer) -> None:
+    """Not by kill(), which has the server write everything first."""
+    os.kill(server.pid, signal.SIGKILL)
+    server.process.wait()
+
+
 def _killed(
     configure: Callable[..., None],
     kind: str,
@@ -86,7 +122,7 @@ def _killed(
         for thread in threads:
             thread.start()
         time.sleep(SECONDS)
-        server.kill()
+        _end_at_once(server)
         end.set()
         for thread in threads:
             thread.join()

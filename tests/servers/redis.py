@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,13 @@ class RedisServer:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
+        """Ends it at once. What it acknowledged is in its files.
+
+        With `everysec`, a server keeps up to two seconds in memory while the disk is slow. A
+        SIGKILL alone would lose them.
+        """
+        with suppress(redis.RedisError), self.client(socket_timeout=1, retry=None) as client:
+            client.config_set("appendfsync", "no")
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -130,7 +138,7 @@ class RedisServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.kill()
+        self._end(signal.SIGKILL)
 
 
 def lasting_keys(client: redis.Redis) -> set[Any]:
