@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from inspect import Parameter, signature
 from operator import is_not
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from django.conf import settings
 from django.core import checks
@@ -23,12 +23,13 @@ from django.db import connections, models, router
 from django.db.models.signals import class_prepared
 
 from writebehind_app import conf, registry
-from writebehind_app.declaration_checks import error, nearest, option_problem
+from writebehind_app.declaration_checks import error, nearest
 from writebehind_app.fields.bases import BaseFormat
 from writebehind_app.fields.columns import Unsupported
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.layout import Layout
 from writebehind_app.fields.versions import Names, upgraded
+from writebehind_app.options import SETTINGS, Options, option_problem
 from writebehind_app.store import divisions
 from writebehind_app.store.bases import BaseTerms
 from writebehind_app.store.connection import client
@@ -80,29 +81,6 @@ class Bases:
     terms: BaseTerms
 
 
-class Options(TypedDict, total=False):
-    """The options of every kind of buffer. An option that is not given is as in `WRITEBEHIND`."""
-
-    max_age: float | None  # seconds from the first unflushed write to the flush, at most
-    quiet: float | None  # seconds without a write after which an entry is due
-    batch_size: int | None  # entries in one transaction
-    shards: int | None  # batches that can be under way at a time
-    durability: str | int | None  # "memory", "fsync", or how many replicas
-    max_pending: int | None  # entries in Redis
-    redis: conf.Address | None  # a Redis of its own
-    when_down: str | None  # "direct" or "raise"
-    when_full: str | None  # the same
-    orm: str | None  # "fence", or "ignore": save() and delete() do not heed what is pending
-    sensitive: str | Iterable[str]  # fields, or meta keys, whose values not everybody may see
-    version: int  # raised when what was written before means something else now
-
-
-_SETTINGS = (
-    *("max_age", "quiet", "batch_size", "shards", "durability", "max_pending"),
-    *("redis", "when_down", "when_full", "orm"),
-)
-
-
 class Declaration(ABC):
     """Which rows of a model may be written behind, and how.
 
@@ -126,7 +104,7 @@ class Declaration(ABC):
         sensitive = options.get("sensitive", ())
         self.sensitive = (sensitive,) if isinstance(sensitive, str) else tuple(sensitive)
         given: dict[str, Any] = {**options}
-        self.options = {n.upper(): given[n] for n in _SETTINGS if given.get(n) is not None}
+        self.options = {n.upper(): given[n] for n in SETTINGS if given.get(n) is not None}
 
     @classmethod
     def _own_options(cls) -> list[str]:

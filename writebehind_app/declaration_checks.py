@@ -11,10 +11,8 @@ from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models, router
 
-from writebehind_app import conf
 from writebehind_app.fields.columns import NOT_FOR_KEYS, Unsupported, column
 from writebehind_app.fields.layout import may_be_written
-from writebehind_app.store import connection
 
 if TYPE_CHECKING:
     from writebehind_app.declaration import Declaration
@@ -22,18 +20,6 @@ if TYPE_CHECKING:
 
 def error(number: int, message: str, hint: str, obj: Any = None) -> checks.Error:
     return checks.Error(message, hint=hint, obj=obj, id=f"writebehind.E{number:03}")
-
-
-def option_problem(name: str, value: Any) -> tuple[str, str] | None:
-    """What is wrong with an option that stands for a setting, and what to do about it; or None."""
-    option, to = name.lower(), "such a value"
-    if name == "REDIS":
-        problem, to = connection.problem(value, option), connection.EXPECTED
-    elif problem := conf.problem(name, value):
-        problem = problem.replace(name, option)
-    if problem is None:
-        return None
-    return problem, f"Set {option} to {to}, or leave it out for the project's."
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import pytest
 from writebehind_app import checkpoints
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.buffers.coalescing import CoalescingBuffer
-from writebehind_app.flush import engine, ledger, writer
+from writebehind_app.flush import batch, ledger, writer
 from writebehind_app.models import AppliedBatch
 from writebehind_app.store.connection import client
 from writebehind_app.store.shard import Batch, Shard
@@ -73,12 +73,12 @@ class Claim:
 
     def flush(self) -> None:
         """Go on as a flusher does after its claim."""
-        outcome = engine._flush_batch(self.buffer, self.number, self.shard, self.batch, wait=False)
+        outcome = batch.flush_batch(self.buffer, self.number, self.shard, self.batch, wait=False)
         assert not isinstance(outcome, Exception), outcome
 
     def wake_up(self) -> None:
         """The same, as one whose batch others may have by now."""
-        engine._flush_batch(self.buffer, self.number, self.shard, self.batch, wait=False)
+        batch.flush_batch(self.buffer, self.number, self.shard, self.batch, wait=False)
 
 
 def claim(

@@ -13,7 +13,7 @@ from django.db import IntegrityError
 from writebehind_app.buffers import reading
 from writebehind_app.buffers.base import Buffer
 from writebehind_app.database import arrays, direct, upsert
-from writebehind_app.flush import engine, garbage, ledger, pruning, writer
+from writebehind_app.flush import batch, garbage, ledger, pruning, writer
 from writebehind_app.store.shard import Shard
 
 
@@ -21,14 +21,14 @@ def refuse_batches(
     patch: pytest.MonkeyPatch, error: Exception, *, only_with: tuple[Buffer, str] | None = None
 ) -> None:
     """Have the database refuse each batch as a whole; or those of the shard that has an id."""
-    apply = engine.apply
+    apply = batch.apply
 
     def refuse(buffer: Any, number: int, *args: Any, **options: Any) -> Any:
         if only_with is None or number == _number(*only_with):
             raise error
         return apply(buffer, number, *args, **options)
 
-    patch.setattr(engine, "apply", refuse)
+    patch.setattr(batch, "apply", refuse)
 
 
 def _number(buffer: Buffer, id: str) -> int:
@@ -41,7 +41,7 @@ def isolate_at_once(patch: pytest.MonkeyPatch) -> None:
     def isolating(buffer: Buffer, number: int, batch: Any, **options: Any) -> Any:
         return writer.apply(buffer, number, batch, **{**options, "isolating": True})
 
-    patch.setattr(engine, "apply", isolating)
+    patch.setattr(batch, "apply", isolating)
 
 
 @contextmanager
@@ -127,14 +127,14 @@ def act_before_extension(patch: pytest.MonkeyPatch, act: Callable[[], object]) -
 
 
 def acknowledge_before_commit(patch: pytest.MonkeyPatch) -> None:
-    apply = engine._apply
+    apply = batch._apply
 
     def too_late(related: Any) -> Any:
         related.own.shard.ack(related.own.batch.token)
         time.sleep(0.01)
         return apply(related)
 
-    patch.setattr(engine, "_apply", too_late)
+    patch.setattr(batch, "_apply", too_late)
 
 
 def read_nothing_in_flight(patch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ MUTANTS = [
     ),
     mutant(
         "a time limit of RQ or Celery is an error of one batch",
-        "_flush_batch",
+        "flush_batch",
         "is_end(error)",
         "False",
         f"{_TASKS}TestTimeout::test_nobody_waits_for_the_lease_of_its_batch",

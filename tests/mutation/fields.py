@@ -19,7 +19,7 @@ MUTANTS = [
     ),
     mutant(
         "a pending row shows an expression in place of the literal of db_default",
-        "Layout.new_row",
+        "NewRows.instance",
         "self._db_defaults() | folded.values",
         "folded.values",
         f"{_DEFAULT}test_a_literal_is_shown_while_the_row_is_pending",

@@ -91,7 +91,7 @@ MUTANTS = [
     ),
     mutant(
         "acknowledged before the commit",
-        "_flush_batch",
+        "flush_batch",
         "applied = _apply(related)",
         "shard.ack(batch.token)\napplied = _apply(related)",
         flush("token", "dies", "lone"),
@@ -838,7 +838,7 @@ MUTANTS = [
     ),
     mutant(
         "to wait for another flusher counts as a failed try",
-        "_flush_batch",
+        "flush_batch",
         "shard.release(own.batch.token, retry_in=_soon(conf.settings().BACKOFF))",
         "_give_back(own, error)",
         f"{RELATED}TestBatchesThatNeedEachOther::test_to_wait_is_no_attempt",
@@ -1020,7 +1020,7 @@ MUTANTS = [
     ),
     mutant(
         "related batches are not acknowledged",
-        "_flush_batch",
+        "flush_batch",
         "zip(related.every(), applied, strict=False)",
         "zip(related.every(), applied[:1], strict=False)",
         f"{ORDER}TestTokens::test_each_batch_is_acknowledged",

@@ -127,7 +127,7 @@ def test_there_are_files_to_be_looked_at():
         "import writebehind_app.store.lua",
         "from writebehind_app.checks import _not_called",
         "def test(): from writebehind_app.store import lua",
-        "engine._flush_batch(buffer)",
+        "batch._apply(related)",
         "monkeypatch.setattr(reading, '_stored', None)",
         "monkeypatch.setattr('writebehind_app.buffers.reading._stored', None)",
         "monkeypatch.setattr('writebehind_app.store.shard.hasten', away)",

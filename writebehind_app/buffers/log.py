@@ -16,7 +16,6 @@ from writebehind_app.buffers.base import Buffer, Owner, Row, asynchronous
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.buffers.sending import Sending
 from writebehind_app.buffers.window import Window
-from writebehind_app.declaration import Options
 from writebehind_app.declaration_checks import (
     error,
     left_out,
@@ -34,6 +33,7 @@ from writebehind_app.fields.operations import Operation
 from writebehind_app.fields.stamps import micros_of
 from writebehind_app.fields.versions import Names, RowNames
 from writebehind_app.flush.engine import FlushResult
+from writebehind_app.options import Options
 from writebehind_app.store.calls import Record
 
 

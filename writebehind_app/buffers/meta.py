@@ -14,7 +14,6 @@ from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.metadata import Metadata
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.database.lookup import rows_by_entity
-from writebehind_app.declaration import Options
 from writebehind_app.declaration_checks import (
     error,
     left_out,
@@ -29,6 +28,7 @@ from writebehind_app.fields.layout import Layout, key_texts, layout, may_be_writ
 from writebehind_app.fields.limits import REFUSALS, as_dict, as_pair
 from writebehind_app.fields.versions import Names
 from writebehind_app.fields.writes import Write
+from writebehind_app.options import Options
 
 
 class MetaBuffer(CoalescingBuffer):

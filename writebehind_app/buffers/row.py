@@ -17,7 +17,6 @@ from writebehind_app.buffers.coalescing import CoalescingBuffer
 from writebehind_app.buffers.fallback import with_fallback
 from writebehind_app.buffers.receipt import Receipt
 from writebehind_app.database.lookup import rows_by_id
-from writebehind_app.declaration import Options
 from writebehind_app.declaration_checks import (
     error,
     left_out,
@@ -34,6 +33,7 @@ from writebehind_app.fields.layout import Layout, layout, may_be_written
 from writebehind_app.fields.limits import as_dict, excerpt
 from writebehind_app.fields.versions import Names, RowNames
 from writebehind_app.fields.writes import Write
+from writebehind_app.options import Options
 
 
 class RowBuffer(CoalescingBuffer, Generic[Row]):

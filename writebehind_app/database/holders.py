@@ -111,6 +111,6 @@ def _wanted(
         row = None if found is None else found.__dict__
         folded = fold(layout, entry, row, fenced.get(entry.id))
         if folded.values is not None and folded.is_new:
-            yield entry, layout.row_to_insert(folded).__dict__
+            yield entry, layout.new_rows.to_insert(folded).__dict__
         elif folded.values is not None and row is not None:
             yield entry, {**row, **folded.values}

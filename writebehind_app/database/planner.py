@@ -104,7 +104,7 @@ def make_plan(layout: Layout, entries: Sequence[Entry], stored: Stored | None = 
     delete, change, insert = [], [], []
     if not layout.key:
         for entry, values in zip(entries, decoded, strict=True):
-            insert.append(layout.row_to_insert(fold(layout, entry, None, values=values)))
+            insert.append(layout.new_rows.to_insert(fold(layout, entry, None, values=values)))
         return Plan([], [], insert)
     if stored is None:
         stored = locked(layout, entries)
@@ -120,7 +120,7 @@ def make_plan(layout: Layout, entries: Sequence[Entry], stored: Stored | None = 
         if folded.values is None:
             continue
         if folded.is_new:
-            insert.append(layout.row_to_insert(folded))
+            insert.append(layout.new_rows.to_insert(folded))
         else:
             assert row is not None
             change.append(Change(row, layout.values_to_store(row, folded)))

@@ -10,9 +10,7 @@ from typing import Any
 
 from django.core.exceptions import FieldError, ValidationError
 from django.db import models
-from django.db.models.base import ModelState
 from django.db.models.expressions import DatabaseDefault
-from django.db.models.signals import post_init, pre_init
 from django.utils import timezone
 
 from writebehind_app.fields.accepted import Check, check_of
@@ -29,6 +27,7 @@ from writebehind_app.fields.entry import Entry, field_of
 from writebehind_app.fields.fence import Fence
 from writebehind_app.fields.fold import Folded, fold
 from writebehind_app.fields.limits import REFUSALS, excerpt, refuse_oversized
+from writebehind_app.fields.new_rows import NewRows
 from writebehind_app.fields.operations import Operation, operation_texts
 from writebehind_app.fields.stamps import later, stamp
 from writebehind_app.fields.zones import Zoned
@@ -247,7 +246,7 @@ class Layout:
         if folded.values is None:
             return None
         if folded.is_new:
-            return self.new_row(folded)
+            return self.new_rows.instance(folded)
         return None if row is None else self.changed(row, folded)
 
     def changed(self, row: models.Model, folded: Folded) -> models.Model:
@@ -267,66 +266,10 @@ class Layout:
         times = {f.attname: later(row.get(f.attname), f, folded.last) for f in self.stamped}
         return {**folded.values, **times}
 
-    def new_row(self, folded: Folded) -> models.Model:
-        """The instance of a new row."""
-        assert folded.values is not None
-        row = self.model(**(self._db_defaults() | folded.values))
-        once = [f for f in self.stamped_once if f.attname not in folded.values]
-        stamp(row, once, folded.first)
-        stamp(row, self.stamped, folded.last)
-        return row
-
-    def _db_defaults(self) -> dict[str, Any]:
-        return {f.attname: default_of(f) for f in self._with_db_default}
-
     @cached_property
-    def _with_db_default(self) -> list[models.Field[Any, Any]]:
-        return [f for f in self.model._meta.concrete_fields if f.has_db_default()]
-
-    def row_to_insert(self, folded: Folded) -> models.Model:
-        """The instance of a new row, for an INSERT alone. It is made faster than by `new_row`."""
-        if not self._plain_init:
-            return self.new_row(folded)
-        assert folded.values is not None
-        row = self.model.__new__(self.model)
-        row.__dict__ = {**self._defaults, **folded.values, "_state": ModelState()}
-        for field in self._fields_with_calls:
-            if field.attname not in folded.values:
-                row.__dict__[field.attname] = field.get_default()
-        if self.stamped_once:
-            once = [f for f in self.stamped_once if f.attname not in folded.values]
-            stamp(row, once, folded.first)
-        if self.stamped:
-            stamp(row, self.stamped, folded.last)
-        return row
-
-    @cached_property
-    def _plain_init(self) -> bool:
-        """Whether only Django's own code runs when an instance is made."""
-        model = self.model
-        return (
-            model.__init__ is models.Model.__init__
-            and model.__new__ is object.__new__
-            and not any(signal.has_listeners(model) for signal in (pre_init, post_init))
-            and all(type(f).get_default is models.Field.get_default for f in model._meta.fields)
-        )
-
-    @cached_property
-    def _defaults(self) -> dict[str, Any]:
-        return {
-            f.attname: f.get_default()
-            for f in self.model._meta.concrete_fields
-            if f not in self._fields_with_calls
-        }
-
-    @cached_property
-    def _fields_with_calls(self) -> list[models.Field[Any, Any]]:
-        """The fields whose default must be asked for each row."""
-        return [
-            f
-            for f in self.model._meta.concrete_fields
-            if callable(f.default) or f.has_db_default() or isinstance(f, models.ForeignKey)
-        ]
+    def new_rows(self) -> NewRows:
+        """How new rows are made."""
+        return NewRows(self.model, self.stamped, self.stamped_once)
 
     def shape(self, names: tuple[str, ...]) -> Shape:
         """The decoder of entries that set these fields."""
