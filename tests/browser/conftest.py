@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,20 @@ class Browser:
 
     def open(self, path: str) -> None:
         self.driver.get(self.url + path)
+
+    @contextmanager
+    def seen_as(self, width: int, scheme: str) -> Iterator[None]:
+        """A window of this width, for somebody who likes it light or dark."""
+        emulate = self.driver.execute_cdp_cmd
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        emulate("Emulation.setDeviceMetricsOverride", size)
+        emulate("Emulation.setEmulatedMedia", {"features": [feature]})
+        try:
+            yield
+        finally:
+            emulate("Emulation.clearDeviceMetricsOverride", {})
+            emulate("Emulation.setEmulatedMedia", {"features": []})
 
     def log_in(self, name: str = "demo") -> None:
         self.open("login/")

@@ -361,12 +361,7 @@ def test_who_may_nothing_and_who_is_nobody_see_nothing(
 def test_each_page_of_the_admin_fits_the_window_and_is_for_all(
     browser: Browser, screenshots: Callable[[str], Path], width: int, scheme: str
 ) -> None:
-    emulate = browser.driver.execute_cdp_cmd
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    emulate("Emulation.setDeviceMetricsOverride", size)
-    emulate("Emulation.setEmulatedMedia", {"features": [feature]})
-    try:
+    with browser.seen_as(width, scheme):
         for name, path in PAGES.items():
             browser.open(path)
             browser.driver.save_screenshot(screenshots(f"{name}-{width}-{scheme}"))
@@ -378,6 +373,3 @@ def test_each_page_of_the_admin_fits_the_window_and_is_for_all(
                 assert browser.find(".field-refused").is_displayed()
             if name == "admin-history":
                 assert browser.run(BROKEN_WORDS) == []
-    finally:
-        emulate("Emulation.clearDeviceMetricsOverride", {})
-        emulate("Emulation.setEmulatedMedia", {"features": []})

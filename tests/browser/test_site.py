@@ -219,18 +219,10 @@ def test_a_profile_is_changed(browser: Browser, demo: Demo) -> None:
 def test_no_page_is_wider_than_the_window(
     browser: Browser, screenshots: Callable[[str], Path], width: int, scheme: str
 ) -> None:
-    emulate = browser.driver.execute_cdp_cmd
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    emulate("Emulation.setDeviceMetricsOverride", size)
-    emulate("Emulation.setEmulatedMedia", {"features": [feature]})
-    try:
+    with browser.seen_as(width, scheme):
         for name, path in PAGES.items():
             browser.open(path)
             browser.driver.save_screenshot(screenshots(f"{name}-{width}-{scheme}"))
             dark = browser.run("return matchMedia('(prefers-color-scheme: dark)').matches")
             assert dark == (scheme == "dark")
             assert browser.run("return document.documentElement.scrollWidth") <= width, name
-    finally:
-        emulate("Emulation.clearDeviceMetricsOverride", {})
-        emulate("Emulation.setEmulatedMedia", {"features": []})

@@ -17,11 +17,19 @@ from django.db import connections
 import writebehind_app
 from tests.backdoor import cluster as backdoor
 from tests.backdoor.breaker import is_asked
-from tests.faults.writers import BUFFERS, ROUNDS, assert_as_told, drained, flush_on, write_on
+from tests.faults.writers import (
+    BUFFERS,
+    ROUNDS,
+    assert_as_told,
+    drained,
+    flush_and_kill,
+    flush_on,
+    write_on,
+)
 from tests.models import Item, Line, Setting
 from tests.outages import wait_for, wait_for_redis
 from tests.servers import ClusterGroup, RedisServer
-from writebehind_app import Add, checkpoints
+from writebehind_app import Add
 from writebehind_app.exceptions import BufferUnavailable, NotDurable, WriteUncertain
 
 ROWS = range(24)  # on all nodes
@@ -331,18 +339,7 @@ class TestAMasterThatDies:
         Item.buffered.set(number=2, a=5)
         slot = slot_of(1)
         killed = cluster.owner(slot)
-        reached = []
-
-        def hook(name: str) -> None:
-            if name == f"flush.{step}" and not reached:
-                reached.append(name)
-                killed.kill()
-
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, "hook", hook)
-            with suppress(BufferUnavailable):
-                Item.buffered.flush()
-        assert reached
+        flush_and_kill(monkeypatch, step, killed)
         other_master(cluster, slot, killed)
         killed.start()
         drained()

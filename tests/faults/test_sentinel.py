@@ -13,7 +13,7 @@ import redis
 from django.db import connections
 
 from tests.backdoor.breaker import is_asked
-from tests.faults.writers import ROUNDS, assert_as_told, drained, flush_on, write_on
+from tests.faults.writers import ROUNDS, assert_as_told, drained, flush_and_kill, flush_on, write_on
 from tests.models import Item
 from tests.outages import wait_for, wait_for_redis
 from tests.servers import RedisServer, SentinelGroup
@@ -94,18 +94,7 @@ class TestAStepOfAFlush:
         Item.buffered.set(number=2, a=5)
         Item.buffered.delete(number=3)
         killed = sentinels.nodes[0]
-        reached = []
-
-        def hook(name: str) -> None:
-            if name == f"flush.{step}" and not reached:
-                reached.append(name)
-                killed.kill()
-
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints, "hook", hook)
-            with suppress(BufferUnavailable):
-                Item.buffered.flush()
-        assert reached
+        flush_and_kill(monkeypatch, step, killed)
         other_master(sentinels, killed)
         drained()
         assert dict(Item.objects.values_list("number", "a")) == {1: 11, 2: 5}

@@ -12,13 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import pytest
 from django.db import connections
 
 from tests.models import Counter, Item, Line, Setting
 from tests.outages import wait_for_redis
-from writebehind_app import Add
+from tests.servers import RedisServer
+from writebehind_app import Add, checkpoints
 from writebehind_app.exceptions import (
     BufferUnavailable,
     NotDurable,
@@ -45,6 +48,22 @@ def drained() -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
         assert buffer.count_pending() == 0
+
+
+def flush_and_kill(patch: pytest.MonkeyPatch, step: str, server: RedisServer) -> None:
+    """Flush, and kill the server when the flush has come to a step."""
+    reached = []
+
+    def hook(name: str) -> None:
+        if name == f"flush.{step}" and not reached:
+            reached.append(name)
+            server.kill()
+
+    with patch.context() as within:
+        within.setattr(checkpoints, "hook", hook)
+        with suppress(BufferUnavailable):
+            Item.buffered.flush()
+    assert reached
 
 
 class Record:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from django.conf import settings as django_settings
 from redis.cluster import ClusterNode, RedisCluster
 
 from tests.backdoor.connection import shown
-from tests.backdoor.declarations import declare_only
 from tests.backdoor.divisions import Process, divide
-from tests.backdoor.limits import limit
+from tests.doctor import AsksTheDoctor
 from tests.models import Item, Line
 from tests.outages import wait_for
-from tests.servers import RedisServer
 from tests.servers.process import LOCALHOST
 from writebehind_app import Add, doctor
 from writebehind_app.checks import check_settings
 
-LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 ROWS = range(24)  # on all nodes
 
 pytestmark = pytest.mark.outage  # it takes as long as one
@@ -83,28 +77,11 @@ class TestWays:
         return (*RIGHTS(), "+cluster|slots", "+asking")
 
 
-class TestDoctor:
+class TestDoctor(AsksTheDoctor):
     @pytest.fixture(autouse=True)
     def project(self, cluster, monkeypatch, settings, configure):
-        declare_only(monkeypatch, Item)
-        settings.CACHES = {"default": LOCMEM, "writebehind": LOCMEM}
-        limit(monkeypatch, doctor_slow_redis=1.0)
+        self.prepare(monkeypatch, settings)
         self.group, self.configure = cluster, configure
-
-    def found(self) -> dict[str, str]:
-        return {
-            f.id.removeprefix("writebehind."): f.what for f in doctor.examine() if f.level != "ok"
-        }
-
-    @contextmanager
-    def configured(self, node: RedisServer, **config: str) -> Iterator[None]:
-        with node.client(decode_responses=True) as client:
-            before = {name: client.config_get(name)[name] for name in config}
-            for name, value in config.items():
-                client.config_set(name, value)
-            yield
-            for name, value in before.items():
-                client.config_set(name, value)
 
     def test_nothing_is_found(self):
         examined = {f.what for f in doctor.examine()}

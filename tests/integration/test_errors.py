@@ -386,22 +386,6 @@ class TestDeclaring:
         assert "tests.Base" not in labels
         assert One.buffered is not Two.buffered
         assert (One.buffered.model, Two.buffered.model) == (One, Two)
-
-    def test_each_child_of_an_abstract_model_has_its_own_fields(self):
-        class Base(models.Model):
-            number = models.IntegerField(unique=True)
-
-            buffered = RowBuffer(key="number")
-
-            class Meta:
-                abstract = True
-
-        class One(Base):
-            a = models.IntegerField()
-
-        class Two(Base):
-            b = models.IntegerField()
-
         assert list(One.buffered.layout().columns) == ["a"]
         assert list(Two.buffered.layout().columns) == ["b"]
 

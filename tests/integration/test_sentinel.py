@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import redis
 from django_q.conf import Conf
 
 from tests.backdoor.connection import shown
-from tests.backdoor.declarations import declare_only
-from tests.backdoor.limits import limit
+from tests.doctor import AsksTheDoctor
 from tests.models import Item, Line, Setting
 from tests.outages import wait_for
-from tests.servers import RedisServer, SentinelGroup
+from tests.servers import SentinelGroup
 from tests.servers.process import LOCALHOST
 from writebehind_app import Add, doctor, jobs
 from writebehind_app.exceptions import NotDurable
-
-LOCMEM = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 
 
 def cache_of(group: SentinelGroup, **options):
@@ -100,28 +95,11 @@ def test_a_cache_by_sentinel_is_the_broker_of_django_q(sentinels, settings, monk
         assert client.llen(f"django_q:{Conf.CLUSTER_NAME}:q") == 1
 
 
-class TestDoctor:
+class TestDoctor(AsksTheDoctor):
     @pytest.fixture(autouse=True)
     def project(self, sentinels, monkeypatch, settings, configure):
-        declare_only(monkeypatch, Item)
-        settings.CACHES = {"default": LOCMEM, "writebehind": LOCMEM}
-        limit(monkeypatch, doctor_slow_redis=1.0)
+        self.prepare(monkeypatch, settings)
         self.group, self.configure = sentinels, configure
-
-    def found(self) -> dict[str, str]:
-        return {
-            f.id.removeprefix("writebehind."): f.what for f in doctor.examine() if f.level != "ok"
-        }
-
-    @contextmanager
-    def configured(self, node: RedisServer, **config: str) -> Iterator[None]:
-        with node.client(decode_responses=True) as client:
-            before = {name: client.config_get(name)[name] for name in config}
-            for name, value in config.items():
-                client.config_set(name, value)
-            yield
-            for name, value in before.items():
-                client.config_set(name, value)
 
     def test_nothing_is_found(self):
         self.configure(DURABILITY=1)

@@ -620,7 +620,7 @@ MUTANTS = [
         "_pieces",
         "first == last or entry.older or entry.tombstones",
         "True",
-        f"{RELATED}TestBothSidesOfADeletion::test_it_is_made_anew",
+        f"{RELATED}TestBothSidesOfADeletion::test_a_member",
     ),
     mutant(
         "what nobody can place any more is lost",
