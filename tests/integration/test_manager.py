@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -451,6 +452,61 @@ class TestLoadedAndSaved:
         row, is_new = ITEMS.get_or_create(number=1, defaults={"b": "new"})
         assert (is_new, row.a) == (False, 5)
         assert stored()[1] == (5, "", None)
+
+
+def _get() -> Item:
+    return ITEMS.get(number=1)
+
+
+def _save(row: Item, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(row, name, value)
+    row.save()
+
+
+def _bulk_update(row: Item, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(row, name, value)
+    ITEMS.bulk_update([row], [*values])
+
+
+class TestARowThatIsMadeAnew:
+    """Something pending deletes a stored row and makes it anew."""
+
+    @pytest.fixture(autouse=True)
+    def pending(self, database, redis_server):
+        Item.objects.create(number=1, a=1, b="open")
+        Item.buffered.delete(number=1)
+        Item.buffered.set(number=1, a=7)
+
+    @pytest.mark.parametrize(("a", "expected"), [(F("a") + 1, 8), (9, 9)])
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda **values: ITEMS.filter(number=1).update(**values),
+            lambda **values: _save(_get(), **values),
+            lambda **values: _save(Item.buffered.get(number=1), **values),
+            lambda **values: _bulk_update(_get(), **values),
+            lambda **values: ITEMS.update_or_create(number=1, defaults=values),
+        ],
+        ids=["update", "save", "save of get()", "bulk_update", "update_or_create"],
+    )
+    def test_a_write(self, write, a, expected):
+        write(a=a)
+        assert stored() == {1: (expected, "", None)}
+
+    @pytest.mark.parametrize(
+        "delete",
+        [
+            lambda: ITEMS.filter(number=1).delete(),
+            lambda: _get().delete(),
+            lambda: Item.buffered.get(number=1).delete(),
+        ],
+        ids=["queryset", "row", "row of get()"],
+    )
+    def test_a_delete(self, delete):
+        delete()
+        assert stored() == {}
 
 
 class TestUpdate:

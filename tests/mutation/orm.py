@@ -22,6 +22,20 @@ _FORM = f"{_ADMIN}TestForm::"
 _LOOK = f"{STORE}calls.py::TestLooks::"
 
 MUTANTS = [
+    mutant(
+        "an expression misses a row that something older deletes and makes anew",
+        "Overwrite.settle",
+        "self.stored.pk != before.pk",
+        "False",
+        "tests/integration/test_manager.py::TestARowThatIsMadeAnew::test_a_write",
+    ),
+    mutant(
+        "a save of a row that something older deletes and makes anew is an INSERT",
+        "Layout.read",
+        "found.pk is None",
+        "False",
+        "tests/integration/test_manager.py::TestARowThatIsMadeAnew::test_a_write",
+    ),
     # The look
     mutant(
         "a save has the number of the last write",

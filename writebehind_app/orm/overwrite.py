@@ -130,14 +130,20 @@ class Overwrite:
     def settle(self) -> bool:
         """Store everything older, with deletes: then nothing older counts for the row any more.
 
-        False if that fails, or if Redis could not be asked.
+        False if that fails, or if Redis could not be asked. A row that is deleted and made anew
+        keeps its primary key: by it, the statement finds its rows.
         """
         if self._is_unknown():
             return False
         layout = self.buffer.layout()
         self.is_whole = self.store([*layout.columns])
         if self.is_whole:
-            self.stored = rows_by_id(layout, [self.id], lock=True).get(self.id)
+            before, self.stored = self.stored, rows_by_id(layout, [self.id], lock=True).get(self.id)
+            if before is not None and self.stored is not None and self.stored.pk != before.pk:
+                pk = layout.model._meta.pk
+                if pk.name not in layout.columns:
+                    all_rows(layout).filter(pk=self.stored.pk).update(**{pk.attname: before.pk})
+                    self.stored.pk = before.pk
         return self.is_whole
 
     def _is_unknown(self) -> bool:
