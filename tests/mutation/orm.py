@@ -30,14 +30,6 @@ MUTANTS = [
         "tests/integration/test_manager.py::TestARowThatIsMadeAnew::test_a_write",
     ),
     mutant(
-        "a save of a row that something older deletes and makes anew is an INSERT",
-        "Layout.read",
-        "found.pk is None",
-        "False",
-        "tests/integration/test_manager.py::TestARowThatIsMadeAnew::test_a_write",
-    ),
-    # The look
-    mutant(
         "a save has the number of the last write",
         "look.lua",
         "math.max(now, before + 1)",
@@ -206,13 +198,6 @@ MUTANTS = [
         "Overwrite.note_expressions",
         "(named or sums) and self.is_to_go() and self.settle()",
         "False",
-        f"{_EXPRESSION}test_a_row_that_is_deleted_and_made_anew",
-    ),
-    mutant(
-        "a save does not find the row that was made anew for it",
-        "_Save.act",
-        "self.row.pk = self.over.stored.pk",
-        "pass",
         f"{_EXPRESSION}test_a_row_that_is_deleted_and_made_anew",
     ),
     mutant(
@@ -548,13 +533,6 @@ MUTANTS = [
         "is_renamed or each.is_gone()",
         "is_renamed",
         f"{_MANAGER}TestUpdate::test_a_row_that_is_about_to_go",
-    ),
-    mutant(
-        "update() stores a row that is made anew, under another primary key, and does not find it",
-        "_update",
-        "is_renamed or each.is_gone()",
-        "is_renamed or each.is_to_go()",
-        f"{_MANAGER}TestUpdate::test_a_row_that_is_made_anew",
     ),
     mutant(
         "update() of a key leaves what is pending under the old one",

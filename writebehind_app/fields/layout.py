@@ -233,9 +233,6 @@ class Layout:
         """
         stored = None if row is None else row.__dict__
         found = self.applied(fold(self, self.known(entry), stored, fence, to_store=False), row)
-        if row is not None and found is not None and found.pk is None:
-            # It is deleted and made anew. Until then, its save() and delete() are about this row.
-            found.pk, found._state = row.pk, row._state
         if self._zoned.names and found is not None:
             self._zoned.show(found)
         return found

@@ -140,10 +140,9 @@ class Overwrite:
         if self.is_whole:
             before, self.stored = self.stored, rows_by_id(layout, [self.id], lock=True).get(self.id)
             if before is not None and self.stored is not None and self.stored.pk != before.pk:
-                pk = layout.model._meta.pk
-                if pk.name not in layout.columns:
-                    all_rows(layout).filter(pk=self.stored.pk).update(**{pk.attname: before.pk})
-                    self.stored.pk = before.pk
+                pk = layout.model._meta.pk.attname
+                all_rows(layout).filter(pk=self.stored.pk).update(**{pk: before.pk})
+                self.stored.pk = before.pk
         return self.is_whole
 
     def _is_unknown(self) -> bool:

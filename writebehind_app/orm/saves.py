@@ -182,8 +182,6 @@ class _Save:
                 if self.is_full and not _deferred(self.row):  # it makes the row anew
                     self.over.remove_if_gone()
                 names = self._begin(self.over)
-                if self.over.is_whole and self.over.stored is not None:
-                    self.row.pk = self.over.stored.pk  # it was made anew
                 is_updated = act()
                 if self.is_other:
                     self.over.texts = dict.fromkeys(self.over.settled, VALUE)
