@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 from django.db import connections, transaction
 
+from tests.backdoor.flushes import isolate_at_once
 from tests.elsewhere import elsewhere
-from tests.models import Counter, Note, Owner, Pair
+from tests.models import Branch, Counter, Note, Owner, Pair
 from tests.router import current
 from writebehind_app import checkpoints
 
@@ -94,6 +95,17 @@ def test_a_row_beside_one_that_is_refused(database, once, step):
     result = Pair.buffered.flush()
     assert (result.errors, result.dead_letters) == (0, 1)
     assert [row.name for row in Pair.objects.all()] == ["y"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_one_of_two_that_wait_for_each_other(database, once, step, monkeypatch):
+    isolate_at_once(monkeypatch)
+    Branch.buffered.set(slug="x", above="y")
+    Branch.buffered.set(slug="y", above="x")
+    once(step, lambda: Branch.objects.create(slug="x").delete())
+    result = Branch.buffered.flush()
+    assert (result.errors, result.dead_letters) == (0, 0)
+    assert not Branch.objects.exists()  # the other one goes with it
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -86,6 +86,14 @@ MUTANTS = [
         databases=("postgresql", "mariadb"),
     ),
     mutant(
+        "a new row of those that wait for each other is not looked at for fences",
+        "write_detached",
+        "Written(own.buffer, new=own.new)",
+        "Written(own.buffer)",
+        f"{_GONE}test_one_of_two_that_wait_for_each_other",
+        databases=("postgresql", "mariadb"),
+    ),
+    mutant(
         "a new row that has a fence is always tried again",
         "check_new",
         "now.get(id) != fence",
