@@ -86,6 +86,22 @@ MUTANTS = [
         databases=("postgresql", "mariadb"),
     ),
     mutant(
+        "a call around Redis waits for a row while others wait for its fence",
+        "_locked",
+        "not may_be_repeated(buffer.layout().using)",
+        "True",
+        "tests/integration/test_fallback.py::test_many_at_once",
+        databases=("postgresql",),
+    ),
+    mutant(
+        "a call around Redis gives up soon",
+        "committed",
+        "not (transient and time.monotonic() < until)",
+        "True",
+        "tests/integration/test_fallback.py::test_many_at_once",
+        databases=("postgresql",),
+    ),
+    mutant(
         "a new row of those that wait for each other is not looked at for fences",
         "write_detached",
         "Written(own.buffer, new=own.new)",

@@ -290,7 +290,7 @@ MUTANTS = [
     mutant(
         "a direct write is made again after its caller's transaction was rolled back",
         "committed",
-        "not connection.in_atomic_block and autocommits(connection)",
+        "shows_what_is_committed(using)",
         "not connection.in_atomic_block",
         "tests/integration/test_autocommit.py::TestDirectWrites::test_a_deadlock_is_told",
         databases=("mariadb",),
@@ -494,7 +494,7 @@ MUTANTS = [
     mutant(
         "a retry that deadlocks is not tried again",
         "committed",
-        'kind(error) == "transient" and is_whole',
+        'kind(error) == "transient" and shows_what_is_committed(using)',
         "False",
         f"{POISON}TestDeadLetters::test_a_retry_that_deadlocks_is_tried_again",
         databases=("mariadb",),

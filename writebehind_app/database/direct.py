@@ -13,9 +13,10 @@ from django.core.exceptions import ValidationError
 
 from writebehind_app.database import fences, superseding
 from writebehind_app.database.bases import passing
+from writebehind_app.database.failures import InTheWay
 from writebehind_app.database.lookup import rows_by_id
 from writebehind_app.database.planner import Stored, write_entries
-from writebehind_app.database.transactions import committed
+from writebehind_app.database.transactions import committed, may_be_repeated
 from writebehind_app.fields.entry import Entry
 from writebehind_app.fields.fold import fold
 from writebehind_app.fields.limits import out_of_range
@@ -81,7 +82,11 @@ def _locked(buffer: KeyedDeclaration, ids: Iterable[str]) -> dict[str, Any]:
     stored = buffer.stored(ids, lock=True)
     fences.lock(buffer, ids)
     if absent := [id for id in ids if id not in stored]:  # somebody may have made them just now
-        stored |= buffer.stored(absent, lock=True)
+        if not may_be_repeated(buffer.layout().using):
+            stored |= buffer.stored(absent, lock=True)
+        elif buffer.stored(absent):
+            # Whoever has locked these rows may wait for the fences: do not wait for each other.
+            raise InTheWay("Rows were made while a call around Redis was about to make them.")
     return stored
 
 

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count
 from math import ceil
 from typing import TypeVar
 
@@ -18,7 +19,9 @@ from writebehind_app.models import Fence
 
 _Result = TypeVar("_Result")
 _TRIES = 6  # of one transaction, if another one was in the way
+_PATIENCE = 5.0  # seconds; more tries within them, but not of a row that another one has inserted
 _PAUSE = 0.005  # seconds before the second try, at most; doubled each time
+_LONGEST_PAUSE = 0.1
 
 
 def check_outside_transaction(
@@ -61,17 +64,19 @@ def committed(using: str, act: Callable[[], _Result]) -> _Result:
     off: the deadlock has rolled back what the caller did before, too.
     """
     connection = connections[using]
-    is_whole = not connection.in_atomic_block and autocommits(connection)
-    for attempt in range(_TRIES):
+    until = time.monotonic() + _PATIENCE
+    for attempt in count(1):
         try:
             with transaction.atomic(using=using):
                 begin_writing(connection)
                 return act()
         except Exception as error:
-            transient = kind(error) == "transient" and is_whole
-            if attempt == _TRIES - 1 or not (transient or isinstance(error, IntegrityError)):
+            transient = kind(error) == "transient" and shows_what_is_committed(using)
+            if not (transient or isinstance(error, IntegrityError)):
                 raise
-            time.sleep(random.uniform(0, _PAUSE * 2**attempt))
+            if attempt >= _TRIES and not (transient and time.monotonic() < until):
+                raise
+            time.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST_PAUSE)))
     raise AssertionError("unreachable")
 
 
@@ -88,6 +93,12 @@ def shows_what_is_committed(using: str) -> bool:
     """Whether a statement sees everything that is committed now: no transaction is open."""
     connection = connections[using]
     return not connection.in_atomic_block and autocommits(connection)
+
+
+def may_be_repeated(using: str) -> bool:
+    """Whether the open transaction is that of `committed()`, and not part of one of the caller."""
+    connection = connections[using]
+    return len(connection.atomic_blocks) == 1 and connection.commit_on_exit
 
 
 _LEAST_WAIT = 1.0  # seconds for a lock
