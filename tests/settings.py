@@ -52,10 +52,13 @@ CACHES = {
     "writebehind": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": _redis},
 }
 # And what else of the settings a test changes for its processes.
-# A Redis that is away is an error where a test does not say otherwise: nothing goes around it.
+# A Redis that is away is an error where a test does not say otherwise: nothing goes around it. On a
+# machine that is busy with tests, one that is there may take seconds to answer.
 WRITEBEHIND = {
     "REDIS": _redis,
     "WHEN_DOWN": "raise",
+    "CONNECT_TIMEOUT": 5.0,
+    "SOCKET_TIMEOUT": 5.0,
     **json.loads(os.environ.get("WRITEBEHIND_TEST_OPTIONS", "{}")),
 }
 
