@@ -361,9 +361,11 @@ class KeyedDeclaration(Declaration):
         return Bases(format, BaseTerms(format.prefix, micros, share))
 
     @abstractmethod
-    def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
+    def stored(
+        self, ids: Sequence[str], *, lock: bool = False, nowait: bool = False
+    ) -> dict[str, Any]:
         """The stored rows, or entities, of these ids, by id. `lock` locks them until the
-        transaction ends."""
+        transaction ends; with `nowait`, a row that somebody else has locked is an error."""
 
     @abstractmethod
     def gathered(self, rows: Sequence[Any]) -> Any | None:

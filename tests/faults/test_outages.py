@@ -235,7 +235,7 @@ class TestWhileProcessesWrite:
         self, outage, database, redis_server, configure, start_child
     ):
         """SCENARIOS 32; each call is answered, and few of them late."""
-        configure(WHEN_DOWN="direct", LEASE=2)
+        configure(WHEN_DOWN="direct", LEASE=2, SOCKET_TIMEOUT=1)
         # SQLite lets one write at a time, and those who wait sleep.
         work = Work(start_child, writers=8, pause=1.5 if database == "default" else 0.1)
         time.sleep(0.5)

@@ -6,17 +6,19 @@ Each test says which two. What was accepted before the act comes first.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, connections, transaction
 
 from tests.backdoor.flushes import isolate_at_once
 from tests.elsewhere import elsewhere
-from tests.models import Counter, Owner, Pair, Place, Venue
+from tests.models import Counter, Owner, Pair, Place, Setting, Venue
 from tests.router import current
-from writebehind_app import checkpoints
+from writebehind_app import Add, checkpoints
 
 pytestmark = [
     pytest.mark.parametrize("redis_server", ["valkey"], indirect=True),
@@ -181,3 +183,32 @@ def test_a_pending_row_that_is_not_stored_is_deleted(database, redis_server):
     Venue.buffered.get(slug="v").delete()
     elsewhere(Venue.buffered.flush)
     assert not Venue.objects.exists()
+
+
+def test_a_meta_key_is_made_while_a_call_waits_for_another(database, redis_server, go):
+    """It is looked at again. The call is not tried again: many who do that at once give up."""
+    Setting.objects.create(site=1, key="other", value=1)
+    go("direct")
+    meta = Setting.buffered.of(site=1)
+    is_locked, inserts = threading.Event(), []
+
+    def make() -> None:
+        with transaction.atomic(using=current()):
+            Setting.objects.select_for_update().get(key="other")
+            is_locked.set()
+            time.sleep(0.5)
+            Setting.objects.create(site=1, key="key", value=1)
+
+    def notice(execute: Any, sql: str, *args: Any) -> Any:
+        is_update = "ON DUPLICATE KEY UPDATE" in sql  # of MariaDB
+        if sql.startswith("INSERT") and Setting._meta.db_table in sql and not is_update:
+            inserts.append(sql)
+        return execute(sql, *args)
+
+    with ThreadPoolExecutor(1) as pool, connections[current()].execute_wrapper(notice):
+        made = pool.submit(elsewhere, make)
+        assert is_locked.wait(10)
+        meta.update(key=Add(5))
+        made.result()
+    assert dict(meta) == {"other": 1, "key": 6}
+    assert not inserts

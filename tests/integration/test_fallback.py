@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connections, transaction
+from django.db.models.signals import pre_delete
 from django.utils import timezone
 
 from tests.backdoor.batches import claim_and_die
@@ -271,6 +272,23 @@ def deadlocks(database: str) -> int:
         [found] = cursor.fetchone()
     connections[database].close()  # a statement sees the counts of its first look in a session
     return int(found)
+
+
+def test_an_error_of_a_receiver_is_told(database, configure):
+    """It is not about the values, though its class says so."""
+    configure(MODE="direct")
+    Item.objects.create(number=1)
+
+    def refuse(**kwargs: Any) -> None:
+        raise ValidationError("not this one")
+
+    pre_delete.connect(refuse, sender=Item)
+    try:
+        with pytest.raises(ValidationError, match="not this one"):
+            Item.buffered.delete(number=1)
+    finally:
+        pre_delete.disconnect(refuse, sender=Item)
+    assert Item.objects.exists()
 
 
 class TestPolicy:

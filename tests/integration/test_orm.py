@@ -613,6 +613,19 @@ class TestTransactions:
         Setting.buffered.flush()
         assert dict(Setting.objects.values_list("key", "value")) == {"k": 3, "m": 2}
 
+    @pytest.mark.parametrize("block", [atomic, batch, nullcontext])
+    def test_an_expression_on_a_meta_key_that_is_deleted_and_written(self, block):
+        row = Setting.objects.create(site=1, key="k", value=1)
+        meta = Setting.buffered.of(site=1)
+        with block():
+            del meta["k"]
+            meta["k"] = 7
+            row.value = F("value") * 2
+            row.save(update_fields=["value"])
+        assert dict(meta) == {"k": 14}
+        Setting.buffered.flush()
+        assert Setting.objects.values_list("pk", "key", "value").get() == (row.pk, "k", 14)
+
     def test_in_a_test_case(self, item, django_capture_on_commit_callbacks):
         with atomic(), django_capture_on_commit_callbacks(execute=True):
             Item.buffered.set(number=1, b="waiting", c="y")

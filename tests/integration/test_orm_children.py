@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.db import transaction
+from django.db.models import F
 
 from tests.backdoor.batches import claim
 from tests.backdoor.calls import round_trips
@@ -86,6 +87,17 @@ class TestSaveOfARowThatIsToGo:
         team.save()
         flush_all()
         assert Team.objects.get().title == "new"
+
+    def test_what_is_pending_of_them_goes_where_an_expression_has_it_stored(self, team):
+        Member.objects.create(slug="m", team=team)
+        Member.buffered.set(slug="m", title="later", team=team, points=5)
+        Team.buffered.delete(slug="t")
+        Team.buffered.set(slug="t", points=10)
+        team.points = F("points") + 1
+        team.save(update_fields=["points"])
+        flush_all()
+        assert Team.objects.get().points == 11
+        assert not Member.objects.exists()
 
     def test_a_save_of_some_fields_comes_to_the_same(self, team):
         """Django would find no row, and raise an error."""

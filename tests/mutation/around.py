@@ -88,10 +88,25 @@ MUTANTS = [
     mutant(
         "a call around Redis waits for a row while others wait for its fence",
         "_locked",
-        "not may_be_repeated(buffer.layout().using)",
-        "True",
+        "may_be_repeated(buffer.layout().using)",
+        "False",
         "tests/integration/test_fallback.py::test_many_at_once",
         databases=("postgresql",),
+    ),
+    mutant(
+        "a meta key that was made meanwhile is made once more",
+        "_locked",
+        "ids if buffer.names().is_entity else [id for id in ids if id not in stored]",
+        "[id for id in ids if id not in stored]",
+        "tests/faults/test_windows.py::test_a_meta_key_is_made_while_a_call_waits_for_another",
+        databases=("postgresql", "mariadb"),
+    ),
+    mutant(
+        "an error of a receiver is taken for one of the values",
+        "_write",
+        "not connections[buffer.layout().using].needs_rollback",
+        "True",
+        "tests/integration/test_fallback.py::test_an_error_of_a_receiver_is_told",
     ),
     mutant(
         "a call around Redis gives up soon",

@@ -213,8 +213,8 @@ MUTANTS = [
     mutant(
         "rows are locked in any order",
         "locking",
-        "rows.select_for_update().order_by('pk')",
-        "rows.select_for_update()",
+        "rows.select_for_update(nowait=nowait).order_by('pk')",
+        "rows.select_for_update(nowait=nowait)",
         f"{SAFEGUARDS}test_rows_are_locked_in_one_order",
         databases=("postgresql",),
     ),

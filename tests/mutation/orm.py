@@ -23,6 +23,21 @@ _LOOK = f"{STORE}calls.py::TestLooks::"
 
 MUTANTS = [
     mutant(
+        "what a block holds back deletes a meta key, and nobody knows",
+        "Overwrite.is_to_go",
+        "*(w.entry(1) for w in self.held)",
+        "*()",
+        f"{_TRANSACTION}test_an_expression_on_a_meta_key_that_is_deleted_and_written",
+    ),
+    mutant(
+        "children rise again after a deletion that an expression has stored",
+        "Overwrite.store",
+        "planner.write_entries(layout, [counts], is_direct=True)",
+        "planner.write_entries(layout, [counts])",
+        f"{_CHILDREN}TestSaveOfARowThatIsToGo::"
+        "test_what_is_pending_of_them_goes_where_an_expression_has_it_stored",
+    ),
+    mutant(
         "an expression misses a row that something older deletes and makes anew",
         "Overwrite.settle",
         "self.stored.pk != before.pk",

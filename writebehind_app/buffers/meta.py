@@ -150,9 +150,11 @@ class MetaBuffer(CoalescingBuffer):
 
     # What is stored, and what entries make of it
 
-    def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Rows]:
+    def stored(
+        self, ids: Sequence[str], *, lock: bool = False, nowait: bool = False
+    ) -> dict[str, Rows]:
         layout = self.entity_layout()
-        found = rows_by_entity(layout.entity, ids, lock=lock)
+        found = rows_by_entity(layout.entity, ids, lock=lock, nowait=nowait)
         return {id: layout.by_key(rows) for id, rows in found.items()}
 
     def gathered(self, rows: Sequence[Any]) -> Rows | None:

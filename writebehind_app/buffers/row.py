@@ -324,8 +324,10 @@ class RowBuffer(CoalescingBuffer, Generic[Row]):
             held = {part.id for one in outbox.held_of(self) for part in one.parts.values()}
             return reading.reread(self, rows, held, self._rows) if held else rows
 
-    def stored(self, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
-        return rows_by_id(self.layout(), ids, lock=lock)
+    def stored(
+        self, ids: Sequence[str], *, lock: bool = False, nowait: bool = False
+    ) -> dict[str, Any]:
+        return rows_by_id(self.layout(), ids, lock=lock, nowait=nowait)
 
     def gathered(self, rows: Sequence[Any]) -> Any | None:
         return rows[0] if rows else None

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.core.exceptions import ValidationError
+from django.db import connections
 
 from writebehind_app.database import fences, superseding
 from writebehind_app.database.bases import passing
-from writebehind_app.database.failures import InTheWay
 from writebehind_app.database.lookup import rows_by_id
 from writebehind_app.database.planner import Stored, write_entries
 from writebehind_app.database.transactions import committed, may_be_repeated
@@ -81,12 +81,12 @@ def _locked(buffer: KeyedDeclaration, ids: Iterable[str]) -> dict[str, Any]:
     ids = sorted(ids)
     stored = buffer.stored(ids, lock=True)
     fences.lock(buffer, ids)
-    if absent := [id for id in ids if id not in stored]:  # somebody may have made them just now
-        if not may_be_repeated(buffer.layout().using):
-            stored |= buffer.stored(absent, lock=True)
-        elif buffer.stored(absent):
-            # Whoever has locked these rows may wait for the fences: do not wait for each other.
-            raise InTheWay("Rows were made while a call around Redis was about to make them.")
+    # Somebody may have made rows just now, or keys of an entity.
+    again = ids if buffer.names().is_entity else [id for id in ids if id not in stored]
+    if again:
+        # Whoever has locked such a row may wait for its fence: do not wait for each other.
+        nowait = may_be_repeated(buffer.layout().using)
+        stored |= buffer.stored(again, lock=True, nowait=nowait)
     return stored
 
 
@@ -110,7 +110,8 @@ def _write(
     try:
         write_entries(buffer.layout(), rows, stored, is_direct=True)
     except ValidationError:
-        _refuse(buffer, rows)
+        if not connections[buffer.layout().using].needs_rollback:  # it is not by other code
+            _refuse(buffer, rows)
         raise
     deleted = [entry for entry in entries if entry.deleted]
     fences.leave(buffer, [*rows, *deleted], whole=whole)

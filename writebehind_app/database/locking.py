@@ -23,14 +23,18 @@ from writebehind_app.database.statements import parts, size_of
 from writebehind_app.fields.layout import Layout
 
 
-def locking(layout: Layout, rows: models.QuerySet[Any]) -> models.QuerySet[Any]:
-    """The rows of a query by the key, locked."""
+def locking(
+    layout: Layout, rows: models.QuerySet[Any], *, nowait: bool = False
+) -> models.QuerySet[Any]:
+    """The rows of a query by the key, locked. `nowait` as in Django."""
     is_by_pk = [column.field for column in layout.key] == [layout.model._meta.pk]
     if not is_by_pk and _locks_indexes(layout):
         if not _sees_what_is_committed(layout):
-            return rows.select_for_update().order_by()  # so that no stored row is missed
+            return rows.select_for_update(
+                nowait=nowait
+            ).order_by()  # so that no stored row is missed
         rows = _by_pk(layout, [*rows.order_by().values_list("pk", flat=True)])
-    return rows.select_for_update().order_by("pk")
+    return rows.select_for_update(nowait=nowait).order_by("pk")
 
 
 def lock_rows(layout: Layout, pks: Iterable[Any]) -> dict[Any, Any]:

@@ -23,11 +23,15 @@ _Row = TypeVar("_Row")
 _TEXTS = 1000  # statements that are kept
 
 
-def rows_by_id(layout: Layout, ids: Sequence[str], *, lock: bool = False) -> dict[str, Any]:
-    """The stored rows of these ids. `lock` locks them until the end of the transaction."""
+def rows_by_id(
+    layout: Layout, ids: Sequence[str], *, lock: bool = False, nowait: bool = False
+) -> dict[str, Any]:
+    """The stored rows of these ids. `lock` locks them until the end of the transaction; with
+    `nowait`, a row that somebody else has locked is an error."""
 
     def fetch(chunk: Sequence[str]) -> list[tuple[str, Any]]:
-        return [(layout.id_of(row), row) for row in _rows(layout, chunk, lock=lock)]
+        rows = _rows(layout, chunk, lock=lock, nowait=nowait)
+        return [(layout.id_of(row), row) for row in rows]
 
     return _by_id(layout, ids, fetch)
 
@@ -100,19 +104,20 @@ def _others(
 
 
 def rows_by_entity(
-    layout: Layout, ids: Sequence[str], *, lock: bool = False
+    layout: Layout, ids: Sequence[str], *, lock: bool = False, nowait: bool = False
 ) -> dict[str, list[Any]]:
-    """The stored rows of each of these entities. The key of the layout names an entity."""
+    """The stored rows of each of these entities. The key of the layout names an entity. `lock` and
+    `nowait` as for `rows_by_id`."""
     found: dict[str, list[Any]] = {}
     for chunk in _chunks(layout, ids):
-        for row in _rows(layout, chunk, lock=lock):
+        for row in _rows(layout, chunk, lock=lock, nowait=nowait):
             found.setdefault(layout.id_of(row), []).append(row)
         left = [id for id in chunk if id not in found]
         if not found.keys() <= {*ids}:  # the database treats different texts as equal keys
             left = [*chunk]
         elif not (left and found and may_be_equal(layout, left, [*found.items()])):
             continue
-        found.update({id: list(_query(layout, [id], lock=lock)) for id in left})
+        found.update({id: list(_query(layout, [id], lock=lock, nowait=nowait)) for id in left})
     return {id: found[id] for id in ids if found.get(id)}
 
 
@@ -152,15 +157,17 @@ def all_rows(layout: Layout) -> models.QuerySet[Any]:
     return models.QuerySet(layout.model, using=layout.using)
 
 
-def _rows(layout: Layout, ids: Sequence[str], *, lock: bool) -> list[Any]:
+def _rows(layout: Layout, ids: Sequence[str], *, lock: bool, nowait: bool) -> list[Any]:
     if lock or len(ids) > 1:
-        return list(_query(layout, ids, lock=lock))
+        return list(_query(layout, ids, lock=lock, nowait=nowait))
     return instances(layout, answered(layout, select(layout, 1).sql, params_of(layout, ids)))
 
 
-def _query(layout: Layout, ids: Sequence[str], *, lock: bool) -> models.QuerySet[Any]:
+def _query(
+    layout: Layout, ids: Sequence[str], *, lock: bool, nowait: bool = False
+) -> models.QuerySet[Any]:
     query = _filtered(layout, layout.key, [layout.key_of(id) for id in ids])
-    return locking(layout, query) if lock else query
+    return locking(layout, query, nowait=nowait) if lock else query
 
 
 def matching_keys(

@@ -98,9 +98,9 @@ class Overwrite:
         """Whether something older, which is not stored yet, deletes the row."""
         if self.is_whole:
             return False
-        entries = self.older.entries if self.older else ()
+        entries = [*(self.older.entries if self.older else ()), *(w.entry(1) for w in self.held)]
         names = names_of(self.buffer, self.id, self.buffer.layout().columns)
-        return any(write.delete for write in self.held) or any(
+        return any(
             layer.deleted or not names.isdisjoint(layer.tombstones)
             for entry in entries
             for layer in (*entry.older, entry)
@@ -164,9 +164,9 @@ class Overwrite:
                         row = None if stored is None else stored.__dict__
                         counts = fence.left_of(layout, entry.only(names), row)
                     if counts is not None:
-                        planner.write_entries(layout, [counts])
+                        planner.write_entries(layout, [counts], is_direct=True)
                 for entry in self._held():
-                    planner.write_entries(layout, [entry.only(names)])
+                    planner.write_entries(layout, [entry.only(names)], is_direct=True)
         except NewerVersion:
             return False
         except Exception as error:
