@@ -4,6 +4,7 @@ they have through Redis."""
 from __future__ import annotations
 
 import datetime
+import sqlite3
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.db.models.signals import pre_delete
 from django.utils import timezone
 
@@ -261,6 +262,24 @@ def test_many_at_once(database, configure):
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(act, range(6)))
     assert deadlocks(database) == before
+
+
+def test_others_are_in_the_way_again_and_again(plain, configure):
+    configure(MODE="direct")
+    busy = sqlite3.OperationalError("database is locked")
+    busy.sqlite_errorname = "SQLITE_BUSY"
+    refused = []
+
+    def refuse(execute: Any, sql: str, *args: Any) -> Any:
+        if "UPDATE" in sql and len(refused) < 10:
+            refused.append(sql)
+            raise OperationalError(*busy.args) from busy
+        return execute(sql, *args)
+
+    with connections["default"].execute_wrapper(refuse):
+        assert Item.buffered.set(number=1, a=Add(1)).where == "stored"
+    assert len(refused) == 10
+    assert Item.objects.get().a == 1
 
 
 def deadlocks(database: str) -> int:

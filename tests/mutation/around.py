@@ -113,8 +113,7 @@ MUTANTS = [
         "committed",
         "not (transient and time.monotonic() < until)",
         "True",
-        "tests/integration/test_fallback.py::test_many_at_once",
-        databases=("postgresql",),
+        "tests/integration/test_fallback.py::test_others_are_in_the_way_again_and_again",
     ),
     mutant(
         "a new row of those that wait for each other is not looked at for fences",
