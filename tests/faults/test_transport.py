@@ -520,6 +520,7 @@ def test_redis_is_killed_again_and_again(database, redis_server, configure, star
 
 
 @on_sqlite
+@pytest.mark.timeout(600)  # a second or two, on a machine that has nothing else to do
 def test_ten_thousand_writes_of_one_loop(database, redis_server, configure):
     # On a busy machine the last of them has its turn late. It is not to go by a thread then.
     configure(REDIS=f"{redis_server.url}?max_connections=10", SOCKET_TIMEOUT=100)
