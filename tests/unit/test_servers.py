@@ -17,7 +17,7 @@ from django.db import connections
 
 from tests import servers
 from tests.servers import RedisServer, chromium
-from tests.servers.process import LOCALHOST, Absent
+from tests.servers.process import LOCALHOST, Absent, free_port
 
 
 def test_each_database_is_of_its_kind(database: str) -> None:
@@ -62,6 +62,14 @@ def test_a_browser_that_is_not_installed_is_absent(
 
     (tmp_path / "chromedriver").touch(mode=0o755)
     assert chromium.find() == (str(tmp_path / "chromium"), str(tmp_path / "chromedriver"))
+
+
+def test_no_two_processes_get_the_same_port() -> None:
+    port = free_port()
+    source = f"from tests.servers.process import _reserve; print(_reserve({port}))"
+    said = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert said.stdout.strip() == "False", said.stderr
+    assert port not in {free_port() for _ in range(100)}
 
 
 @pytest.fixture
