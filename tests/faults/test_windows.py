@@ -212,3 +212,31 @@ def test_a_meta_key_is_made_while_a_call_waits_for_another(database, redis_serve
         made.result()
     assert dict(meta) == {"other": 1, "key": 6}
     assert not inserts
+
+
+def test_a_call_in_a_transaction_waits_for_a_row_that_was_made_meanwhile(
+    database, redis_server, go
+):
+    """The package cannot try the transaction of the caller again."""
+    go("direct")
+    is_locked = threading.Event()
+
+    def make() -> None:
+        Counter.objects.create(name="x", small=1)
+        with transaction.atomic(using=current()):
+            Counter.objects.select_for_update().get(name="x")
+            is_locked.set()
+            time.sleep(0.5)
+
+    def notice(execute: Any, sql: str, *args: Any) -> Any:
+        if "writebehind_fence" in sql and not is_locked.is_set():
+            made.append(pool.submit(elsewhere, make))
+            assert is_locked.wait(10)
+        return execute(sql, *args)
+
+    made: list[Any] = []
+    with ThreadPoolExecutor(1) as pool, connections[current()].execute_wrapper(notice):
+        with transaction.atomic(using=current()):
+            Counter.buffered.set(name="x", small=Add(5))
+        made[0].result()
+    assert Counter.objects.get(name="x").small == 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from django.db import transaction
 from django.db.models import F
@@ -88,13 +90,15 @@ class TestSaveOfARowThatIsToGo:
         flush_all()
         assert Team.objects.get().title == "new"
 
-    def test_what_is_pending_of_them_goes_where_an_expression_has_it_stored(self, team):
+    @pytest.mark.parametrize("is_held", [False, True])
+    def test_what_is_pending_of_them_goes_where_an_expression_has_it_stored(self, team, is_held):
         Member.objects.create(slug="m", team=team)
         Member.buffered.set(slug="m", title="later", team=team, points=5)
-        Team.buffered.delete(slug="t")
-        Team.buffered.set(slug="t", points=10)
-        team.points = F("points") + 1
-        team.save(update_fields=["points"])
+        with transaction.atomic(using=current()) if is_held else nullcontext():
+            Team.buffered.delete(slug="t")
+            Team.buffered.set(slug="t", points=10)
+            team.points = F("points") + 1
+            team.save(update_fields=["points"])
         flush_all()
         assert Team.objects.get().points == 11
         assert not Member.objects.exists()

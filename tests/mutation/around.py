@@ -94,6 +94,15 @@ MUTANTS = [
         databases=("postgresql",),
     ),
     mutant(
+        "a call in a transaction of the caller waits for nobody",
+        "_locked",
+        "may_be_repeated(buffer.layout().using)",
+        "True",
+        "tests/faults/test_windows.py::"
+        "test_a_call_in_a_transaction_waits_for_a_row_that_was_made_meanwhile",
+        databases=("postgresql", "mariadb"),
+    ),
+    mutant(
         "a meta key that was made meanwhile is made once more",
         "_locked",
         "ids if buffer.names().is_entity else [id for id in ids if id not in stored]",

@@ -30,6 +30,14 @@ MUTANTS = [
         f"{_TRANSACTION}test_an_expression_on_a_meta_key_that_is_deleted_and_written",
     ),
     mutant(
+        "children rise again after a held deletion that an expression has stored",
+        "Overwrite.store",
+        "planner.write_entries(layout, [entry.only(names)], is_direct=True)",
+        "planner.write_entries(layout, [entry.only(names)])",
+        f"{_CHILDREN}TestSaveOfARowThatIsToGo::"
+        "test_what_is_pending_of_them_goes_where_an_expression_has_it_stored",
+    ),
+    mutant(
         "children rise again after a deletion that an expression has stored",
         "Overwrite.store",
         "planner.write_entries(layout, [counts], is_direct=True)",

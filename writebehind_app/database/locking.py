@@ -30,9 +30,8 @@ def locking(
     is_by_pk = [column.field for column in layout.key] == [layout.model._meta.pk]
     if not is_by_pk and _locks_indexes(layout):
         if not _sees_what_is_committed(layout):
-            return rows.select_for_update(
-                nowait=nowait
-            ).order_by()  # so that no stored row is missed
+            # So no stored row is missed.
+            return rows.select_for_update(nowait=nowait).order_by()
         rows = _by_pk(layout, [*rows.order_by().values_list("pk", flat=True)])
     return rows.select_for_update(nowait=nowait).order_by("pk")
 

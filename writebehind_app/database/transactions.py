@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from itertools import count
 from math import ceil
 from typing import TypeVar
 
@@ -20,7 +19,7 @@ from writebehind_app.models import Fence
 _Result = TypeVar("_Result")
 _TRIES = 6  # of one transaction, if another one was in the way
 _PATIENCE = 5.0  # seconds; more tries within them, but not of a row that another one has inserted
-_PAUSE = 0.005  # seconds before the second try, at most; doubled each time
+_PAUSE = 0.005  # seconds before the second try, at most; doubled each time, up to the next one
 _LONGEST_PAUSE = 0.1
 
 
@@ -64,8 +63,8 @@ def committed(using: str, act: Callable[[], _Result]) -> _Result:
     off: the deadlock has rolled back what the caller did before, too.
     """
     connection = connections[using]
-    until = time.monotonic() + _PATIENCE
-    for attempt in count(1):
+    attempt, pause, until = 1, _PAUSE, time.monotonic() + _PATIENCE
+    while True:
         try:
             with transaction.atomic(using=using):
                 begin_writing(connection)
@@ -76,8 +75,8 @@ def committed(using: str, act: Callable[[], _Result]) -> _Result:
                 raise
             if attempt >= _TRIES and not (transient and time.monotonic() < until):
                 raise
-            time.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST_PAUSE)))
-    raise AssertionError("unreachable")
+            time.sleep(random.uniform(0, pause))
+            attempt, pause = attempt + 1, min(2 * pause, _LONGEST_PAUSE)
 
 
 def begin_writing(connection: BaseDatabaseWrapper) -> None:
